@@ -1,0 +1,65 @@
+//! The table of what is interposed: each entry is one line into one function,
+//! which gets the real call to make or not.
+//!
+//! Every entry exists in every glibc, since redhook has no optional ones.
+
+#![allow(missing_docs, clippy::missing_safety_doc)]
+#![allow(clippy::undocumented_unsafe_blocks)] // The real calls, with the caller's own arguments.
+
+use crate::linux_cr;
+use libc::{c_int, c_long, c_void, size_t, ssize_t};
+use redhook::{hook, real};
+
+hook! {
+    unsafe fn read(fd: c_int, buffer: *mut c_void, count: size_t) -> ssize_t => on_read {
+        linux_cr::on_read(fd, buffer, unsafe { real!(read)(fd, buffer, count) })
+    }
+}
+
+hook! {
+    unsafe fn __read_chk(fd: c_int, buffer: *mut c_void, count: size_t, size: size_t) -> ssize_t
+        => on_read_chk {
+        linux_cr::on_read(fd, buffer, unsafe { real!(__read_chk)(fd, buffer, count, size) })
+    }
+}
+
+hook! {
+    unsafe fn close(fd: c_int) -> c_int => on_close {
+        linux_cr::before_closing(fd);
+        unsafe { real!(close)(fd) }
+    }
+}
+
+hook! {
+    unsafe fn dup2(from: c_int, to: c_int) -> c_int => on_dup2 {
+        linux_cr::before_closing(to);
+        unsafe { real!(dup2)(from, to) }
+    }
+}
+
+hook! {
+    unsafe fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int => on_dup3 {
+        linux_cr::before_closing(to);
+        unsafe { real!(dup3)(from, to, flags) }
+    }
+}
+
+// syscall(2) is variadic; all six arguments are handed on, whatever the call.
+hook! {
+    unsafe fn syscall(
+        number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long, f: c_long
+    ) -> c_long => on_syscall {
+        let real = |fd: c_long| unsafe { real!(syscall)(number, a, fd, c, d, e, f) };
+        linux_cr::on_syscall(number, [a, b, c, d], real)
+    }
+}
+
+/// Looks the real functions up before there are threads and forks.
+pub fn resolve() {
+    real!(read);
+    real!(__read_chk);
+    real!(close);
+    real!(dup2);
+    real!(dup3);
+    real!(syscall);
+}

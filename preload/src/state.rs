@@ -1,0 +1,102 @@
+//! What the process was started with, and the two moments at which the library
+//! acts by itself: before main, and at exit.
+
+use ckpt_image::Error;
+use ckpt_restart::settings::Settings;
+use ckpt_restart::{caller, log};
+use once_cell::sync::OnceCell;
+use std::ffi::{CStr, c_char, c_int};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What the process was started with.
+pub struct State {
+    /// The settings, or why no restart may happen.
+    pub settings: Result<Settings, Error>,
+    /// The process that was started, as opposed to its forked children.
+    pub pid: c_int,
+    /// Its arguments, the program's name first.
+    pub arguments: Vec<Vec<u8>>,
+}
+
+static ACTIVE: AtomicBool = AtomicBool::new(false);
+static STATE: OnceCell<State> = OnceCell::new();
+
+/// The state, where a CKPT_ variable is set; `None` and next to no cost where
+/// none is.
+pub fn state() -> Option<&'static State> {
+    if !ACTIVE.load(Ordering::Relaxed) {
+        return None;
+    }
+    STATE.get()
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static START: extern "C" fn(c_int, *const *const c_char, *const *const c_char) = start;
+
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static END: extern "C" fn() = end;
+
+/// glibc hands constructors the arguments and the environment.
+extern "C" fn start(argc: c_int, argv: *const *const c_char, envp: *const *const c_char) {
+    crate::hooks::resolve();
+    // SAFETY: getauxval takes an integer and reads the auxiliary vector.
+    if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 || !strings(envp).any(is_ours) {
+        return;
+    }
+    let environment = strings(envp).filter_map(|entry| {
+        let entry = entry.to_bytes();
+        let equals = entry.iter().position(|&b| b == b'=')?;
+        Some((entry[..equals].to_vec(), entry[equals + 1..].to_vec()))
+    });
+    let settings = Settings::read(environment, caller::descriptor_limit());
+    let level = settings.as_ref().ok().and_then(|s| s.log);
+    log::start(level.unwrap_or(log::Level::Warn));
+    let count = usize::try_from(argc).unwrap_or(0);
+    let state = State {
+        settings,
+        // SAFETY: getpid takes nothing.
+        pid: unsafe { libc::getpid() },
+        arguments: strings(argv)
+            .take(count)
+            .map(|a| a.to_bytes().to_vec())
+            .collect(),
+    };
+    if STATE.set(state).is_err() {
+        return;
+    }
+    ACTIVE.store(true, Ordering::Release);
+    crate::linux_cr::start();
+}
+
+/// Runs at exit(3).
+extern "C" fn end() {
+    if state().is_some() {
+        crate::linux_cr::end();
+    }
+}
+
+fn is_ours(entry: &CStr) -> bool {
+    entry.to_bytes().starts_with(b"CKPT_")
+}
+
+/// The strings of a NULL-terminated array, as exec(2) makes them.
+fn strings(array: *const *const c_char) -> impl Iterator<Item = &'static CStr> {
+    let mut next = array;
+    std::iter::from_fn(move || {
+        if next.is_null() {
+            return None;
+        }
+        // SAFETY: argv and envp end in a NULL, after which nothing is read, and
+        // live as long as the process.
+        unsafe {
+            let string = *next;
+            if string.is_null() {
+                return None;
+            }
+            next = next.add(1);
+            Some(CStr::from_ptr(string))
+        }
+    })
+}

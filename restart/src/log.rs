@@ -1,0 +1,157 @@
+//! One line, where the user sees it: on the standard error that the process was
+//! started with, or in CKPT_LOG_FILE.
+//!
+//! No descriptor is held between two messages, so that none can leak into a
+//! restarted task, and stderr is only written to while it is still the file that
+//! it was in the beginning: a program that opens something else as 2 does not
+//! find our words in it.
+
+use std::ffi::CString;
+use std::fmt;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+/// How much a message matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Level {
+    /// Something was refused.
+    Error,
+    /// Something may not be as meant.
+    Warn,
+    /// What was done.
+    Info,
+    /// Why.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl Level {
+    /// The level of this name in CKPT_LOG.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "error" => Level::Error,
+            "warn" => Level::Warn,
+            "info" => Level::Info,
+            "debug" => Level::Debug,
+            "trace" => Level::Trace,
+            _ => return None,
+        })
+    }
+}
+
+static LEVEL: AtomicU8 = AtomicU8::new(Level::Warn as u8);
+static FILE: OnceLock<CString> = OnceLock::new();
+/// Device and inode of standard error at the beginning; 0 and 0: closed then.
+static STDERR: (AtomicU64, AtomicU64) = (AtomicU64::new(0), AtomicU64::new(0));
+
+/// Remembers what standard error is, and how much to say. Called once, early.
+pub fn start(level: Level) {
+    LEVEL.store(level as u8, Ordering::Relaxed);
+    let (device, inode) = crate::caller::identity(2).unwrap_or((0, 0));
+    STDERR.0.store(device, Ordering::Relaxed);
+    STDERR.1.store(inode, Ordering::Relaxed);
+}
+
+/// Sends messages to a file from now on. It is made if need be, and appended to.
+///
+/// # Errors
+/// What open(2) says of it.
+pub fn to_file(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let fd = open_for_append(&path)?;
+    close(fd);
+    let _ = FILE.set(path);
+    Ok(())
+}
+
+/// Says something. `errno` is left as it was.
+pub fn say(level: Level, message: fmt::Arguments<'_>) {
+    if level as u8 > LEVEL.load(Ordering::Relaxed) {
+        return;
+    }
+    let kind = match level {
+        Level::Error => "",
+        Level::Warn => "warning: ",
+        Level::Info => "info: ",
+        Level::Debug => "debug: ",
+        Level::Trace => "trace: ",
+    };
+    let line = format!("ckptadv: {kind}{message}").replace('\n', " ") + "\n";
+    // SAFETY: errno is a plain thread-local int.
+    let errno = unsafe { *libc::__errno_location() };
+    match FILE.get() {
+        Some(path) => {
+            if let Ok(fd) = open_for_append(path) {
+                write_whole(fd, line.as_bytes());
+                close(fd);
+            }
+        }
+        None => {
+            let was = (
+                STDERR.0.load(Ordering::Relaxed),
+                STDERR.1.load(Ordering::Relaxed),
+            );
+            if was != (0, 0) && crate::caller::identity(2).ok() == Some(was) {
+                write_whole(2, line.as_bytes());
+            }
+        }
+    }
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+/// Says that something was refused.
+#[macro_export]
+macro_rules! refuse {
+    ($($arg:tt)*) => { $crate::log::say($crate::log::Level::Error, format_args!($($arg)*)) };
+}
+
+/// Says what may not be as meant.
+#[macro_export]
+macro_rules! warn {
+    ($($arg:tt)*) => { $crate::log::say($crate::log::Level::Warn, format_args!($($arg)*)) };
+}
+
+/// Says what was done.
+#[macro_export]
+macro_rules! info {
+    ($($arg:tt)*) => { $crate::log::say($crate::log::Level::Info, format_args!($($arg)*)) };
+}
+
+/// Says why something was done.
+#[macro_export]
+macro_rules! debug {
+    ($($arg:tt)*) => { $crate::log::say($crate::log::Level::Debug, format_args!($($arg)*)) };
+}
+
+fn open_for_append(path: &CString) -> io::Result<i32> {
+    let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NOCTTY;
+    // SAFETY: the path is a NUL-terminated string that outlives the call.
+    let fd = unsafe { libc::open(path.as_ptr(), flags, 0o666) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(fd)
+}
+
+fn write_whole(fd: i32, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        // SAFETY: the pointer and length are those of a live slice.
+        let n = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+        match usize::try_from(n) {
+            Ok(n) if n > 0 => bytes = &bytes[n..],
+            _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            _ => return,
+        }
+    }
+}
+
+fn close(fd: i32) {
+    // SAFETY: fd was opened here and is used by nobody else.
+    unsafe { libc::close(fd) };
+}

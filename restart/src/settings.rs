@@ -1,0 +1,187 @@
+//! The CKPT_ variables (ckpt_advice(7)), read once and never changed.
+
+use crate::log::Level;
+use ckpt_image::Error;
+use ckpt_image::advice::{Action, Advice, Item, Source, Strictness, parse_list};
+use std::path::PathBuf;
+
+/// What the environment asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The advice, and what an unmatched item does.
+    pub advice: Advice,
+    /// CKPT_DRY_RUN: print the plan and refuse the restart.
+    pub dry_run: bool,
+    /// CKPT_LOG.
+    pub log: Option<Level>,
+    /// CKPT_LOG_FILE.
+    pub log_file: Option<PathBuf>,
+    /// CKPT_RESTART_NR.
+    pub restart_nr: Option<i64>,
+    /// Variables whose name begins with CKPT_ and that nobody knows.
+    pub unknown: Vec<String>,
+}
+
+/// The variables that are known, for checks of documentation against code.
+pub const VARIABLES: &[&str] = &[
+    "CKPT_PRESERVE",
+    "CKPT_IGNORE",
+    "CKPT_SUBSTITUTE",
+    "CKPT_STRICT",
+    "CKPT_DRY_RUN",
+    "CKPT_LOG",
+    "CKPT_LOG_FILE",
+    "CKPT_REPORT",
+    "CKPT_ACCEPT",
+    "CKPT_RESTART_NR",
+];
+
+impl Settings {
+    /// Reads the settings out of an environment.
+    ///
+    /// * `environment`: names and values; those that do not begin with `CKPT_`
+    ///   are passed over, empty values are as good as none.
+    /// * `limit`: RLIMIT_NOFILE.
+    ///
+    /// # Errors
+    /// [`Error::Syntax`] for a value that cannot be read, [`Error::Unsupported`]
+    /// for a variable that is documented and not acted on yet. Either must
+    /// refuse a restart, also where there is no advice.
+    pub fn read(
+        environment: impl Iterator<Item = (Vec<u8>, Vec<u8>)>,
+        limit: u64,
+    ) -> Result<Self, Error> {
+        let mut settings = Settings::default();
+        let mut ignore: Vec<Item> = Vec::new();
+        for (name, value) in environment {
+            if !name.starts_with(b"CKPT_") || value.is_empty() {
+                continue;
+            }
+            let name = String::from_utf8_lossy(&name).into_owned();
+            let list = |action: Action| parse_list(&name, &value, &action, limit);
+            match name.as_str() {
+                "CKPT_PRESERVE" => settings.advice.items.extend(list(Action::Preserve)?),
+                "CKPT_IGNORE" => ignore = list(Action::Ignore)?,
+                "CKPT_SUBSTITUTE" => {
+                    let stand_in = Action::Substitute(Source::Descriptor(0));
+                    settings.advice.items.extend(list(stand_in)?);
+                }
+                "CKPT_STRICT" => settings.advice.strictness = strictness(&name, &value)?,
+                "CKPT_DRY_RUN" => settings.dry_run = switch(&name, &value)?,
+                "CKPT_LOG" => settings.log = Some(level(&name, &value)?),
+                "CKPT_LOG_FILE" => settings.log_file = Some(path(value)),
+                "CKPT_RESTART_NR" => settings.restart_nr = Some(number(&name, &value)?),
+                "CKPT_ACCEPT" => {
+                    list(Action::Preserve)?;
+                    return Err(not_yet(&name, "advice that travels with an image"));
+                }
+                "CKPT_REPORT" => return Err(not_yet(&name, "the report")),
+                _ => settings.unknown.push(name),
+            }
+        }
+        settings.advice.items.append(&mut ignore);
+        Ok(settings)
+    }
+}
+
+fn not_yet(name: &str, what: &str) -> Error {
+    Error::unsupported(name, format!("{what} is not done yet: unset {name}"))
+}
+
+fn bad(name: &str, value: &[u8], reason: &str) -> Error {
+    Error::Syntax {
+        variable: name.to_owned(),
+        item: String::from_utf8_lossy(value).into_owned(),
+        column: 1,
+        reason: reason.to_owned(),
+    }
+}
+
+/// The strictness of this name.
+///
+/// # Errors
+/// [`Error::Syntax`] for any other.
+pub fn strictness(name: &str, value: &[u8]) -> Result<Strictness, Error> {
+    match value {
+        b"best-effort" => Ok(Strictness::BestEffort),
+        b"warn" => Ok(Strictness::Warn),
+        b"strict" => Ok(Strictness::Strict),
+        _ => Err(bad(name, value, "expected best-effort, warn or strict")),
+    }
+}
+
+fn switch(name: &str, value: &[u8]) -> Result<bool, Error> {
+    match value {
+        b"1" => Ok(true),
+        b"0" => Ok(false),
+        _ => Err(bad(name, value, "expected 1 (or 0, or nothing)")),
+    }
+}
+
+fn level(name: &str, value: &[u8]) -> Result<Level, Error> {
+    std::str::from_utf8(value)
+        .ok()
+        .and_then(Level::from_name)
+        .ok_or_else(|| bad(name, value, "expected error, warn, info, debug or trace"))
+}
+
+fn number(name: &str, value: &[u8]) -> Result<i64, Error> {
+    let text = std::str::from_utf8(value).unwrap_or("");
+    match text.parse::<i64>() {
+        Ok(number) if text.bytes().all(|b| b.is_ascii_digit()) && number < 1 << 20 => Ok(number),
+        _ => Err(bad(name, value, "expected the number of a system call")),
+    }
+}
+
+fn path(value: Vec<u8>) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    PathBuf::from(std::ffi::OsString::from_vec(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Settings, Error> {
+        let environment = pairs
+            .iter()
+            .map(|(n, v)| (n.as_bytes().to_vec(), v.as_bytes().to_vec()));
+        Settings::read(environment, 1024)
+    }
+
+    #[test]
+    fn every_variable_with_a_bad_value_is_an_error() {
+        for name in VARIABLES {
+            if matches!(*name, "CKPT_LOG_FILE" | "CKPT_REPORT") {
+                continue;
+            }
+            let error = read(&[(name, "!")]).expect_err(name);
+            assert_eq!(error.errno(), libc::EINVAL, "{name}");
+            assert!(error.to_string().starts_with(name), "{error}");
+            assert!(read(&[(name, "")]).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_done_yet_is_refused() {
+        for (name, value) in [("CKPT_ACCEPT", "3"), ("CKPT_REPORT", "/tmp/r")] {
+            let error = read(&[(name, value)]).expect_err(name);
+            assert_eq!(error.errno(), libc::ENOTSUP);
+        }
+    }
+
+    #[test]
+    fn others_are_passed_over_and_unknown_ones_remembered() {
+        let settings = read(&[
+            ("HOME", "/"),
+            ("CKPT_IGNORED", "1"),
+            ("CKPT_IGNORE", "3"),
+            ("CKPT_PRESERVE", "1"),
+            ("CKPT_STRICT", "strict"),
+        ])
+        .expect("nothing wrong");
+        assert_eq!(settings.unknown, ["CKPT_IGNORED"]);
+        assert_eq!(settings.advice.items.len(), 2);
+        assert_eq!(settings.advice.strictness, Strictness::Strict);
+    }
+}
