@@ -67,13 +67,15 @@ extern "C" fn start(argc: c_int, argv: *const *const c_char, envp: *const *const
         return;
     }
     ACTIVE.store(true, Ordering::Release);
-    crate::linux_cr::start();
+    if let Some(state) = STATE.get() {
+        crate::linux_cr::start(state);
+    }
 }
 
 /// Runs at exit(3).
 extern "C" fn end() {
-    if state().is_some() {
-        crate::linux_cr::end();
+    if let Some(state) = state() {
+        crate::linux_cr::end(state);
     }
 }
 
