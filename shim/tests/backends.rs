@@ -2,9 +2,11 @@
 
 mod support;
 
-use cradvise::{CR_ADV_IGNORE, cradvise, cradvise_query, cradvise_reset, restart, status};
-use libc::{EINVAL, ENOSYS, ENOTSUP};
-use support::{errno, run_alone};
+use cradvise::{
+    CR_ADV_IGNORE, CR_ADV_PRESERVE, cradvise, cradvise_query, cradvise_reset, restart, status,
+};
+use libc::{EINVAL, ENOSYS, ENOTSUP, ESTALE};
+use support::{errno, open_at, run_alone};
 
 /// What a process with these variables says: its status, then the errno of
 /// every call.
@@ -82,6 +84,26 @@ fn a_typo_refuses_everything() {
 }
 
 #[test]
+fn the_environment_is_read_when_the_program_starts() {
+    run_alone("environment_alone", &[("CRADVISE_BACKEND", "table")]);
+}
+
+#[test]
+#[ignore = "run by the_environment_is_read_when_the_program_starts"]
+fn environment_alone() {
+    // SAFETY: nothing else runs here that reads the environment.
+    unsafe {
+        std::env::set_var("CRADVISE_BACKEND", "kernel");
+        std::env::set_var("CKPT_RESTART_NR", "0");
+    }
+    assert_eq!(
+        status().to_string(),
+        "userspace table: CRADVISE_BACKEND is set"
+    );
+    assert_eq!(errno(restart(1, 0, 0, -1)), ENOSYS);
+}
+
+#[test]
 fn restart_makes_the_configured_call_or_none() {
     run_alone("no_restart_call", &[]);
     run_alone("bad_restart_call", &[("CKPT_RESTART_NR", "restart")]);
@@ -109,4 +131,9 @@ fn some_restart_call() {
     cradvise(7, CR_ADV_IGNORE).unwrap();
     assert_eq!(errno(restart(1, 0, 0, -1)), ENOTSUP);
     assert_eq!(restart(0, 0, 0, -1).unwrap(), me, "a task reads no image");
+
+    open_at("/dev/null", 700);
+    cradvise(700, CR_ADV_PRESERVE).unwrap();
+    open_at("/dev/zero", 700);
+    assert_eq!(errno(restart(1, 0, 0, -1)), ESTALE);
 }
