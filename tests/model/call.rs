@@ -41,11 +41,22 @@ impl Call {
         let (image, flags) = (regs.rsi, regs.rdx & 0xffff_ffff);
         let pointer = |value: u64| value >> 32 != 0 && value >> 32 != 0xffff_ffff;
         if pid == 0 && (flags == 0 || flags == GHOST) && log == -1 && !pointer(regs.r10) {
-            return Some(Self::Task { ghost: flags == GHOST });
+            return Some(Self::Task {
+                ghost: flags == GHOST,
+            });
         }
         let plausible_log = log == -1 || (0..DESCRIPTOR_END as i32).contains(&log);
-        (pid > 0 && image < DESCRIPTOR_END && flags & !KNOWN_FLAGS == 0 && plausible_log && !pointer(regs.r10))
-            .then_some(Self::Coordinator { root: pid, image: image as i32, flags, log })
+        (pid > 0
+            && image < DESCRIPTOR_END
+            && flags & !KNOWN_FLAGS == 0
+            && plausible_log
+            && !pointer(regs.r10))
+        .then_some(Self::Coordinator {
+            root: pid,
+            image: image as i32,
+            flags,
+            log,
+        })
     }
 
     /// Whether this call reads an image.

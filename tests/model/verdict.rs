@@ -44,8 +44,15 @@ impl Verdict {
     pub fn text(&self) -> String {
         let mut text = match &self.ending {
             Ending::Restarted => "restarted\n".to_owned(),
-            Ending::Failed { errno, offset, complaint } => {
-                format!("failed {} offset {offset} {complaint:?}\n", errno_name(*errno))
+            Ending::Failed {
+                errno,
+                offset,
+                complaint,
+            } => {
+                format!(
+                    "failed {} offset {offset} {complaint:?}\n",
+                    errno_name(*errno)
+                )
             }
             Ending::Unsupported(reason) => format!("unsupported-by-model {reason:?}\n"),
         };
