@@ -64,12 +64,16 @@ impl Restart<'_> {
     /// same descriptions under the same numbers.
     pub(crate) fn join_file_table(&mut self, objref: i32) -> Step<()> {
         let task = self.task_that_reads()?;
-        let Object::FileTable(owner, descriptors) = self.fetch(objref, object::FILE_TABLE)? else { return invalid() };
+        let Object::FileTable(owner, descriptors) = self.fetch(objref, object::FILE_TABLE)? else {
+            return invalid();
+        };
         if *owner == task || same_table(*owner, task) {
             return Ok(());
         }
         let (owner, descriptors) = (*owner, descriptors.clone());
-        self.notes.push(format!("task {task} has copies of the descriptors of {owner} instead of sharing its table"));
+        self.notes.push(format!(
+            "task {task} has copies of the descriptors of {owner} instead of sharing its table"
+        ));
         self.close_all()?;
         for (number, (file, close_on_exec)) in descriptors {
             self.install(&file, number, close_on_exec)?;
@@ -85,7 +89,8 @@ impl Restart<'_> {
     }
 
     fn close_all(&mut self) -> Step<()> {
-        self.inject(libc::SYS_close_range, &[0, u64::from(u32::MAX), 0]).map(drop)
+        self.inject(libc::SYS_close_range, &[0, u64::from(u32::MAX), 0])
+            .map(drop)
     }
 
     fn run_deferred(&mut self) -> Step<()> {
@@ -123,14 +128,22 @@ impl Restart<'_> {
             for at in (0..chunk.len()).step_by(ITEM) {
                 let file = self.fetch_file(chunk.i32(at + 12))?;
                 let events = chunk.u32(at + 16);
-                failed = failed || !self.watch(&epoll, &file, chunk.i32(at + 8), events, chunk.u64(at))?;
+                failed = failed
+                    || !self.watch(&epoll, &file, chunk.i32(at + 8), events, chunk.u64(at))?;
             }
         }
         Ok(())
     }
 
     /// Adds an item; false if the kernel would not.
-    fn watch(&mut self, epoll: &OpenFile, file: &OpenFile, number: i32, events: u32, data: u64) -> Step<bool> {
+    fn watch(
+        &mut self,
+        epoll: &OpenFile,
+        file: &OpenFile,
+        number: i32,
+        events: u32,
+        data: u64,
+    ) -> Step<bool> {
         let mut limit = unlimited();
         // SAFETY: a valid place for the limits.
         unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
@@ -170,7 +183,13 @@ impl Restart<'_> {
 
     pub(crate) fn restore_file(&mut self) -> Step<Rc<OpenFile>> {
         let record = self.silent(kind::FILE, FILE_HEAD, 8 + 4096)?;
-        let length = |wanted| if record.len() == wanted { Ok(()) } else { invalid() };
+        let length = |wanted| {
+            if record.len() == wanted {
+                Ok(())
+            } else {
+                invalid()
+            }
+        };
         let file = match record.u32(8) {
             1 => {
                 length(48)?;
@@ -194,14 +213,22 @@ impl Restart<'_> {
                 // SAFETY: no memory is involved.
                 let fd = owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
                 self.deferred.push_back(EpollItems);
-                Rc::new(OpenFile { fd, mode: READ | WRITE, nature: Nature::Epoll })
+                Rc::new(OpenFile {
+                    fd,
+                    mode: READ | WRITE,
+                    nature: Nature::Epoll,
+                })
             }
             7 => {
                 length(64)?;
                 let (count, flags) = (record.u64(48) as c_uint, record.u32(56) as c_int);
                 // SAFETY: no memory is involved.
                 let fd = owned(unsafe { libc::eventfd(count, flags) })?;
-                Rc::new(OpenFile { fd, mode: READ | WRITE, nature: Nature::Other })
+                Rc::new(OpenFile {
+                    fd,
+                    mode: READ | WRITE,
+                    nature: Nature::Other,
+                })
             }
             _ => return invalid(),
         };
@@ -213,7 +240,8 @@ impl Restart<'_> {
     fn finish_file(&mut self, record: &Record, file: &OpenFile) -> Step<()> {
         let (saved, flags, position) = (record.u32(12), record.i32(16), record.u64(24));
         self.fetch(record.i32(20), object::CRED)?;
-        let settable = libc::O_APPEND | libc::O_NONBLOCK | libc::O_ASYNC | libc::O_DIRECT | libc::O_NOATIME;
+        let settable =
+            libc::O_APPEND | libc::O_NONBLOCK | libc::O_ASYNC | libc::O_DIRECT | libc::O_NOATIME;
         // SAFETY: no memory is involved.
         ok(unsafe { libc::fcntl(file.fd.as_raw_fd(), libc::F_SETFL, flags & settable) })?;
         let mut mode = file.mode;
@@ -263,9 +291,15 @@ impl Restart<'_> {
         match stat.st_mode & libc::S_IFMT {
             libc::S_IFLNK => return Err(Stop::Errno(libc::ELOOP)),
             libc::S_IFSOCK => return Err(Stop::Errno(libc::ENXIO)),
-            libc::S_IFIFO if link(&target).starts_with("pipe:") => return self.half_made_file(access),
-            libc::S_IFCHR if stat.st_rdev == libc::makedev(5, 2) => return self.half_made_file(access),
-            _ if link(&target).starts_with("anon_inode:") => return self.dead_file(&target, access),
+            libc::S_IFIFO if link(&target).starts_with("pipe:") => {
+                return self.half_made_file(access);
+            }
+            libc::S_IFCHR if stat.st_rdev == libc::makedev(5, 2) => {
+                return self.half_made_file(access);
+            }
+            _ if link(&target).starts_with("anon_inode:") => {
+                return self.dead_file(&target, access);
+            }
             _ => {}
         }
         drop(target);
@@ -277,11 +311,16 @@ impl Restart<'_> {
         if terminal && access == WRITE {
             self.claim_terminal(path, flags)?;
         }
-        let mode = access | if terminal { 0 } else { seekable_bits(&fd, &stat, access) };
+        let mode = access
+            | if terminal {
+                0
+            } else {
+                seekable_bits(&fd, &stat, access)
+            };
         let nature = match stat.st_mode & libc::S_IFMT {
-            libc::S_IFREG | libc::S_IFBLK | libc::S_IFCHR if !terminal => {
-                Nature::Mappable { inode: (stat.st_dev, stat.st_ino) }
-            }
+            libc::S_IFREG | libc::S_IFBLK | libc::S_IFCHR if !terminal => Nature::Mappable {
+                inode: (stat.st_dev, stat.st_ino),
+            },
             _ => Nature::Other,
         };
         Ok(Rc::new(OpenFile { fd, mode, nature }))
@@ -290,17 +329,26 @@ impl Restart<'_> {
     /// What 2.6.33 made of an anonymous pipe or a terminal master by path: it calls itself seekable, and is not.
     fn half_made_file(&mut self, access: u32) -> Step<Rc<OpenFile>> {
         let (fd, _) = image::pipe(0)?;
-        Ok(Rc::new(OpenFile { fd, mode: access | SEEKABLE, nature: Nature::Other }))
+        Ok(Rc::new(OpenFile {
+            fd,
+            mode: access | SEEKABLE,
+            nature: Nature::Other,
+        }))
     }
 
     /// What 2.6.33 gave for a re-opened eventfd, epoll file and the like: nothing that can be done to it succeeds.
     /// An empty epoll file comes closest.
     fn dead_file(&mut self, target: &OwnedFd, access: u32) -> Step<Rc<OpenFile>> {
-        self.notes.push(format!("dead file: {} opened by path", link(target)));
+        self.notes
+            .push(format!("dead file: {} opened by path", link(target)));
         // SAFETY: no memory is involved.
         let fd = owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         let mode = access | SEEKABLE;
-        Ok(Rc::new(OpenFile { fd, mode, nature: Nature::Other }))
+        Ok(Rc::new(OpenFile {
+            fd,
+            mode,
+            nature: Nature::Other,
+        }))
     }
 
     /// Today a terminal that is opened for writing only does not become the controlling one; then it did.
@@ -321,10 +369,21 @@ impl Restart<'_> {
             return Ok(parked);
         }
         let (reader, writer) = image::pipe(0)?;
-        let reader = Rc::new(OpenFile { fd: reader, mode: READ, nature: Nature::Other });
-        let writer = Rc::new(OpenFile { fd: writer, mode: WRITE, nature: Nature::Other });
-        let (this, other) =
-            if record.i32(16) & libc::O_WRONLY != 0 { (writer.clone(), reader) } else { (reader, writer.clone()) };
+        let reader = Rc::new(OpenFile {
+            fd: reader,
+            mode: READ,
+            nature: Nature::Other,
+        });
+        let writer = Rc::new(OpenFile {
+            fd: writer,
+            mode: WRITE,
+            nature: Nature::Other,
+        });
+        let (this, other) = if record.i32(16) & libc::O_WRONLY != 0 {
+            (writer.clone(), reader)
+        } else {
+            (reader, writer.clone())
+        };
         self.insert(objref, Object::File(other))?;
         self.restore_pipe_buffer(&writer.fd)?;
         Ok(this)
@@ -346,7 +405,11 @@ impl Restart<'_> {
         if self.image.exhausted() && !self.sleep_for_image()? {
             return Err(Stop::Errno(libc::EPIPE));
         }
-        if self.image.splice_into(pipe, bytes)? == bytes { Ok(()) } else { Err(Stop::Errno(libc::EPIPE)) }
+        if self.image.splice_into(pipe, bytes)? == bytes {
+            Ok(())
+        } else {
+            Err(Stop::Errno(libc::EPIPE))
+        }
     }
 
     fn restore_fifo(&mut self, record: &Record) -> Step<Rc<OpenFile>> {
@@ -363,11 +426,19 @@ impl Restart<'_> {
         let file = match stat(&opened.fd)?.st_mode & libc::S_IFMT {
             libc::S_IFIFO if opened.mode & LSEEK == 0 => {
                 let fd = self.open(&path, flags & !NEWER_FLAGS)?;
-                Rc::new(OpenFile { fd, mode, nature: Nature::Other })
+                Rc::new(OpenFile {
+                    fd,
+                    mode,
+                    nature: Nature::Other,
+                })
             }
             _ => {
                 let fd = opened.fd.try_clone()?;
-                Rc::new(OpenFile { fd, mode, nature: opened.nature })
+                Rc::new(OpenFile {
+                    fd,
+                    mode,
+                    nature: opened.nature,
+                })
             }
         };
         if self.parked_end(objref)?.is_none() {
@@ -381,7 +452,13 @@ impl Restart<'_> {
 
     pub(crate) fn restore_terminal(&mut self) -> Step<Object> {
         let tty = self.record(kind::TTY)?;
-        let (subtype, link, parked, index, flags) = (tty.u16(10), tty.i32(12), tty.i32(16), tty.u32(24), tty.u64(32));
+        let (subtype, link, parked, index, flags) = (
+            tty.u16(10),
+            tty.i32(12),
+            tty.i32(16),
+            tty.u32(24),
+            tty.u64(32),
+        );
         if tty.u16(8) != 4 || tty.u32(28) != 0 {
             return invalid();
         }
@@ -399,14 +476,24 @@ impl Restart<'_> {
         let terminal = match subtype {
             1 if link == 0 && parked > 0 => {
                 let master = Rc::new(self.allocate_terminal(index)?);
-                let file = OpenFile { fd: master.try_clone()?, mode: READ | WRITE, nature: Nature::Other };
+                let file = OpenFile {
+                    fd: master.try_clone()?,
+                    mode: READ | WRITE,
+                    nature: Nature::Other,
+                };
                 self.insert(parked, Object::File(Rc::new(file)))?;
-                Terminal { master, index, is_master: true }
+                Terminal {
+                    master,
+                    index,
+                    is_master: true,
+                }
             }
             2 => match self.fetch(link, object::TTY)? {
-                Object::Terminal(other) if other.is_master => {
-                    Terminal { master: other.master.clone(), index: other.index, is_master: false }
-                }
+                Object::Terminal(other) if other.is_master => Terminal {
+                    master: other.master.clone(),
+                    index: other.index,
+                    is_master: false,
+                },
                 _ => return invalid(),
             },
             _ => return invalid(),
@@ -438,17 +525,28 @@ impl Restart<'_> {
 
     fn restore_terminal_file(&mut self, record: &Record) -> Step<Rc<OpenFile>> {
         let objref = record.i32(48);
-        let Object::Terminal(terminal) = self.fetch(objref, object::TTY)? else { return invalid() };
-        let (is_master, index) = (terminal.is_master, terminal.index);
-        if is_master {
+        let Object::Terminal(terminal) = self.fetch(objref, object::TTY)? else {
+            return invalid();
+        };
+        if terminal.is_master {
             return Err(self.unsupported("a terminal master in a file table"));
         }
-        let fd = self.open(format!("/dev/pts/{index}").as_bytes(), libc::O_RDWR | libc::O_NOCTTY)?;
-        Ok(Rc::new(OpenFile { fd, mode: READ | WRITE, nature: Nature::Other }))
+        // As by its path, but with the flags of an opening inside the kernel.
+        let flags = libc::O_RDWR | libc::O_NOCTTY;
+        // SAFETY: no memory is involved.
+        let fd =
+            owned(unsafe { libc::ioctl(terminal.master.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
+        Ok(Rc::new(OpenFile {
+            fd,
+            mode: READ | WRITE,
+            nature: Nature::Other,
+        }))
     }
 
     pub(crate) fn restore_controlling_terminal(&mut self, objref: i32, group: i32) -> Step<()> {
-        let Object::Terminal(terminal) = self.fetch(objref, object::TTY)? else { return invalid() };
+        let Object::Terminal(terminal) = self.fetch(objref, object::TTY)? else {
+            return invalid();
+        };
         let path = format!("/dev/pts/{}", terminal.index);
         let number = self.open_in_task(path.as_bytes(), libc::O_RDWR | libc::O_NOCTTY)?;
         let claimed = self.inject(libc::SYS_ioctl, &[number, libc::TIOCSCTTY, 0])?;
@@ -458,7 +556,11 @@ impl Restart<'_> {
             result = self.inject(libc::SYS_ioctl, &[number, libc::TIOCSPGRP, at])?;
         }
         self.inject(libc::SYS_close, &[number])?;
-        if result < 0 { Err(Stop::Errno(-result as i32)) } else { Ok(()) }
+        if result < 0 {
+            Err(Stop::Errno(-result as i32))
+        } else {
+            Ok(())
+        }
     }
 
     // ---- between a task and us
@@ -470,14 +572,19 @@ impl Restart<'_> {
         self.inject(libc::SYS_close, &[number])?;
         match taken {
             Ok(fd) => Ok(fd),
-            Err(error) => Err(self.unsupported(&format!("taking a file from task {}: {error}", self.reader))),
+            Err(error) => {
+                Err(self.unsupported(&format!("taking a file from task {}: {error}", self.reader)))
+            }
         }
     }
 
     fn open_in_task(&mut self, path: &[u8], flags: c_int) -> Step<u64> {
         let path = [path, &[0]].concat();
         let at = self.tracer.put::<Stop>(self.reader, &path)?;
-        let number = self.inject(libc::SYS_openat, &[libc::AT_FDCWD as u64, at, flags as u64, 0])?;
+        let number = self.inject(
+            libc::SYS_openat,
+            &[libc::AT_FDCWD as u64, at, flags as u64, 0],
+        )?;
         u64::try_from(number).map_err(|_| Stop::Errno(-number as i32))
     }
 
@@ -485,7 +592,10 @@ impl Restart<'_> {
     fn install(&mut self, file: &OpenFile, number: i32, close_on_exec: bool) -> Step<()> {
         let place = self.tracer.place::<Stop>(self.reader)?;
         let seqpacket = libc::SOCK_DGRAM as u64;
-        let made = self.inject(libc::SYS_socketpair, &[libc::AF_UNIX as u64, seqpacket, 0, place])?;
+        let made = self.inject(
+            libc::SYS_socketpair,
+            &[libc::AF_UNIX as u64, seqpacket, 0, place],
+        )?;
         if made < 0 {
             return Err(Stop::Errno(-made as i32));
         }
@@ -494,7 +604,9 @@ impl Restart<'_> {
         let ends = Record(ends.to_vec());
         let (theirs, ours) = (ends.u32(0), ends.u32(4));
         let socket = take(self.reader, ours as c_int);
-        let socket = socket.map_err(|error| self.unsupported(&format!("reaching task {}: {error}", self.reader)))?;
+        let socket = socket.map_err(|error| {
+            self.unsupported(&format!("reaching task {}: {error}", self.reader))
+        })?;
         send(&socket, &file.fd)?;
         // A message header without name or data, and room for one descriptor behind it.
         let message = Message::new(place);
@@ -516,8 +628,13 @@ impl Restart<'_> {
                 return Err(Stop::Errno(-moved as i32));
             }
         }
-        let flag = if close_on_exec { libc::FD_CLOEXEC as u64 } else { 0 };
-        self.inject(libc::SYS_fcntl, &[wanted, libc::F_SETFD as u64, flag]).map(drop)
+        let flag = if close_on_exec {
+            libc::FD_CLOEXEC as u64
+        } else {
+            0
+        };
+        self.inject(libc::SYS_fcntl, &[wanted, libc::F_SETFD as u64, flag])
+            .map(drop)
     }
 }
 
@@ -533,7 +650,9 @@ impl Message {
 
     fn new(at: u64) -> [u8; Self::LENGTH] {
         let mut bytes = [0; Self::LENGTH];
-        let mut put = |offset: usize, value: u64| bytes[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
+        let mut put = |offset: usize, value: u64| {
+            bytes[offset..offset + 8].copy_from_slice(&value.to_le_bytes())
+        };
         put(16, at + Self::IOVEC as u64);
         put(24, 1);
         put(32, at + Self::CONTROL as u64);
@@ -550,7 +669,10 @@ impl Message {
 
 fn send(socket: &OwnedFd, file: &OwnedFd) -> io::Result<()> {
     let mut byte = 0u8;
-    let mut data = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    let mut data = libc::iovec {
+        iov_base: (&raw mut byte).cast(),
+        iov_len: 1,
+    };
     let mut control = [0u64; 3];
     // SAFETY: the message points to the locals above, which outlive the call; the control block has room for one
     // header and one descriptor.
@@ -564,7 +686,9 @@ fn send(socket: &OwnedFd, file: &OwnedFd) -> io::Result<()> {
         (*header).cmsg_level = libc::SOL_SOCKET;
         (*header).cmsg_type = libc::SCM_RIGHTS;
         (*header).cmsg_len = libc::CMSG_LEN(size_of::<c_int>() as c_uint) as usize;
-        libc::CMSG_DATA(header).cast::<c_int>().write_unaligned(file.as_raw_fd());
+        libc::CMSG_DATA(header)
+            .cast::<c_int>()
+            .write_unaligned(file.as_raw_fd());
         if libc::sendmsg(socket.as_raw_fd(), &message, 0) < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -600,13 +724,21 @@ fn same_table(a: pid_t, b: pid_t) -> bool {
 }
 
 /// What mmap would say to a mapping with these VM_ flags, 0 if it would do it.
-pub fn mapping_error<'a>(file: &OpenFile, flags: u64, objects: impl Iterator<Item = &'a Object>) -> i32 {
+pub fn mapping_error<'a>(
+    file: &OpenFile,
+    flags: u64,
+    objects: impl Iterator<Item = &'a Object>,
+) -> i32 {
     const VM_WRITE: u64 = 2;
     const VM_EXEC: u64 = 4;
     const VM_SHARED: u64 = 8;
     const VM_DENYWRITE: u64 = 0x800;
-    let Nature::Mappable { .. } = file.nature else { return libc::ENODEV };
-    if file.mode & READ == 0 || flags & (VM_SHARED | VM_WRITE) == VM_SHARED | VM_WRITE && file.mode & WRITE == 0 {
+    let Nature::Mappable { .. } = file.nature else {
+        return libc::ENODEV;
+    };
+    if file.mode & READ == 0
+        || flags & (VM_SHARED | VM_WRITE) == VM_SHARED | VM_WRITE && file.mode & WRITE == 0
+    {
         return libc::EACCES;
     }
     if flags & VM_EXEC != 0 && on_noexec(&file.fd) {
@@ -616,15 +748,25 @@ pub fn mapping_error<'a>(file: &OpenFile, flags: u64, objects: impl Iterator<Ite
         Object::File(other) => Some(other.mode & WRITE != 0 && other.nature == file.nature),
         _ => None,
     });
-    if flags & VM_DENYWRITE != 0 && writers.any(|writes| writes) { libc::ETXTBSY } else { 0 }
+    if flags & VM_DENYWRITE != 0 && writers.any(|writes| writes) {
+        libc::ETXTBSY
+    } else {
+        0
+    }
 }
 
 /// Which of the seek bits a driver leaves, asked of the file without moving or changing anything.
 fn seekable_bits(fd: &OwnedFd, stat: &libc::stat, access: u32) -> u32 {
-    if matches!(stat.st_mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK) && !is_proc(fd) {
+    if matches!(
+        stat.st_mode & libc::S_IFMT,
+        libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK
+    ) && !is_proc(fd)
+    {
         return SEEKABLE;
     }
-    let refused = |result: isize| result < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ESPIPE);
+    let refused = |result: isize| {
+        result < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ESPIPE)
+    };
     let (fd, mut byte) = (fd.as_raw_fd(), 0u8);
     let at = (&raw mut byte).cast::<c_void>();
     let mut bits = 0;
@@ -638,7 +780,11 @@ fn seekable_bits(fd: &OwnedFd, stat: &libc::stat, access: u32) -> u32 {
         }
         // An empty write may mean something to a driver; one to a file that is not open for it is only refused.
         let writable = access & WRITE != 0;
-        if if writable { bits & PREAD != 0 } else { !refused(libc::pwrite(fd, at, 0, 0)) } {
+        if if writable {
+            bits & PREAD != 0
+        } else {
+            !refused(libc::pwrite(fd, at, 0, 0))
+        } {
             bits |= PWRITE;
         }
     }
@@ -651,7 +797,10 @@ fn access_mode(flags: c_int) -> u32 {
 
 fn link(fd: &OwnedFd) -> String {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    link.map_or_else(|_| String::new(), |link| OsString::into_vec(link.into()).escape_ascii().to_string())
+    link.map_or_else(
+        |_| String::new(),
+        |link| OsString::into_vec(link.into()).escape_ascii().to_string(),
+    )
 }
 
 fn stat(fd: &OwnedFd) -> io::Result<libc::stat> {
@@ -689,7 +838,10 @@ fn on_noexec(fd: &OwnedFd) -> bool {
 }
 
 fn unlimited() -> libc::rlimit {
-    libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY }
+    libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    }
 }
 
 fn owned(result: c_int) -> io::Result<OwnedFd> {
@@ -698,5 +850,9 @@ fn owned(result: c_int) -> io::Result<OwnedFd> {
 }
 
 fn ok(result: c_int) -> io::Result<c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }

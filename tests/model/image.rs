@@ -42,7 +42,11 @@ impl Image {
         } else {
             None
         };
-        Ok(Self { file, batch, position: 0 })
+        Ok(Self {
+            file,
+            batch,
+            position: 0,
+        })
     }
 
     /// What to wait on.
@@ -55,14 +59,12 @@ impl Image {
         self.position
     }
 
-    /// Whether reading may have to wait for a writer.
-    pub fn is_pipe(&self) -> bool {
-        self.batch.is_some()
-    }
-
     /// Takes what there is, at most a buffer full.
     pub fn take(&mut self, buffer: &mut [u8]) -> io::Result<Taken> {
-        let from = self.batch.as_ref().map_or(&self.file, |batch| &batch.reader);
+        let from = self
+            .batch
+            .as_ref()
+            .map_or(&self.file, |batch| &batch.reader);
         // SAFETY: writes within the buffer.
         let n = unsafe { libc::read(from.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
         match counted(n) {
@@ -71,14 +73,18 @@ impl Image {
                 self.position += n as u64;
                 Ok(Taken::Bytes(n))
             }
-            Err(error) if self.batch.is_some() && error.kind() == io::ErrorKind::WouldBlock => Ok(Taken::Empty),
+            Err(error) if self.batch.is_some() && error.kind() == io::ErrorKind::WouldBlock => {
+                Ok(Taken::Empty)
+            }
             Err(error) => Err(error),
         }
     }
 
     /// Takes over what the image pipe holds now; false when it has ended.
     pub fn refill(&mut self) -> io::Result<bool> {
-        let Some(batch) = &self.batch else { return Ok(true) };
+        let Some(batch) = &self.batch else {
+            return Ok(true);
+        };
         loop {
             match splice(&self.file, &batch.writer, 1 << 30) {
                 Ok(0) => return Ok(false),
@@ -92,7 +98,9 @@ impl Image {
 
     /// Whether nothing is left of what was taken over.
     pub fn exhausted(&self) -> bool {
-        let Some(batch) = &self.batch else { return false };
+        let Some(batch) = &self.batch else {
+            return false;
+        };
         let mut left: c_int = 0;
         // SAFETY: a valid place for the number.
         unsafe { libc::ioctl(batch.reader.as_raw_fd(), libc::FIONREAD, &mut left) };

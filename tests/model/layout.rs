@@ -101,7 +101,11 @@ impl Layout {
 
     /// The object type behind a written number, if it has a restore method.
     pub fn restorable(self, written: u32) -> Option<u32> {
-        let object = if self == V23 { written.checked_sub(1)? } else { written };
+        let object = if self == V23 {
+            written.checked_sub(1)?
+        } else {
+            written
+        };
         let known = matches!(object, 2..=6 | 8..=10 | 12..=17 | 19);
         // v23: network namespaces, devices, semaphore undo.
         (known || self == V23 && matches!(object, 20..=22)).then_some(object)
@@ -113,8 +117,15 @@ impl Layout {
         match kind {
             kind::HEADER => 72,
             kind::CONTAINER => 8,
-            kind::HEADER_ARCH | kind::TREE | kind::TASK_NS | kind::USER_NS | kind::USER | kind::TASK_CREDS => 16,
-            kind::FILE_TABLE | kind::EPOLL_ITEMS | kind::PGARR | kind::SIGNAL_TASK | kind::TAIL => 16,
+            kind::HEADER_ARCH
+            | kind::TREE
+            | kind::TASK_NS
+            | kind::USER_NS
+            | kind::USER
+            | kind::TASK_CREDS => 16,
+            kind::FILE_TABLE | kind::EPOLL_ITEMS | kind::PGARR | kind::SIGNAL_TASK | kind::TAIL => {
+                16
+            }
             kind::TASK => v20_v23(64, 80),
             kind::TASK_OBJS => 32,
             kind::RESTART_BLOCK => 56,
@@ -181,6 +192,8 @@ impl Record {
     }
 
     fn field<const N: usize>(&self, at: usize) -> [u8; N] {
-        self.0.get(at..at + N).map_or([0; N], |bytes| bytes.try_into().expect("N bytes"))
+        self.0
+            .get(at..at + N)
+            .map_or([0; N], |bytes| bytes.try_into().expect("N bytes"))
     }
 }

@@ -20,7 +20,8 @@
 //!
 //! ```text
 //! restarted
-//! task 534 2101               saved pid, pid now; one line per task that lives, threads included
+//! task 534 2101               a line per task, threads included, in the order of the image's tree: its pid there,
+//! zombie 535                  which the restart program may have rewritten, and its pid now
 //! note "dead file: …"         where the model could not do exactly what the kernel did
 //! ```
 //! or
@@ -61,7 +62,8 @@ use restart::{Request, Restart};
 use tracer::Tracer;
 use verdict::{Ending, Verdict};
 
-const USAGE: &str = "usage: restart-model [--nr N]... [--verdict FILE] [--log FILE] -- PROGRAM ARGUMENTS...";
+const USAGE: &str =
+    "usage: restart-model [--nr N]... [--verdict FILE] [--log FILE] -- PROGRAM ARGUMENTS...";
 /// v20, v23-rc2 and the port to 3.0.
 const NUMBERS: [u32; 3] = [302, 305, 314];
 
@@ -97,13 +99,29 @@ fn main() {
 }
 
 fn serve(tracer: &mut Tracer, tid: pid_t, call: &Call, options: &Options) {
-    let Call::Coordinator { root, image, flags, log } = *call else { return };
+    let Call::Coordinator {
+        root,
+        image,
+        flags,
+        log,
+    } = *call
+    else {
+        return;
+    };
     let image = match descriptors::take(tid, image) {
         Ok(image) => image,
         Err(_) => return tracer.return_from_call(tid, -i64::from(libc::EBADF)),
     };
     let log = descriptors::take(tid, log).ok();
-    let (verdict, errno) = Restart::run(tracer, Request { coordinator: tid, root, flags }, image);
+    let (verdict, errno) = Restart::run(
+        tracer,
+        Request {
+            coordinator: tid,
+            root,
+            flags,
+        },
+        image,
+    );
     report(&verdict, log.as_ref(), options);
     let went_on_as_a_task = flags & TASKSELF != 0 && errno == 0;
     if !went_on_as_a_task && tracer.alive(tid) {
@@ -122,7 +140,10 @@ fn report(verdict: &Verdict, kernel_log: Option<&OwnedFd>, options: &Options) {
         complain(path, error);
     }
     if let Some(path) = &options.log {
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path);
         if let Err(error) = file.and_then(|mut file| file.write_all(verdict.text().as_bytes())) {
             complain(path, error);
         }
@@ -130,11 +151,18 @@ fn report(verdict: &Verdict, kernel_log: Option<&OwnedFd>, options: &Options) {
 }
 
 fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Options> {
-    let mut options = Options { numbers: Vec::new(), verdict: None, log: None, program: Vec::new() };
+    let mut options = Options {
+        numbers: Vec::new(),
+        verdict: None,
+        log: None,
+        program: Vec::new(),
+    };
     loop {
         let argument = arguments.next()?;
         match argument.to_str()? {
-            "--nr" => options.numbers.push(arguments.next()?.to_str()?.parse().ok()?),
+            "--nr" => options
+                .numbers
+                .push(arguments.next()?.to_str()?.parse().ok()?),
             "--verdict" => options.verdict = Some(arguments.next()?.into()),
             "--log" => options.log = Some(arguments.next()?.into()),
             "--" => break,
@@ -145,7 +173,9 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Options> {
         options.numbers.extend(NUMBERS);
     }
     for argument in arguments {
-        options.program.push(CString::new(argument.into_vec()).ok()?);
+        options
+            .program
+            .push(CString::new(argument.into_vec()).ok()?);
     }
     (!options.program.is_empty()).then_some(options)
 }

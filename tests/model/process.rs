@@ -20,7 +20,9 @@ impl Status {
     pub fn of(tid: pid_t) -> Option<Self> {
         let text = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
         let field = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             line.map(str::trim)
         };
         let number = |name| field(name)?.parse().ok();
@@ -28,7 +30,10 @@ impl Status {
         Some(Self {
             tgid: number("Tgid")?,
             ppid: number("PPid")?,
-            pids: field("NSpid")?.split_whitespace().filter_map(|pid| pid.parse().ok()).collect(),
+            pids: field("NSpid")?
+                .split_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+                .collect(),
             pending: (mask("SigPnd")? | mask("ShdPnd")?) & !mask("SigBlk")?,
             caught: mask("SigCgt")?,
             ignored: mask("SigIgn")?,
@@ -39,7 +44,8 @@ impl Status {
     /// those that it would have thrown away.
     pub fn would_wake(&self) -> bool {
         let bit = |signal: c_int| 1u64 << (signal - 1);
-        let harmless = bit(libc::SIGCHLD) | bit(libc::SIGCONT) | bit(libc::SIGURG) | bit(libc::SIGWINCH);
+        let harmless =
+            bit(libc::SIGCHLD) | bit(libc::SIGCONT) | bit(libc::SIGURG) | bit(libc::SIGWINCH);
         self.pending & !self.ignored & (self.caught | !harmless) != 0
     }
 }

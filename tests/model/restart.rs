@@ -79,7 +79,7 @@ pub struct Restart<'a> {
     pub(crate) image: Image,
     request: Request,
     complaint: Option<(Stop, u64, String)>,
-    restored: Vec<(i32, pid_t)>,
+    restored: Vec<(i32, Option<pid_t>)>,
     entries: Vec<Entry>,
     xstate: u32,
     nesting: u32,
@@ -100,7 +100,14 @@ impl<'a> Restart<'a> {
             Err(error) => {
                 let reason = format!("image descriptor: {error}");
                 let ending = Ending::Unsupported(reason);
-                return (Verdict { ending, tasks: Vec::new(), notes: Vec::new() }, libc::ENOSYS);
+                return (
+                    Verdict {
+                        ending,
+                        tasks: Vec::new(),
+                        notes: Vec::new(),
+                    },
+                    libc::ENOSYS,
+                );
             }
         };
         let mut restart = Self {
@@ -131,7 +138,11 @@ impl<'a> Restart<'a> {
             return invalid();
         }
         for i in 0..self.entries.len() {
-            let task = if self.is_self() { self.request.coordinator } else { self.await_task(root, i)? };
+            let task = if self.is_self() {
+                self.request.coordinator
+            } else {
+                self.await_task(root, i)?
+            };
             self.interrupted()?;
             self.reader = task;
             if let Err(stop) = self.restore_task(i) {
@@ -151,10 +162,15 @@ impl<'a> Restart<'a> {
         // What no task took closes now, before anyone runs on.
         self.hash.clear();
         let result = result.and_then(|()| {
-            for &(_, task) in &self.restored {
+            for task in self.restored.iter().filter_map(|(_, task)| *task) {
                 self.tracer.let_live::<Stop>(task)?;
             }
-            let ghosts: Vec<_> = self.tracer.parked().into_iter().map(|(tid, _)| tid).collect();
+            let ghosts: Vec<_> = self
+                .tracer
+                .parked()
+                .into_iter()
+                .map(|(tid, _)| tid)
+                .collect();
             self.tracer.kill(&ghosts);
             Ok(())
         });
@@ -162,21 +178,42 @@ impl<'a> Restart<'a> {
             Ok(()) => (Ending::Restarted, 0),
             Err(stop) => {
                 self.kill_everyone();
-                let (stop, offset, complaint) =
-                    self.complaint.take().unwrap_or((stop, self.image.position(), "restart failed".to_owned()));
+                let (stop, offset, complaint) = self.complaint.take().unwrap_or((
+                    stop,
+                    self.image.position(),
+                    "restart failed".to_owned(),
+                ));
                 match stop {
-                    Stop::Errno(errno) => (Ending::Failed { errno, offset, complaint }, errno),
+                    Stop::Errno(errno) => (
+                        Ending::Failed {
+                            errno,
+                            offset,
+                            complaint,
+                        },
+                        errno,
+                    ),
                     Stop::Unsupported(reason) => (Ending::Unsupported(reason), libc::ENOSYS),
                 }
             }
         };
-        let tasks = if errno == 0 { self.restored } else { Vec::new() };
-        (Verdict { ending, tasks, notes: self.notes }, errno)
+        let tasks = if errno == 0 {
+            self.restored
+        } else {
+            Vec::new()
+        };
+        (
+            Verdict {
+                ending,
+                tasks,
+                notes: self.notes,
+            },
+            errno,
+        )
     }
 
     fn kill_everyone(&mut self) {
         let coordinator = self.request.coordinator;
-        let mut doomed: Vec<_> = self.restored.iter().map(|&(_, task)| task).collect();
+        let mut doomed: Vec<_> = self.restored.iter().filter_map(|(_, task)| *task).collect();
         doomed.extend(self.tracer.parked().into_iter().map(|(tid, _)| tid));
         if self.reader != coordinator || self.is_self() {
             doomed.push(self.reader);
@@ -202,7 +239,11 @@ impl<'a> Restart<'a> {
         let caller = process::Status::of(self.request.coordinator).ok_or(Gone)?;
         let level = caller.pids.len() - 1;
         if self.is_self() {
-            return if caller.pids[level] == self.request.root { Ok(self.request.coordinator) } else { invalid() };
+            return if caller.pids[level] == self.request.root {
+                Ok(self.request.coordinator)
+            } else {
+                invalid()
+            };
         }
         for tid in self.tracer.tasks() {
             if let Some(status) = process::Status::of(tid)
@@ -229,7 +270,12 @@ impl<'a> Restart<'a> {
                 let complaint = format!("task {wanted} not found");
                 return Err(self.complain(Stop::Errno(libc::ESRCH), &complaint));
             };
-            if self.tracer.parked().iter().any(|(parked, _)| *parked == tid) {
+            if self
+                .tracer
+                .parked()
+                .iter()
+                .any(|(parked, _)| *parked == tid)
+            {
                 self.tracer.hold(tid)?;
                 return Ok(tid);
             }
@@ -316,7 +362,10 @@ impl<'a> Restart<'a> {
             let mut prefix = [0; 8];
             self.bytes(&mut prefix)?;
             let prefix = Record(prefix.to_vec());
-            let header = Header { kind: prefix.u32(0), length: prefix.u32(4) };
+            let header = Header {
+                kind: prefix.u32(0),
+                length: prefix.u32(4),
+            };
             if header.length < 8 {
                 return invalid();
             }
@@ -394,7 +443,10 @@ impl<'a> Restart<'a> {
         let Some((_, name)) = record.payload().split_last() else {
             return Err(self.complain(Stop::Errno(libc::EINVAL), "oops: a string without payload"));
         };
-        let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
+        let end = name
+            .iter()
+            .position(|&byte| byte == 0)
+            .unwrap_or(name.len());
         Ok(name[..end].to_vec())
     }
 
@@ -408,7 +460,9 @@ impl<'a> Restart<'a> {
         let body = Record(body.to_vec());
         let (kind, objref) = (body.u32(8), body.i32(12));
         let kind = self.layout.restorable(kind);
-        let (Some(kind), true) = (kind, objref > 0) else { return invalid() };
+        let (Some(kind), true) = (kind, objref > 0) else {
+            return invalid();
+        };
         self.nesting += 1;
         if self.nesting > DEEPEST {
             return Err(self.unsupported("announcements nested too deep"));
@@ -434,7 +488,10 @@ impl<'a> Restart<'a> {
             Some(_) => libc::ENOMSG,
             None => libc::EINVAL,
         };
-        let complaint = format!("[obj {objref}]Fetching object (type {})", self.layout.object(kind));
+        let complaint = format!(
+            "[obj {objref}]Fetching object (type {})",
+            self.layout.object(kind)
+        );
         Err(self.complain(Stop::Errno(errno), &complaint))
     }
 
@@ -528,11 +585,30 @@ impl<'a> Restart<'a> {
         let header = self.record(kind::HEADER)?;
         let rev = header.u16(24);
         self.layout = if rev == 6 { Layout::V23 } else { Layout::V20 };
-        let version = (header.u16(16), header.u16(18), header.u16(20), header.u16(22), rev);
+        let version = (
+            header.u16(16),
+            header.u16(18),
+            header.u16(20),
+            header.u16(22),
+            rev,
+        );
         let known = self.layout == Layout::V23 || version == (2, 2, 6, 33, 5);
         let terminal_characters = if self.layout == Layout::V23 { 19 } else { 8 };
         let auxv = self.layout.auxv() as u16;
-        let constants = [16, auxv, 64, 65, 65, 65, 65, 65, 65, 16, 4096, terminal_characters];
+        let constants = [
+            16,
+            auxv,
+            64,
+            65,
+            65,
+            65,
+            65,
+            65,
+            65,
+            16,
+            4096,
+            terminal_characters,
+        ];
         let same = (0..12).all(|i| header.u16(32 + 2 * i) == constants[i]);
         let flags = if self.layout == Layout::V23 { 3 } else { 1 };
         let magic = header.u64(8) == 0x00fe_ed0c_c0a2_d200;
@@ -555,13 +631,20 @@ impl<'a> Restart<'a> {
     }
 
     fn read_tree(&mut self) -> Step<()> {
-        let pids = if self.layout == Layout::V23 { self.read_pids()? } else { Vec::new() };
+        let pids = if self.layout == Layout::V23 {
+            self.read_pids()?
+        } else {
+            Vec::new()
+        };
         let tree = self.record(kind::TREE)?;
         let count = tree.i32(8);
         if count < 1 {
             return invalid();
         }
-        let Some(length) = (count as usize).checked_mul(24).filter(|&length| length < KMALLOC_MAX) else {
+        let Some(length) = (count as usize)
+            .checked_mul(24)
+            .filter(|&length| length < KMALLOC_MAX)
+        else {
             return Err(Stop::Errno(libc::ENOMEM));
         };
         let tasks = self.silent(kind::BUFFER, 8 + length, 8 + length)?;
@@ -571,9 +654,13 @@ impl<'a> Restart<'a> {
                 if self.layout == Layout::V20 {
                     return Some(id);
                 }
-                pids.iter().find(|(objref, _)| *objref == id).map(|(_, pid)| *pid)
+                pids.iter()
+                    .find(|(objref, _)| *objref == id)
+                    .map(|(_, pid)| *pid)
             };
-            let (Some(pid), Some(tgid)) = (number(0), number(2)) else { return invalid() };
+            let (Some(pid), Some(tgid)) = (number(0), number(2)) else {
+                return invalid();
+            };
             self.entries.push(Entry { pid, tgid });
         }
         Ok(())
@@ -583,7 +670,9 @@ impl<'a> Restart<'a> {
     fn read_pids(&mut self) -> Step<Vec<(i32, i32)>> {
         let head = self.record(kind::PIDS)?;
         let (count, nested, first) = (head.u32(8) as usize, head.u32(12) as usize, head.i32(16));
-        let length = count.saturating_mul(8).saturating_add(nested.saturating_mul(4));
+        let length = count
+            .saturating_mul(8)
+            .saturating_add(nested.saturating_mul(4));
         if length >= KMALLOC_MAX {
             return Err(Stop::Errno(libc::ENOMEM));
         }
@@ -595,7 +684,9 @@ impl<'a> Restart<'a> {
             if at + 8 > body.len() || depth > nested {
                 return invalid();
             }
-            let Some(objref) = first.checked_add(i as i32) else { return invalid() };
+            let Some(objref) = first.checked_add(i as i32) else {
+                return invalid();
+            };
             pids.push((objref, body.i32(at + 4)));
             self.insert(objref, Object::Plain(object::PID))?;
             at += 8 + 4 * depth;
@@ -610,9 +701,10 @@ impl<'a> Restart<'a> {
         let task = self.record(kind::TASK)?;
         self.silent(kind::STRING, 24, 24)?;
         if task.u32(8) == 64 {
+            self.restored.push((pid, None));
             return self.restore_zombie(task.u32(12), task.u32(16));
         }
-        self.restored.push((pid, self.reader));
+        self.restored.push((pid, Some(self.reader)));
         self.record(kind::THREAD)?;
         self.record(kind::RESTART_BLOCK)?;
         let cpu = self.record(kind::CPU)?;
@@ -639,7 +731,12 @@ impl<'a> Restart<'a> {
         self.reader = self.request.coordinator;
         // The number that a tracer sees last is that of a call which does not return.
         let never = &mut |_: &Tracer| Ok(());
-        match self.tracer.inject::<Stop>(zombie, libc::SYS_exit_group, &[u64::from(code >> 8 & 0xff)], never) {
+        match self.tracer.inject::<Stop>(
+            zombie,
+            libc::SYS_exit_group,
+            &[u64::from(code >> 8 & 0xff)],
+            never,
+        ) {
             _ if !self.tracer.alive(zombie) => Ok(()),
             _ => invalid(),
         }
@@ -731,7 +828,9 @@ impl<'a> Restart<'a> {
     }
 
     fn check_mapping(&mut self, objref: i32, flags: u64) -> Step<()> {
-        let Object::File(file) = self.fetch(objref, object::FILE)? else { return invalid() };
+        let Object::File(file) = self.fetch(objref, object::FILE)? else {
+            return invalid();
+        };
         let file = file.clone();
         match descriptors::mapping_error(&file, flags, self.hash.values()) {
             0 => Ok(()),
@@ -745,7 +844,10 @@ impl<'a> Restart<'a> {
             if pages == 0 {
                 return Ok(());
             }
-            let Some(bytes) = pages.checked_mul(8 + 4096).filter(|&bytes| bytes < i32::MAX as u64) else {
+            let Some(bytes) = pages
+                .checked_mul(8 + 4096)
+                .filter(|&bytes| bytes < i32::MAX as u64)
+            else {
                 return invalid();
             };
             self.opened(kind::BUFFER, bytes)?;
@@ -755,13 +857,23 @@ impl<'a> Restart<'a> {
 }
 
 fn interrupted(tracer: &Tracer, coordinator: pid_t, alone: bool) -> Step<()> {
-    let waiting = !alone && process::Status::of(coordinator).is_some_and(|status| status.would_wake());
-    if waiting || !tracer.alive(coordinator) { Err(Stop::Errno(libc::EINTR)) } else { Ok(()) }
+    let waiting =
+        !alone && process::Status::of(coordinator).is_some_and(|status| status.would_wake());
+    if waiting || !tracer.alive(coordinator) {
+        Err(Stop::Errno(libc::EINTR))
+    } else {
+        Ok(())
+    }
 }
 
 /// The kernel's line for a failed restart, on the descriptor that the caller gave for it.
 pub fn write_log(log: &OwnedFd, verdict: &Verdict) {
-    if let Ending::Failed { errno, offset, complaint } = &verdict.ending {
+    if let Ending::Failed {
+        errno,
+        offset,
+        complaint,
+    } = &verdict.ending
+    {
         let line = format!("[err -{errno}][pos {offset}] {complaint}\n");
         // SAFETY: reads the bytes of the line.
         unsafe { libc::write(log.as_raw_fd(), line.as_ptr().cast(), line.len()) };

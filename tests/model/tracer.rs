@@ -53,8 +53,15 @@ impl Tracer {
     pub fn spawn(program: &[CString], numbers: Vec<u32>) -> io::Result<Self> {
         let mut gate = [0; 2];
         let mut forwarded = empty_set();
-        for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2]
-        {
+        for signal in [
+            libc::SIGCHLD,
+            libc::SIGTERM,
+            libc::SIGINT,
+            libc::SIGHUP,
+            libc::SIGQUIT,
+            libc::SIGUSR1,
+            libc::SIGUSR2,
+        ] {
             // SAFETY: an initialised set and a valid signal.
             unsafe { libc::sigaddset(&mut forwarded, signal) };
         }
@@ -74,7 +81,11 @@ impl Tracer {
         // SAFETY: descriptors just made, owned by nobody else; a valid set.
         let (signals, gate) = unsafe {
             libc::close(gate[0]);
-            let signals = check(libc::signalfd(-1, &forwarded, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
+            let signals = check(libc::signalfd(
+                -1,
+                &forwarded,
+                libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
+            ))?;
             (OwnedFd::from_raw_fd(signals), OwnedFd::from_raw_fd(gate[1]))
         };
         let options = libc::PTRACE_O_TRACESYSGOOD
@@ -87,7 +98,14 @@ impl Tracer {
         drop(gate);
         raise_descriptor_limit();
         let tracees = HashMap::from([(pid, State::Running)]);
-        Ok(Self { tracees, signals, program: pid, ended: None, numbers, coordinators: Vec::new() })
+        Ok(Self {
+            tracees,
+            signals,
+            program: pid,
+            ended: None,
+            numbers,
+            coordinators: Vec::new(),
+        })
     }
 
     /// The exit status of the program, as a shell would report it, once it has ended.
@@ -131,8 +149,16 @@ impl Tracer {
             return false;
         }
         let mut polled = [
-            libc::pollfd { fd: self.signals.as_raw_fd(), events: libc::POLLIN, revents: 0 },
-            libc::pollfd { fd: watch.map_or(-1, |fd| fd.as_raw_fd()), events: libc::POLLIN, revents: 0 },
+            libc::pollfd {
+                fd: self.signals.as_raw_fd(),
+                events: libc::POLLIN,
+                revents: 0,
+            },
+            libc::pollfd {
+                fd: watch.map_or(-1, |fd| fd.as_raw_fd()),
+                events: libc::POLLIN,
+                revents: 0,
+            },
         ];
         // SAFETY: an array of two entries.
         unsafe { libc::poll(polled.as_mut_ptr(), 2, timeout) };
@@ -163,7 +189,12 @@ impl Tracer {
         match self.tracees.get_mut(&tid) {
             Some(state @ State::Called(_)) => {
                 let home = registers(tid)?;
-                *state = State::Held(Held { home, at_entry: true, stop: None, scratch: 0 });
+                *state = State::Held(Held {
+                    home,
+                    at_entry: true,
+                    stop: None,
+                    scratch: 0,
+                });
                 Ok(())
             }
             Some(State::Held(_)) => Ok(()),
@@ -251,14 +282,21 @@ impl Tracer {
         for signal in 1..=64 {
             self.inject::<E>(tid, libc::SYS_rt_sigaction, &[signal, default, 0, 8], never)?;
         }
-        self.inject::<E>(tid, libc::SYS_rt_sigprocmask, &[libc::SIG_SETMASK as u64, default, 0, 8], never)?;
+        self.inject::<E>(
+            tid,
+            libc::SYS_rt_sigprocmask,
+            &[libc::SIG_SETMASK as u64, default, 0, 8],
+            never,
+        )?;
         let mut regs = self.held(tid)?.home;
         regs.rip = code;
         regs.rax = 0;
         regs.orig_rax = u64::MAX;
         set_registers(tid, &regs)?;
         self.tracees.remove(&tid);
-        ptrace(libc::PTRACE_DETACH, tid, 0, 0).map_err(|_| Gone.into()).map(drop)
+        ptrace(libc::PTRACE_DETACH, tid, 0, 0)
+            .map_err(|_| Gone.into())
+            .map(drop)
     }
 
     /// Lets a task return from its restart call with this result.
@@ -270,14 +308,18 @@ impl Tracer {
         self.hold(tid)?;
         let scratch = self.held(tid)?.scratch;
         if scratch != 0 {
-            self.inject::<Gone>(tid, libc::SYS_munmap, &[scratch, SCRATCH_SIZE], &mut |_| Ok(()))?;
+            self.inject::<Gone>(tid, libc::SYS_munmap, &[scratch, SCRATCH_SIZE], &mut |_| {
+                Ok(())
+            })?;
         }
         let mut regs = self.held(tid)?.home;
         regs.rax = result as u64;
         regs.orig_rax = u64::MAX;
         set_registers(tid, &regs)?;
         self.tracees.insert(tid, State::Running);
-        ptrace(libc::PTRACE_CONT, tid, 0, 0).map_err(|_| Gone).map(drop)
+        ptrace(libc::PTRACE_CONT, tid, 0, 0)
+            .map_err(|_| Gone)
+            .map(drop)
     }
 
     /// Kills tasks and waits until they are gone.
@@ -337,7 +379,11 @@ impl Tracer {
             self.tracees.remove(&tid);
             if tid == self.program {
                 let killed = libc::WIFSIGNALED(status);
-                self.ended = Some(if killed { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) });
+                self.ended = Some(if killed {
+                    128 + libc::WTERMSIG(status)
+                } else {
+                    libc::WEXITSTATUS(status)
+                });
             }
             return;
         }
@@ -350,6 +396,12 @@ impl Tracer {
             }
             State::Called(_) => return,
             State::Running => {}
+        }
+        if matches!(
+            event,
+            libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE
+        ) {
+            self.expect_child(tid);
         }
         let (request, signal) = match event {
             libc::PTRACE_EVENT_SECCOMP => {
@@ -373,13 +425,29 @@ impl Tracer {
         let _ = ptrace(request, tid, 0, signal as u64);
     }
 
+    /// A child is traced from its birth, but what its parent does next may be heard of before its first stop.
+    fn expect_child(&mut self, parent: pid_t) {
+        let mut child: libc::c_ulong = 0;
+        let told = ptrace(libc::PTRACE_GETEVENTMSG, parent, 0, &raw mut child as u64).is_ok();
+        let child = child as pid_t;
+        if told && scheduler_state(child).is_some_and(|state| !matches!(state, 'Z' | 'X')) {
+            self.tracees.entry(child).or_insert(State::Running);
+        }
+    }
+
     fn forward_signals(&self) {
         loop {
             // SAFETY: all zeroes is a valid value of this plain struct.
             let mut info: libc::signalfd_siginfo = unsafe { zeroed() };
             let size = size_of::<libc::signalfd_siginfo>();
             // SAFETY: room for one struct of this size.
-            let n = unsafe { libc::read(self.signals.as_raw_fd(), (&raw mut info).cast::<c_void>(), size) };
+            let n = unsafe {
+                libc::read(
+                    self.signals.as_raw_fd(),
+                    (&raw mut info).cast::<c_void>(),
+                    size,
+                )
+            };
             if n != size as isize {
                 return;
             }
@@ -393,11 +461,19 @@ impl Tracer {
     }
 }
 
-fn become_program(program: &[CString], numbers: &[u32], gate: [c_int; 2], mask: &libc::sigset_t) -> io::Error {
+fn become_program(
+    program: &[CString],
+    numbers: &[u32],
+    gate: [c_int; 2],
+    mask: &libc::sigset_t,
+) -> io::Error {
     let mut arguments: Vec<_> = program.iter().map(|argument| argument.as_ptr()).collect();
     arguments.push(null());
     let mut filter = filter(numbers);
-    let filter = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    let filter = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
     let set = c_long::from(libc::SECCOMP_SET_MODE_FILTER as u32);
     let mut byte = 0u8;
     // SAFETY: the filter, the arguments (ended by a null) and the mask outlive these calls.
@@ -445,7 +521,11 @@ fn filter(numbers: &[u32]) -> Vec<libc::sock_filter> {
 fn ptrace(request: libc::c_uint, tid: pid_t, address: u64, data: u64) -> io::Result<c_long> {
     // SAFETY: used only for requests that take numbers, or pointers that the callers below made from references.
     let result = unsafe { libc::ptrace(request, tid, address, data) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 fn registers(tid: pid_t) -> Result<user_regs_struct, Gone> {
@@ -456,30 +536,59 @@ fn registers(tid: pid_t) -> Result<user_regs_struct, Gone> {
 }
 
 fn set_registers(tid: pid_t, regs: &user_regs_struct) -> Result<(), Gone> {
-    ptrace(libc::PTRACE_SETREGS, tid, 0, &raw const *regs as u64).map_err(|_| Gone).map(drop)
+    ptrace(libc::PTRACE_SETREGS, tid, 0, &raw const *regs as u64)
+        .map_err(|_| Gone)
+        .map(drop)
 }
 
 fn at_syscall_exit(tid: pid_t) -> bool {
     const EXIT: u8 = 2;
     let mut info = [0u8; 96];
     let size = info.len() as u64;
-    ptrace(libc::PTRACE_GET_SYSCALL_INFO, tid, size, info.as_mut_ptr() as u64).is_ok() && info[0] == EXIT
+    ptrace(
+        libc::PTRACE_GET_SYSCALL_INFO,
+        tid,
+        size,
+        info.as_mut_ptr() as u64,
+    )
+    .is_ok()
+        && info[0] == EXIT
 }
 
 fn write_memory(tid: pid_t, at: u64, bytes: &[u8]) -> io::Result<()> {
-    let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    let remote = libc::iovec { iov_base: at as *mut c_void, iov_len: bytes.len() };
+    let local = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: at as *mut c_void,
+        iov_len: bytes.len(),
+    };
     // SAFETY: reads `bytes` only; the other end is the memory of another process.
     let n = unsafe { libc::process_vm_writev(tid, &local, 1, &remote, 1, 0) };
-    if n == bytes.len() as isize { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if n == bytes.len() as isize {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn read_memory(tid: pid_t, at: u64, bytes: &mut [u8]) -> io::Result<()> {
-    let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-    let remote = libc::iovec { iov_base: at as *mut c_void, iov_len: bytes.len() };
+    let local = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: at as *mut c_void,
+        iov_len: bytes.len(),
+    };
     // SAFETY: writes `bytes` only; the other end is the memory of another process.
     let n = unsafe { libc::process_vm_readv(tid, &local, 1, &remote, 1, 0) };
-    if n == bytes.len() as isize { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if n == bytes.len() as isize {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn scheduler_state(tid: pid_t) -> Option<char> {
@@ -508,5 +617,9 @@ fn empty_set() -> libc::sigset_t {
 }
 
 fn check(result: c_int) -> io::Result<c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
