@@ -291,6 +291,12 @@ impl Outcome {
         self.scratch.read("stderr")
     }
 
+    /// Sends a signal to the model, which passes it on to the program.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: no memory is involved; the model has not been waited for, so its number is still its own.
+        unsafe { libc::kill(self.model.id() as i32, signal) };
+    }
+
     /// Kills the tasks and waits for the program.
     pub fn finish(&mut self) -> ExitStatus {
         self.kill_tasks();
@@ -306,8 +312,7 @@ impl Outcome {
                 return status;
             }
             if Instant::now() > deadline {
-                let _ = self.model.kill();
-                let _ = self.model.wait();
+                self.kill_program();
                 panic!("the restart program did not end\n{}", self.stderr());
             }
             thread::sleep(Duration::from_millis(2));
@@ -368,6 +373,13 @@ impl Outcome {
         }
     }
 
+    /// The model and whoever it runs: they are a process group.
+    fn kill_program(&mut self) {
+        // SAFETY: no memory is involved; the model has not been waited for, so its number is still its own.
+        unsafe { libc::kill(-(self.model.id() as i32), libc::SIGKILL) };
+        let _ = self.model.wait();
+    }
+
     fn kill_tasks(&mut self) {
         for handle in self.handles.drain(..) {
             // SAFETY: no memory is involved.
@@ -390,8 +402,7 @@ impl Drop for Outcome {
         let deadline = Instant::now() + PATIENCE;
         while let Ok(None) = self.model.try_wait() {
             if Instant::now() > deadline {
-                let _ = self.model.kill();
-                let _ = self.model.wait();
+                self.kill_program();
             }
             thread::sleep(Duration::from_millis(1));
         }

@@ -609,7 +609,7 @@ impl Restart<'_> {
         })?;
         send(&socket, &file.fd)?;
         // A message header without name or data, and room for one descriptor behind it.
-        let message = Message::new(place);
+        let message = Message::bytes(place);
         self.tracer.put::<Stop>(self.reader, &message)?;
         let received = self.inject(libc::SYS_recvmsg, &[u64::from(theirs), place, 0])?;
         if received < 0 {
@@ -648,7 +648,7 @@ impl Message {
     const CONTROL_LENGTH: usize = 24;
     const LENGTH: usize = Self::CONTROL + Self::CONTROL_LENGTH;
 
-    fn new(at: u64) -> [u8; Self::LENGTH] {
+    fn bytes(at: u64) -> [u8; Self::LENGTH] {
         let mut bytes = [0; Self::LENGTH];
         let mut put = |offset: usize, value: u64| {
             bytes[offset..offset + 8].copy_from_slice(&value.to_le_bytes())

@@ -27,7 +27,7 @@ enum State {
     Running,
     /// Sits in a restart call, not acted on yet.
     Called(Call),
-    Held(Held),
+    Held(Box<Held>),
 }
 
 struct Held {
@@ -189,12 +189,12 @@ impl Tracer {
         match self.tracees.get_mut(&tid) {
             Some(state @ State::Called(_)) => {
                 let home = registers(tid)?;
-                *state = State::Held(Held {
+                *state = State::Held(Box::new(Held {
                     home,
                     at_entry: true,
                     stop: None,
                     scratch: 0,
-                });
+                }));
                 Ok(())
             }
             Some(State::Held(_)) => Ok(()),
@@ -474,7 +474,7 @@ fn become_program(
         len: filter.len() as u16,
         filter: filter.as_mut_ptr(),
     };
-    let set = c_long::from(libc::SECCOMP_SET_MODE_FILTER as u32);
+    let set = c_long::from(libc::SECCOMP_SET_MODE_FILTER);
     let mut byte = 0u8;
     // SAFETY: the filter, the arguments (ended by a null) and the mask outlive these calls.
     unsafe {
