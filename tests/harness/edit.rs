@@ -24,40 +24,53 @@ pub fn places(image: &[u8]) -> Vec<Place> {
     places
 }
 
-/// The pids of the tree, in its order, of either layout.
+/// The pids of the tree, in its order, of either layout; none if the head of the image is broken.
 pub fn pids(image: &[u8]) -> Vec<i32> {
+    tree(image).unwrap_or_default()
+}
+
+fn tree(image: &[u8]) -> Option<Vec<i32>> {
     // v23 has PIDS under the number that was the tree's, one longer.
     const TREE: u32 = 101;
     const PIDS_LENGTH: usize = 24;
-    let mut head = Vec::new();
-    let mut at = 0;
-    while at + 8 <= image.len() && head.len() < 12 {
-        let length = u32_at(image, at + 4) as usize;
-        head.push(Place {
-            at,
-            length,
-            kind: u32_at(image, at),
-        });
-        at += length.max(8);
-    }
-    let Some(tree) = head.iter().position(|place| place.kind == TREE) else {
-        return Vec::new();
+    const ENTRY: usize = 24;
+    let number = |bytes: &[u8], at: usize| {
+        let bytes = bytes.get(at..at.checked_add(4)?)?;
+        Some(u32::from_le_bytes(bytes.try_into().ok()?))
     };
-    let entries = |buffer: Place| (buffer.at + 8..buffer.at + buffer.length).step_by(24);
-    if head[tree].length != PIDS_LENGTH {
-        return entries(head[tree + 1])
-            .map(|at| u32_at(image, at) as i32)
+    let mut rest = image;
+    let mut next = || {
+        let (kind, length) = (number(rest, 0)?, number(rest, 4)? as usize);
+        let record = rest.get(..length).filter(|record| record.len() >= 8)?;
+        rest = &rest[length..];
+        Some((kind, record))
+    };
+    let head = loop {
+        match next()? {
+            (TREE, head) => break head,
+            _ => continue,
+        }
+    };
+    let (_, buffer) = next()?;
+    if head.len() != PIDS_LENGTH {
+        return buffer[8..]
+            .chunks(ENTRY)
+            .map(|entry| Some(number(entry, 0)? as i32))
             .collect();
     }
-    let first = u32_at(image, head[tree].at + 16);
-    let (numbers, mut at) = (head[tree + 1], head[tree + 1].at + 8);
+    let (first, mut at) = (number(head, 16)?, 8);
     let mut pids = Vec::new();
-    while at < numbers.at + numbers.length {
-        pids.push(u32_at(image, at + 4) as i32);
-        at += 8 + 4 * u32_at(image, at) as usize;
+    while let Some(depth) = number(buffer, at) {
+        pids.push(number(buffer, at + 4)? as i32);
+        at += 8 + 4 * depth as usize;
     }
-    let pid = |at| pids[(u32_at(image, at) - first) as usize];
-    entries(head[tree + 3]).map(pid).collect()
+    let (_, _) = next()?;
+    let (_, entries) = next()?;
+    let pid = |entry| {
+        pids.get(number(entry, 0)?.checked_sub(first)? as usize)
+            .copied()
+    };
+    entries[8..].chunks(ENTRY).map(pid).collect()
 }
 
 /// The first record of a type.

@@ -28,6 +28,8 @@ pub enum Feed {
     Pipe,
     /// `-i FILE`.
     Option,
+    /// As the test gives it, as a descriptor or an argument.
+    Given,
 }
 
 /// What the model said.
@@ -154,6 +156,13 @@ impl Restart {
 
     /// Runs the program until the restart is decided.
     pub fn run(self) -> Outcome {
+        let mut outcome = self.start();
+        outcome.decide();
+        outcome
+    }
+
+    /// Only starts the program; [`Outcome::decide`] waits.
+    pub fn start(self) -> Outcome {
         let scratch = Scratch::new();
         let world = match &self.scenario {
             Some(name) => World::of_scenario(&scratch.0, name),
@@ -174,6 +183,7 @@ impl Restart {
                 arguments.extend(["-i".into(), image.into()]);
                 None
             }
+            Feed::Given => None,
         };
         let collect = |name: &str| File::create(scratch.0.join(name)).expect("a file");
         let mut descriptors = vec![
@@ -205,7 +215,7 @@ impl Restart {
         let limit = self.descriptor_limit.unwrap_or(1024);
         let own_pids = self.own_pids;
         let started = world.enter(move || start(model, descriptors, limit, own_pids));
-        let mut outcome = Outcome {
+        Outcome {
             verdict: Verdict::NoRestart,
             tasks: Vec::new(),
             notes: Vec::new(),
@@ -214,9 +224,8 @@ impl Restart {
             handles: Vec::new(),
             world,
             scratch,
-        };
-        outcome.wait_for_verdict(&verdict, saved.into_iter());
-        outcome
+            saved,
+        }
     }
 }
 
@@ -234,6 +243,7 @@ pub struct Outcome {
     handles: Vec<OwnedFd>,
     world: World,
     scratch: Scratch,
+    saved: Vec<i32>,
 }
 
 impl Outcome {
@@ -319,7 +329,9 @@ impl Outcome {
         }
     }
 
-    fn wait_for_verdict(&mut self, verdict: &Path, saved: impl Iterator<Item = i32>) {
+    /// Waits until the restart is decided, or the program has ended without one.
+    pub fn decide(&mut self) {
+        let verdict = self.scratch.0.join("verdict");
         let deadline = Instant::now() + PATIENCE;
         while !verdict.exists() && Instant::now() < deadline {
             if let Some(status) = self.model.try_wait().expect("the model") {
@@ -328,8 +340,8 @@ impl Outcome {
             }
             thread::sleep(Duration::from_millis(1));
         }
-        if let Ok(text) = fs::read_to_string(verdict) {
-            self.parse(&text, saved);
+        if let Ok(text) = fs::read_to_string(&verdict) {
+            self.parse(&text);
         }
         if self.verdict != Verdict::Restarted {
             self.wait();
@@ -337,7 +349,8 @@ impl Outcome {
     }
 
     /// The program has renamed the tasks before the model saw them, so their old pids are those of the image as it was.
-    fn parse(&mut self, text: &str, mut saved: impl Iterator<Item = i32>) {
+    fn parse(&mut self, text: &str) {
+        let mut saved = std::mem::take(&mut self.saved).into_iter();
         for line in text.lines() {
             let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
             match word {
@@ -360,10 +373,10 @@ impl Outcome {
                     self.verdict = Verdict::Unsupported(rest.trim_matches('"').to_owned())
                 }
                 "task" => {
-                    let (_, new) = rest.split_once(' ').expect("two pids");
+                    let (old, new) = rest.split_once(' ').expect("two pids");
                     let new = new.parse().expect("a pid");
                     self.tasks
-                        .push((saved.next().expect("as many tasks as in the tree"), new));
+                        .push((saved.next().unwrap_or(old.parse().expect("a pid")), new));
                     self.handles.extend(handle(new));
                 }
                 "zombie" => drop(saved.next()),

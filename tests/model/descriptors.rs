@@ -153,22 +153,26 @@ impl Restart<'_> {
         // Both are wake-up modes that came after 2.6.33.
         let events = events & !(libc::EPOLLEXCLUSIVE | libc::EPOLLWAKEUP) as u32;
         let (epoll, file) = (epoll.fd.as_raw_fd(), file.fd.as_raw_fd());
-        // The number is part of the item's key, and may be in use here: a thread with a table of its own adds it.
-        let added = std::thread::spawn(move || {
-            let mut event = libc::epoll_event { events, u64: data };
-            // SAFETY: after unshare nobody but this thread sees its descriptors; the event outlives the call.
-            unsafe {
-                if libc::unshare(libc::CLONE_FILES) < 0 {
-                    return false;
-                }
+        // The number is part of the item's key, and may be in use here: a process with a table of its own adds it.
+        // (Not a thread: whoever runs in one pid namespace and starts children in another may have none.)
+        let mut event = libc::epoll_event { events, u64: data };
+        let mut status = 0;
+        // SAFETY: this process has one thread, and the child does nothing but system calls; the event and the
+        // status outlive them.
+        let waited = unsafe {
+            let child = libc::fork();
+            if child == 0 {
                 // Two of them, so that one stays out of the way.
                 let (one, two) = (libc::dup(epoll), libc::dup(epoll));
                 let epoll = if one == number { two } else { one };
                 let file = libc::dup2(file, number);
-                file >= 0 && libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, file, &mut event) == 0
+                let added =
+                    file >= 0 && libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, file, &mut event) == 0;
+                libc::_exit(i32::from(!added));
             }
-        });
-        Ok(added.join().unwrap_or(false))
+            libc::waitpid(child, &mut status, libc::__WALL)
+        };
+        Ok(waited > 0 && status == 0)
     }
 
     // ---- files

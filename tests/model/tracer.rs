@@ -268,8 +268,8 @@ impl Tracer {
         Ok(self.scratch::<E>(tid)? + SCRATCH_DATA)
     }
 
-    /// Lets a held task live on: it sleeps until a signal ends it.
-    pub fn let_live<E: From<Gone>>(&mut self, tid: pid_t) -> Result<(), E> {
+    /// Makes a held task ready to live on: it will sleep until a signal ends it.
+    pub fn settle_down<E: From<Gone>>(&mut self, tid: pid_t) -> Result<(), E> {
         // mov eax, SYS_pause; syscall; jmp back
         const SLEEP: [u8; 9] = [0xb8, 34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
         let code = self.scratch::<E>(tid)?;
@@ -292,11 +292,13 @@ impl Tracer {
         regs.rip = code;
         regs.rax = 0;
         regs.orig_rax = u64::MAX;
-        set_registers(tid, &regs)?;
+        Ok(set_registers(tid, &regs)?)
+    }
+
+    /// Lets go of a task that is ready; signals that waited reach it now.
+    pub fn let_go(&mut self, tid: pid_t) {
         self.tracees.remove(&tid);
-        ptrace(libc::PTRACE_DETACH, tid, 0, 0)
-            .map_err(|_| Gone.into())
-            .map(drop)
+        let _ = ptrace(libc::PTRACE_DETACH, tid, 0, 0);
     }
 
     /// Lets a task return from its restart call with this result.
