@@ -299,7 +299,7 @@ fn read_tasks(pstree: &Owned) -> Result<Vec<Task>, Error> {
     let mut pids = BTreeSet::new();
     for entry in pstree.file().entries(Magic::PSTREE)? {
         let message = entry?.message;
-        let task = Task::directory.file(&message)?;
+        let task = Task::read(&message)?;
         let parent_known = match tasks.is_empty() {
             true => task.parent == 0,
             false => pids.contains(&task.parent),
@@ -364,7 +364,7 @@ fn read_descriptions(files: &[u8]) -> Result<BTreeMap<u32, Description>, Error> 
     let mut descriptions = BTreeMap::new();
     for entry in file.entries(Magic::FILES)? {
         let entry = entry?;
-        let description = Description::directory.file(&entry)?;
+        let description = Description::read(&entry)?;
         let id = description.id;
         if descriptions.insert(id, description).is_some() {
             return Err(entry.message.error(format!("id {id:#x} stands twice")));
@@ -407,7 +407,7 @@ fn read_table(
     let mut by_number = BTreeMap::new();
     for entry in file.entries(Magic::FDINFO)? {
         let entry = entry?;
-        let slot = Slot::directory.file(&entry)?;
+        let slot = Slot::read(&entry)?;
         if by_number.insert(slot.number, slots.len()).is_some() {
             return Err(entry
                 .message
@@ -440,7 +440,7 @@ fn read_locks(directory: &dyn Directory) -> Result<Vec<Lock>, Error> {
         bytes: &bytes,
     };
     file.entries(Magic::FILE_LOCKS)?
-        .map(|entry| Lock::directory.file(&entry?.message))
+        .map(|entry| Lock::read(&entry?.message))
         .collect()
 }
 
@@ -457,7 +457,7 @@ fn read_flights(directory: &dyn Directory) -> Result<Vec<Flight>, Error> {
     let mut entries = file.entries(Magic::SK_QUEUES)?;
     while let Some(entry) = entries.next() {
         let Entry { message, .. } = entry?;
-        let (flight, data) = Flight::directory.file(&message)?;
+        let (flight, data) = Flight::read(&message)?;
         entries.skip_data(data)?;
         if !flight.descriptions.is_empty() {
             flights.push(flight);
