@@ -68,6 +68,7 @@ extern "C" fn start(argc: c_int, argv: *const *const c_char, envp: *const *const
     }
     ACTIVE.store(true, Ordering::Release);
     crate::linux_cr::start();
+    crate::criu::start();
 }
 
 /// Runs at exit(3).
