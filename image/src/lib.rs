@@ -8,6 +8,7 @@
 //! * [`caller`]: what the caller of a restart has to give.
 //! * [`plan`]: advice met with the file tables of an image: what becomes of
 //!   every descriptor. One planner for both engines.
+//! * [`listing`]: what an image holds, for people.
 //! * [`linux_cr`], [`criu`]: the two kinds of image, and how each carries a
 //!   plan out.
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ pub mod caller;
 pub mod criu;
 pub mod error;
 pub mod linux_cr;
+pub mod listing;
 pub mod plan;
 
 pub use error::Error;

@@ -11,15 +11,14 @@
 mod arguments;
 mod files;
 
-use crate::state::state;
+use crate::state::State;
 use arguments::Verb;
-use ckpt_image::Error;
 use ckpt_image::advice::{Action, Advice, Target};
 use ckpt_image::caller::Caller;
 use ckpt_image::criu::{self as image, Image};
 use ckpt_image::plan::Planner;
 use ckpt_restart::settings::Settings;
-use ckpt_restart::{caller, info, log, refuse, warn};
+use ckpt_restart::{Error, caller, info, log, refuse, warn};
 use files::{Opened, in_memory};
 use libc::{c_char, c_int};
 use once_cell::sync::OnceCell;
@@ -53,28 +52,25 @@ struct Served {
 /// Forked tasks inherit it.
 static SERVED: Mutex<Option<Served>> = Mutex::new(None);
 
-/// Runs before main, where a CKPT_ variable is set: finds out whether this is a
-/// criu that restores, and prepares it.
-pub fn start() {
-    let Some(state) = state().filter(|_| is_criu()) else {
-        return;
-    };
-    let Some(invocation) = arguments::parse(&state.arguments) else {
-        return;
-    };
-    if invocation.verb == Verb::Dump {
-        if matches!(&state.settings, Ok(s) if !s.advice.is_empty()) {
-            warn!("advice is not obeyed by a dump yet: this one goes on without it");
-        }
-        return;
+/// Runs before main, where a CKPT_ variable is set: prepares a criu that restores.
+/// False where the process is no criu at all.
+pub fn start(state: &State) -> bool {
+    if !is_criu() {
+        return false;
     }
-    let request = match &state.settings {
-        Ok(settings) if settings.advice.is_empty() && !settings.dry_run => {
-            warn_of_unknown(settings);
-            return;
+    let Some(invocation) = arguments::parse(&state.arguments) else {
+        return true;
+    };
+    let request = match (&state.settings, invocation.verb) {
+        (Ok(settings), Verb::Dump) => {
+            if !settings.advice.is_empty() {
+                warn!("advice is not obeyed by a dump yet: this one goes on without it");
+            }
+            return true;
         }
-        Ok(settings) => prepare(settings, invocation.streams),
-        Err(error) => Err(error.clone()),
+        (Err(_), Verb::Dump) => return true,
+        (Ok(settings), _) => prepare(settings, invocation.streams),
+        (Err(error), _) => Err(error.clone().into()),
     };
     let request = request.unwrap_or_else(|error| {
         refuse!("{error}: nothing is restored");
@@ -82,9 +78,12 @@ pub fn start() {
             // SAFETY: ends the process; nothing of it has run yet.
             unsafe { libc::_exit(1) }
         }
-        Request::Refused(error.errno())
+        Some(Request::Refused(error.errno()))
     });
-    let _ = REQUEST.set(request);
+    if let Some(request) = request {
+        let _ = REQUEST.set(request);
+    }
+    true
 }
 
 /// Whether the program is criu, whatever it is called and however it was
@@ -95,38 +94,40 @@ fn is_criu() -> bool {
     !symbol.is_null()
 }
 
-fn warn_of_unknown(settings: &Settings) {
+/// Checks what can be checked before the image is known, and lays out what criu
+/// is to inherit; `None` where nothing is asked for.
+fn prepare(settings: &Settings, streams: bool) -> Result<Option<Request>, Error> {
+    if let Some(path) = &settings.log_file {
+        let what = format!("CKPT_LOG_FILE={}", path.display());
+        log::to_file(path).map_err(|e| Error::system(what, e))?;
+    }
     if !settings.unknown.is_empty() {
         warn!("{}: no such variable", settings.unknown.join(", "));
     }
-}
-
-/// Checks what can be checked before the image is known, and lays out what criu
-/// is to inherit.
-fn prepare(settings: &Settings, streams: bool) -> Result<Request, Error> {
-    let failed = |what: &str| {
-        let what = what.to_owned();
-        move |error: io::Error| Error::unsupported(what, error.to_string())
-    };
-    if let Some(path) = &settings.log_file {
-        let what = format!("CKPT_LOG_FILE={}", path.display());
-        log::to_file(path).map_err(failed(&what))?;
+    let advice = &settings.advice;
+    if advice.is_empty() && !settings.dry_run {
+        return Ok(None);
     }
-    warn_of_unknown(settings);
     if streams {
-        return Err(Error::unsupported(
+        return Err(ckpt_image::Error::unsupported(
             "criu --stream",
             "an image that comes out of a streamer cannot be advised: extract it to a directory",
-        ));
+        )
+        .into());
     }
-    let advice = &settings.advice;
-    let caller = examine(advice).map_err(failed("the caller's descriptors"))?;
+    let caller =
+        examine(advice).map_err(|e| Error::system("cannot examine the caller's descriptors", e))?;
     Planner::new(advice, caller.clone(), true)?;
     let inherited = image::inherited(advice, &caller);
     if !inherited.is_empty() {
-        hand_over(&inherited).map_err(failed("criu --inherit-fd"))?;
+        hand_over(&inherited)
+            .map_err(|e| Error::system("cannot hand criu the caller's descriptors", e))?;
     }
-    Ok(Request::Advice(advice.clone(), caller, settings.dry_run))
+    Ok(Some(Request::Advice(
+        advice.clone(),
+        caller,
+        settings.dry_run,
+    )))
 }
 
 /// The caller's descriptors that advice is about.

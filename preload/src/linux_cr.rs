@@ -1,11 +1,320 @@
-//! Placeholder.
+//! The Linux-CR restart program: what happens at its calls.
+//!
+//! The program reads the head of the image itself, makes the tasks, and then
+//! calls restart(2). The first bytes of an image in a read are the moment to
+//! look at the whole request, since no task exists yet: the caller's descriptors
+//! are copied out of the way (tasks inherit the copies, and open them by name),
+//! and an image in a regular file is checked from end to end. At the call itself
+//! the image's descriptor is replaced by one from which the rewritten image
+//! comes.
+
+use crate::state::{State, state};
+use ckpt_image::advice::{Action, Target};
+use ckpt_image::linux_cr::begins_like_an_image;
+use ckpt_restart::call::{self, Shape};
+use ckpt_restart::request::{self, Naming, Request, Sources};
+use ckpt_restart::{Error, caller, debug, log, refuse, warn};
 use libc::{c_int, c_long, c_void, ssize_t};
-pub fn start() {}
-pub fn end() {}
-pub fn on_read(_fd: c_int, _buffer: *mut c_void, result: ssize_t) -> ssize_t {
-    result
+use once_cell::sync::OnceCell;
+use parking_lot::Mutex;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
+
+/// Copies of the caller's descriptors go here or above, out of the way of what
+/// the restart program opens.
+const ABOVE: i32 = 512;
+
+/// Descriptors to preserve, as they were when the program started.
+static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
+/// Some of them are not copied yet.
+static KEEPING: AtomicBool = AtomicBool::new(false);
+/// The first bytes of an image may be on this descriptor.
+static CANDIDATE: AtomicI32 = AtomicI32::new(-1);
+/// An image was seen, and the request looked at: what came of it.
+static REQUEST: OnceCell<Result<Option<Request>, c_int>> = OnceCell::new();
+/// Shared with forked children: whether one of them made the restart call.
+static SEEN: AtomicPtr<AtomicBool> = AtomicPtr::new(std::ptr::null_mut());
+
+/// A descriptor to preserve.
+struct Kept {
+    number: i32,
+    identity: (u64, u64),
+    copy: Option<i32>,
 }
-pub fn before_closing(_fd: c_int) {}
-pub fn on_syscall(_number: c_long, args: [c_long; 4], real: impl Fn(c_long) -> c_long) -> c_long {
-    real(args[1])
+
+/// Before main: notes which descriptors are to be preserved.
+pub fn start(state: &State) {
+    let Ok(settings) = &state.settings else {
+        return;
+    };
+    let mut numbers: Vec<i32> = Vec::new();
+    for item in &settings.advice.items {
+        match (&item.action, &item.target) {
+            (Action::Ignore, _) => {}
+            (_, Target::Number(number)) => numbers.push(*number),
+            (_, Target::Range(from, to)) => {
+                let range = *from..=to.unwrap_or(i32::MAX);
+                let open = caller::open_numbers().unwrap_or_default();
+                numbers.extend(open.into_iter().filter(|number| range.contains(number)));
+            }
+            _ => {}
+        }
+    }
+    numbers.sort_unstable();
+    numbers.dedup();
+    let mut kept = KEPT.lock();
+    for number in numbers {
+        if let Ok(identity) = caller::identity(number) {
+            kept.push(Kept {
+                number,
+                identity,
+                copy: None,
+            });
+        }
+    }
+    KEEPING.store(!kept.is_empty(), Ordering::Release);
+}
+
+/// At exit: says so where an image was read and nothing came of it.
+pub fn end(state: &State) {
+    let seen = SEEN.load(Ordering::Acquire);
+    // SAFETY: getpid takes nothing.
+    let itself = state.pid == unsafe { libc::getpid() };
+    if !itself || seen.is_null() || !matches!(REQUEST.get(), Some(Ok(Some(_)))) {
+        return;
+    }
+    // SAFETY: the page was mapped by us and is never unmapped.
+    if unsafe { !(*seen).load(Ordering::Acquire) } {
+        warn!(
+            "an image was read, but no restart was seen, so the advice was not carried out: if \
+             this kernel's restart(2) has a number of its own, set CKPT_RESTART_NR to it"
+        );
+    }
+}
+
+/// After a read: the first bytes of an image are the moment to look at the
+/// request.
+pub fn on_read(fd: c_int, buffer: *const c_void, result: ssize_t) -> ssize_t {
+    let Ok(length) = usize::try_from(result) else {
+        return result;
+    };
+    if length < 8 || REQUEST.get().is_some() {
+        return result;
+    }
+    let Some(state) = state() else {
+        return result;
+    };
+    // SAFETY: read(2) has just written this many bytes there.
+    let bytes = unsafe { std::slice::from_raw_parts(buffer.cast::<u8>(), length.min(16)) };
+    let continued = CANDIDATE.swap(-1, Ordering::Relaxed) == fd && is_magic(bytes);
+    if !continued && !begins_like_an_image(bytes) {
+        return result;
+    }
+    let errno = errno();
+    // SAFETY: the descriptor was just read from.
+    let regular = request::regular_at(unsafe { BorrowedFd::borrow_raw(fd) });
+    let before = length as u64 + if continued { 8 } else { 0 };
+    let start = regular.and_then(|at| at.checked_sub(before));
+    // The magic number decides, and comes with the next read.
+    let looked = if length < 16 && !continued {
+        CANDIDATE.store(fd, Ordering::Relaxed);
+        Ok(None)
+    } else {
+        look_at(state, fd, start)
+    };
+    match looked {
+        Ok(_) => {
+            set_errno(errno);
+            result
+        }
+        Err(errno) => fail(errno) as ssize_t,
+    }
+}
+
+fn is_magic(bytes: &[u8]) -> bool {
+    let mut header = [1, 0, 0, 0, 72, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    header[8..].copy_from_slice(&bytes[..8]);
+    begins_like_an_image(&header)
+}
+
+/// Before a number is closed or replaced: a descriptor to preserve is copied.
+pub fn before_closing(fd: c_int) {
+    if !KEEPING.load(Ordering::Relaxed) || REQUEST.get().is_some() {
+        return;
+    }
+    // Whoever holds the lock is copying them all.
+    let Some(mut kept) = KEPT.try_lock() else {
+        return;
+    };
+    if let Some(kept) = kept.iter_mut().find(|kept| kept.number == fd) {
+        let errno = errno();
+        kept.copy_away();
+        set_errno(errno);
+    }
+}
+
+/// A call through syscall(2), which may be a restart.
+pub fn on_syscall(
+    number: c_long,
+    arguments: [c_long; 4],
+    real: impl Fn(c_long) -> c_long,
+) -> c_long {
+    let Some(state) = state() else {
+        return real(arguments[1]);
+    };
+    let configured = state.settings.as_ref().ok().and_then(|s| s.restart_nr);
+    let shape = match call::shape(number, arguments, configured) {
+        // Tasks call on small stacks, and may share their memory.
+        None | Some(Shape::Task) => return real(arguments[1]),
+        Some(shape) => shape,
+    };
+    let (Shape::Coordinator(fd) | Shape::Itself(fd)) = shape else {
+        return real(arguments[1]);
+    };
+    if REQUEST.get().is_none() && !call::is_image(fd) {
+        return real(arguments[1]);
+    }
+    saw_restart();
+    let with = |fd: i32| real(c_long::from(fd));
+    // SAFETY: the call's descriptor is open, as its shape says.
+    let start = request::regular_at(unsafe { BorrowedFd::borrow_raw(fd) });
+    let request = match look_at(state, fd, start) {
+        Ok(Some(request)) => request,
+        Ok(None) => return real(arguments[1]),
+        Err(errno) => {
+            if matches!(shape, Shape::Coordinator(_)) {
+                call::give_up(&with);
+            }
+            return fail(errno);
+        }
+    };
+    let dry_run = state.settings.as_ref().is_ok_and(|s| s.dry_run);
+    match call::carry(request, shape, dry_run, &with) {
+        Ok(result) => result,
+        Err(error) => {
+            say_refused(&error);
+            fail(error.errno())
+        }
+    }
+}
+
+/// Looks at the request once; gives it, or the errno of the refusal.
+fn look_at(
+    state: &'static State,
+    fd: c_int,
+    start: Option<u64>,
+) -> Result<Option<&'static Request>, c_int> {
+    let looked = REQUEST.get_or_init(|| {
+        map_seen();
+        prepare(state, fd, start).map_err(|error| {
+            say_refused(&error);
+            error.errno()
+        })
+    });
+    match looked {
+        Ok(request) => Ok(request.as_ref()),
+        Err(errno) => Err(*errno),
+    }
+}
+
+fn say_refused(error: &Error) {
+    match error {
+        Error::DryRun => refuse!("{error}"),
+        error => refuse!("restart refused: {error}"),
+    }
+}
+
+fn prepare(state: &State, fd: c_int, start: Option<u64>) -> Result<Option<Request>, Error> {
+    let settings = match &state.settings {
+        Ok(settings) => settings,
+        Err(error) => return Err(error.clone().into()),
+    };
+    if let Some(path) = &settings.log_file {
+        log::to_file(path)
+            .map_err(|e| Error::system(format!("CKPT_LOG_FILE={}", path.display()), e))?;
+    }
+    for name in &settings.unknown {
+        warn!("{name} is no variable of this library: see libckptadv(8)");
+    }
+    if settings.advice.is_empty() && !settings.dry_run {
+        return Ok(None);
+    }
+    let mut sources = Sources::new();
+    for kept in KEPT.lock().iter_mut() {
+        let copy = kept
+            .copy_away()
+            .ok_or_else(|| could_not_keep(kept.number))?;
+        sources.insert(kept.number, copy);
+    }
+    KEEPING.store(false, Ordering::Release);
+    let mut request = Request::new(&settings.advice, sources, Naming::Inherited, Some(fd))?;
+    if let Some(start) = start {
+        // SAFETY: the program has it open for the length of its call.
+        let image = unsafe { BorrowedFd::borrow_raw(fd) };
+        let rewriter = request.check(image, start)?;
+        call::report(&rewriter, settings.dry_run);
+        if settings.dry_run {
+            return Err(Error::DryRun);
+        }
+    }
+    debug!("advice is ready for the restart");
+    Ok(Some(request))
+}
+
+fn could_not_keep(number: i32) -> Error {
+    Error::system(
+        format!(
+            "descriptor {number} could not be copied out of the way (raise ulimit -n, or leave it \
+             open in the restart program)"
+        ),
+        std::io::Error::last_os_error(),
+    )
+}
+
+impl Kept {
+    /// Copies the descriptor to a high number, once; `None` where it is not the
+    /// file any more that it was in the beginning, or there is no room.
+    fn copy_away(&mut self) -> Option<i32> {
+        if self.copy.is_none() && caller::identity(self.number).ok() == Some(self.identity) {
+            self.copy = caller::copy_above(self.number, ABOVE).ok();
+        }
+        self.copy
+    }
+}
+
+/// A page that forked children share.
+fn map_seen() {
+    let (protection, flags) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+    );
+    // SAFETY: a new mapping of a page, zeroed, which is never unmapped; an
+    // AtomicBool is one byte, and zero is false.
+    let page = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0) };
+    if page != libc::MAP_FAILED {
+        SEEN.store(page.cast(), Ordering::Release);
+    }
+}
+
+fn saw_restart() {
+    let seen = SEEN.load(Ordering::Acquire);
+    if !seen.is_null() {
+        // SAFETY: the page was mapped by us and is never unmapped.
+        unsafe { (*seen).store(true, Ordering::Release) };
+    }
+}
+
+fn errno() -> c_int {
+    // SAFETY: errno is a plain thread-local int.
+    unsafe { *libc::__errno_location() }
+}
+
+fn set_errno(errno: c_int) {
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+fn fail(errno: c_int) -> c_long {
+    set_errno(errno);
+    -1
 }

@@ -67,14 +67,17 @@ extern "C" fn start(argc: c_int, argv: *const *const c_char, envp: *const *const
         return;
     }
     ACTIVE.store(true, Ordering::Release);
-    crate::linux_cr::start();
-    crate::criu::start();
+    if let Some(state) = STATE.get()
+        && !crate::criu::start(state)
+    {
+        crate::linux_cr::start(state);
+    }
 }
 
 /// Runs at exit(3).
 extern "C" fn end() {
-    if state().is_some() {
-        crate::linux_cr::end();
+    if let Some(state) = state() {
+        crate::linux_cr::end(state);
     }
 }
 

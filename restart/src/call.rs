@@ -1,1 +1,251 @@
-//! Placeholder.
+//! The Linux-CR restart system call: how to know one, and how to make it with a
+//! rewritten image.
+//!
+//! `long restart(pid_t pid, int fd, unsigned long flags, int logfd)` was never
+//! given a number in mainline, and the numbers that the C/R kernels used mean
+//! other calls there. A restart is therefore known by its number *and* its
+//! shape, and only where an image is seen as well is anything done about it.
+
+use crate::caller;
+use crate::error::Error;
+use crate::request::Request;
+use crate::stream::{self, Pump};
+use crate::{debug, info};
+use std::fs::File;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// The numbers of restart(2) in the x86_64 kernels that had it: of December
+/// 2009, of v19-rc3 to v21, of v23-rc2 and of the port to 3.0.
+pub const NUMBERS: [i64; 4] = [301, 302, 305, 314];
+
+const RESTART_TASKSELF: i64 = 1;
+const FLAGS: i64 = 0x1f;
+
+/// A call that looks like a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A restarting task, which waits for a coordinator.
+    Task,
+    /// The coordinator: the image is on this descriptor.
+    Coordinator(i32),
+    /// The caller itself is to be restarted, from this descriptor.
+    Itself(i32),
+}
+
+/// What a call looks like; `None` where it is certainly no restart.
+///
+/// * `configured`: CKPT_RESTART_NR, which then is the only number.
+pub fn shape(number: i64, arguments: [i64; 4], configured: Option<i64>) -> Option<Shape> {
+    let known = match configured {
+        Some(configured) => number == configured,
+        None => NUMBERS.contains(&number),
+    };
+    let [pid, fd, flags, log] = arguments;
+    if !known || flags & !FLAGS != 0 {
+        return None;
+    }
+    let pid = as_int(pid)?;
+    let fd = as_int(fd)?;
+    let log = as_int(log)?;
+    if pid == 0 {
+        return (log == -1).then_some(Shape::Task);
+    }
+    if pid < 0 || !caller::is_open(fd) || (log != -1 && !caller::is_open(log)) {
+        return None;
+    }
+    // SAFETY: getpid takes nothing.
+    let itself = pid == unsafe { libc::getpid() };
+    match flags & RESTART_TASKSELF != 0 {
+        true if itself => Some(Shape::Itself(fd)),
+        false if !itself => Some(Shape::Coordinator(fd)),
+        _ => None,
+    }
+}
+
+/// An int argument, which may have been passed with or without sign extension.
+fn as_int(argument: i64) -> Option<i32> {
+    i32::try_from(argument)
+        .ok()
+        .or_else(|| u32::try_from(argument).ok().map(u32::cast_signed))
+}
+
+/// Makes a restart call with the image rewritten, and says what there is to say.
+///
+/// * `real`: makes the call with another image descriptor; gives what it
+///   returned, and leaves errno.
+///
+/// # Errors
+/// The refusal. Every restarting task is gone by then: the call is made all the
+/// same, with an image that ends too early.
+pub fn carry(
+    request: &Request,
+    shape: Shape,
+    dry_run: bool,
+    real: &dyn Fn(i32) -> i64,
+) -> Result<i64, Error> {
+    match shape {
+        Shape::Task => Ok(real(-1)),
+        Shape::Itself(fd) => {
+            let mut rewriter = request.rewriter()?;
+            let file = stream::spool(&borrowed(fd)?, &mut rewriter)?;
+            say(request, &rewriter, dry_run);
+            if dry_run {
+                return Err(Error::DryRun);
+            }
+            Ok(real(file.as_raw_fd()))
+        }
+        Shape::Coordinator(fd) => {
+            let result = coordinate(request, fd, dry_run, real);
+            if result.is_err() {
+                give_up(real);
+            }
+            result
+        }
+    }
+}
+
+fn coordinate(
+    request: &Request,
+    fd: i32,
+    dry_run: bool,
+    real: &dyn Fn(i32) -> i64,
+) -> Result<i64, Error> {
+    let mut rewriter = request.rewriter()?;
+    let input = borrowed(fd)?;
+    if dry_run {
+        let sink = File::options()
+            .write(true)
+            .open("/dev/null")
+            .map_err(|e| Error::system("/dev/null", e))?;
+        stream::copy(&input, &sink, &mut rewriter, None)?;
+        say(request, &rewriter, true);
+        return Err(Error::DryRun);
+    }
+    let pump = Pump::start(input, rewriter)?;
+    let result = real(pump.image());
+    let error = std::io::Error::last_os_error();
+    let (rewriter, copied) = pump.stop();
+    if let Some(rewriter) = &rewriter {
+        say(request, rewriter, false);
+    }
+    match copied {
+        // The kernel stops reading when it has failed or has read the last
+        // record: that the rest did not go through is no error of its own.
+        Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::EPIPE) => {}
+        Err(refusal) if result < 0 => return Err(refusal),
+        Err(late) => debug!("after the restart: {late}"),
+        Ok(()) => {}
+    }
+    set_errno(&error);
+    Ok(result)
+}
+
+/// Ends every task that waits for this coordinator, with an image that is empty.
+pub fn give_up(real: &dyn Fn(i32) -> i64) {
+    match File::open("/dev/null") {
+        Ok(empty) => {
+            real(empty.as_raw_fd());
+        }
+        Err(_) => {
+            real(-1);
+        }
+    }
+}
+
+fn say(request: &Request, rewriter: &ckpt_image::linux_cr::Rewriter, dry_run: bool) {
+    if !request.is_checked() {
+        report(rewriter, dry_run);
+    }
+}
+
+/// Says what is changed, and what may not be as meant.
+pub fn report(rewriter: &ckpt_image::linux_cr::Rewriter, dry_run: bool) {
+    for change in rewriter.changes() {
+        if dry_run {
+            crate::refuse!("plan: {change}");
+        } else {
+            info!("{change}");
+        }
+    }
+    for warning in rewriter.warnings() {
+        crate::warn!("{warning}");
+    }
+}
+
+/// A descriptor of our own for the program's.
+fn borrowed(fd: i32) -> Result<File, Error> {
+    // SAFETY: the program has it open for the length of its call.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    fd.try_clone_to_owned()
+        .map(File::from)
+        .map_err(|e| Error::system("the image's descriptor", e))
+}
+
+fn set_errno(error: &std::io::Error) {
+    if let Some(errno) = error.raw_os_error() {
+        // SAFETY: errno is a plain thread-local int.
+        unsafe { *libc::__errno_location() = errno };
+    }
+}
+
+/// Whether a Linux-CR image comes next on a descriptor. Nothing is taken from
+/// it; on an empty pipe this waits for the first bytes, as the call itself would.
+pub fn is_image(fd: i32) -> bool {
+    let mut first = [0u8; 16];
+    let n = match caller::position(fd) {
+        // SAFETY: the buffer is writable and of the length told.
+        Ok(at) => unsafe { libc::pread(fd, first.as_mut_ptr().cast(), first.len(), at) },
+        Err(_) => peek(fd, &mut first),
+    };
+    usize::try_from(n)
+        .is_ok_and(|n| n == first.len() && ckpt_image::linux_cr::begins_like_an_image(&first))
+}
+
+fn peek(fd: i32, first: &mut [u8; 16]) -> isize {
+    let mut ends = [-1; 2];
+    // SAFETY: the array has room for two descriptors, each of which is then
+    // owned; tee and read get descriptors that are open and a buffer of the
+    // length told.
+    unsafe {
+        if libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) != 0 {
+            return -1;
+        }
+        let (from, to) = (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1]));
+        if libc::tee(fd, to.as_raw_fd(), first.len(), 0) <= 0 {
+            return -1;
+        }
+        libc::read(from.as_raw_fd(), first.as_mut_ptr().cast(), first.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_is_known_by_number_and_shape() {
+        let me = i64::from(std::process::id());
+        assert_eq!(shape(302, [0, 0, 0, -1], None), Some(Shape::Task));
+        assert_eq!(shape(302, [0, 0, 4, 0xffff_ffff], None), Some(Shape::Task));
+        assert_eq!(shape(303, [0, 0, 0, -1], None), None);
+        assert_eq!(shape(302, [0, 0, 0, -1], Some(305)), None);
+        assert_eq!(shape(me, [0, 0, 0, -1], Some(me)), Some(Shape::Task));
+        assert_eq!(shape(305, [me, 0, 1, -1], None), Some(Shape::Itself(0)));
+        assert_eq!(shape(302, [1, 0, 0, -1], None), Some(Shape::Coordinator(0)));
+        assert_eq!(shape(302, [1, 9999, 0, -1], None), None);
+    }
+
+    #[test]
+    fn what_the_numbers_mean_today_is_left_alone() {
+        let limit = [0u64; 2];
+        let pointer = (&raw const limit) as i64;
+        // getrlimit and setrlimit as glibc makes them, clock_adjtime,
+        // sched_setattr, fanotify_mark.
+        assert_eq!(shape(302, [0, 7, 0, pointer], None), None);
+        assert_eq!(shape(302, [0, 7, pointer, 0], None), None);
+        assert_eq!(shape(302, [1, 7, 0, pointer], None), None);
+        assert_eq!(shape(305, [0, pointer, 0, 0], None), None);
+        assert_eq!(shape(314, [0, pointer, 0, 0], None), None);
+        assert_eq!(shape(301, [3, 1, 2, -100], None), None);
+    }
+}

@@ -6,12 +6,19 @@
 //! * [`settings`]: the CKPT_ variables, read once;
 //! * [`caller`]: what the caller's descriptors are, and copies of them out of
 //!   the way;
-//! * [`call`]: the Linux-CR restart system call, and how to know one;
+//! * [`request`]: advice bound to the caller, and checked against an image
+//!   before anything is restored;
 //! * [`stream`]: the image on its way from one descriptor to another;
+//! * [`call`]: the Linux-CR restart system call: how to know one, and how to
+//!   make it with a rewritten image;
 //! * [`log`]: one line, where the user sees it.
 
 pub mod call;
 pub mod caller;
+pub mod error;
 pub mod log;
+pub mod request;
 pub mod settings;
 pub mod stream;
+
+pub use error::Error;

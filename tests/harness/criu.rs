@@ -58,11 +58,7 @@ pub fn program() -> PathBuf {
     }
     let suite = std::env::var("CRIU_SUITE").unwrap_or_else(|_| "trixie".to_owned());
     let path = target().join(format!("criu-{suite}/criu"));
-    assert!(
-        path.exists(),
-        "no {}: run tests/setup-criu",
-        path.display()
-    );
+    assert!(path.exists(), "no {}: run tests/setup-criu", path.display());
     path
 }
 
@@ -172,7 +168,10 @@ impl World {
             .spawn()
             .expect("the holder starts");
         let root = program.id() as i32;
-        let count = 1 + words.iter().filter(|w| ["fork", "clone"].contains(w)).count();
+        let count = 1 + words
+            .iter()
+            .filter(|w| ["fork", "clone"].contains(w))
+            .count();
         let mut held = Held {
             world: self,
             tasks: Tasks {
@@ -441,7 +440,9 @@ fn inherit(descriptors: &[(RawFd, RawFd)]) -> io::Result<()> {
     let high: Vec<RawFd> = descriptors
         .iter()
         // SAFETY: fcntl with integers.
-        .map(|&(from, _)| check(unsafe { libc::fcntl(from, libc::F_DUPFD_CLOEXEC, OUT_OF_THE_WAY) }))
+        .map(|&(from, _)| {
+            check(unsafe { libc::fcntl(from, libc::F_DUPFD_CLOEXEC, OUT_OF_THE_WAY) })
+        })
         .collect::<io::Result<_>>()?;
     for (from, &(_, to)) in high.iter().zip(descriptors) {
         // SAFETY: dup2 with integers.
@@ -546,16 +547,8 @@ impl Restored {
 fn same(task: i32, number: i32, other: i32, other_number: i32) -> bool {
     const KCMP_FILE: i32 = 0;
     // SAFETY: kcmp takes integers only.
-    let order = unsafe {
-        libc::syscall(
-            libc::SYS_kcmp,
-            task,
-            other,
-            KCMP_FILE,
-            number,
-            other_number,
-        )
-    };
+    let order =
+        unsafe { libc::syscall(libc::SYS_kcmp, task, other, KCMP_FILE, number, other_number) };
     assert!(order >= 0, "kcmp: {}", io::Error::last_os_error());
     order == 0
 }

@@ -1,0 +1,51 @@
+//! The options that give advice: the same words as the CKPT_ variables.
+
+use ckpt_image::Error;
+use ckpt_image::advice::{Action, Advice, Source, Strictness, parse_list};
+use ckpt_restart::caller;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
+/// Advice on the command line.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Numbers that come from the restart program, whatever the image has
+    #[arg(long, value_name = "LIST")]
+    preserve: Option<OsString>,
+    /// Descriptors of the image to drop
+    #[arg(long, value_name = "LIST")]
+    ignore: Option<OsString>,
+    /// TARGET=SOURCE: descriptors of the image to replace
+    #[arg(long, value_name = "LIST")]
+    substitute: Option<OsString>,
+    /// Refuse if an item selects nothing
+    #[arg(long)]
+    strict: bool,
+}
+
+impl Options {
+    /// The advice that they give.
+    ///
+    /// # Errors
+    /// [`Error::Syntax`].
+    pub fn advice(&self) -> Result<Advice, Error> {
+        let limit = caller::descriptor_limit();
+        let stand_in = Action::Substitute(Source::Descriptor(0));
+        let lists = [
+            ("--preserve", &self.preserve, Action::Preserve),
+            ("--substitute", &self.substitute, stand_in),
+            ("--ignore", &self.ignore, Action::Ignore),
+        ];
+        let mut advice = Advice::default();
+        for (option, list, action) in lists {
+            if let Some(list) = list {
+                let items = parse_list(option, list.as_bytes(), &action, limit)?;
+                advice.items.extend(items);
+            }
+        }
+        if self.strict {
+            advice.strictness = Strictness::Strict;
+        }
+        Ok(advice)
+    }
+}

@@ -1,0 +1,109 @@
+//! `ckptadv rewrite`: the image as advice wants it.
+
+use crate::advice::Options;
+use ckpt_restart::request::{self, Naming, Request, Sources};
+use ckpt_restart::{Error, call, caller, stream};
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+
+/// Rewrites an image.
+///
+/// # Errors
+/// The refusal of the advice or the image, before anything is written where the
+/// image is a regular file.
+pub fn rewrite(
+    options: &Options,
+    input: Option<&Path>,
+    output: Option<&Path>,
+) -> Result<(), Error> {
+    let advice = options.advice()?;
+    let input = crate::open(input.unwrap_or(Path::new("-")))?;
+    let mut sources = Sources::new();
+    for number in caller::open_numbers().map_err(|e| Error::system("/proc/self/fd", e))? {
+        if number != input.as_raw_fd() {
+            sources.insert(number, number);
+        }
+    }
+    let mut request = Request::new(&advice, sources, Naming::Numbered, Some(input.as_raw_fd()))?;
+    if let Some(start) = request::regular_at(input.as_fd()) {
+        let rewriter = request.check(input.as_fd(), start)?;
+        call::report(&rewriter, false);
+    }
+    let mut output = Output::open(output)?;
+    let mut rewriter = request.rewriter()?;
+    stream::copy(&input, output.file(), &mut rewriter, None)?;
+    if !request.is_checked() {
+        call::report(&rewriter, false);
+    }
+    output.keep()
+}
+
+/// Where the image goes: a regular file appears whole or not at all.
+struct Output {
+    file: File,
+    /// The file's name while it is written, and in the end.
+    names: Option<(PathBuf, PathBuf)>,
+}
+
+impl Output {
+    fn open(path: Option<&Path>) -> Result<Self, Error> {
+        let Some(path) = path.filter(|path| *path != Path::new("-")) else {
+            let stdout = io::stdout();
+            if stdout.is_terminal() {
+                return Err(Error::system(
+                    "an image is not for a terminal: give -o OUTPUT",
+                    io::Error::from_raw_os_error(libc::EINVAL),
+                ));
+            }
+            let file = stdout
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|e| Error::system("standard output", e))?;
+            return Ok(Output {
+                file: file.into(),
+                names: None,
+            });
+        };
+        let failed = |e| Error::system(path.display().to_string(), e);
+        if path.exists() && !path.is_file() {
+            let file = File::options().write(true).open(path).map_err(failed)?;
+            return Ok(Output { file, names: None });
+        }
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}.new", std::process::id()));
+        let new = PathBuf::from(name);
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .open(&new)
+            .map_err(failed)?;
+        Ok(Output {
+            file,
+            names: Some((new, path.to_owned())),
+        })
+    }
+
+    fn file(&self) -> &File {
+        &self.file
+    }
+
+    fn keep(&mut self) -> Result<(), Error> {
+        match self.names.take() {
+            Some((new, path)) => std::fs::rename(&new, &path).map_err(|e| {
+                let _ = std::fs::remove_file(&new);
+                Error::system(path.display().to_string(), e)
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if let Some((new, _)) = self.names.take() {
+            let _ = std::fs::remove_file(new);
+        }
+    }
+}

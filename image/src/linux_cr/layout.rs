@@ -1,0 +1,243 @@
+//! Record numbers and lengths, version by version.
+//!
+//! Three families of numbers exist: the one of v18 and v19-rc2, the one of
+//! v19-rc3 to v23-rc1 (v20 among them), and the one of v23-rc2 and the 3.0 port,
+//! in which PIDS moved what follows it up by one.
+
+/// At offset 8 of an image, in its byte order.
+pub const MAGIC: u64 = 0x00fe_ed0c_c0a2_d200;
+/// At offset 8 of the TAIL record.
+pub const TAIL_MAGIC: u64 = 0x002d_2a0c_c0de_ef00;
+/// Bytes of a record's prefix: type and length, 32 bits each.
+pub const PREFIX: usize = 8;
+
+/// Records whose number never moved.
+#[allow(missing_docs)] // The names are those of the format.
+pub mod fixed {
+    pub const HEADER: u32 = 1;
+    pub const HEADER_ARCH: u32 = 2;
+    pub const CONTAINER: u32 = 3;
+    pub const BUFFER: u32 = 4;
+    pub const STRING: u32 = 5;
+    pub const OBJREF: u32 = 6;
+    pub const LSM_INFO: u32 = 7;
+    pub const FILE_TABLE: u32 = 301;
+    pub const FILE_DESC: u32 = 302;
+    pub const FILE_NAME: u32 = 303;
+    pub const FILE: u32 = 304;
+    pub const PIPE_BUF: u32 = 305;
+    pub const TTY: u32 = 306;
+    pub const TTY_LDISC: u32 = 307;
+    pub const EPOLL_ITEMS: u32 = 308;
+    pub const MM: u32 = 401;
+    pub const VMA: u32 = 402;
+    pub const SIGNAL: u32 = 602;
+    pub const SOCKET: u32 = 701;
+    pub const TAIL: u32 = 9001;
+    pub const ERROR: u32 = 9999;
+}
+
+/// What a FILE record is, by its f_type.
+#[allow(missing_docs)] // The names are those of the format.
+pub mod file_type {
+    pub const GENERIC: u32 = 1;
+    pub const PIPE: u32 = 2;
+    pub const FIFO: u32 = 3;
+    pub const SOCKET: u32 = 4;
+    pub const TTY: u32 = 5;
+    pub const EPOLL: u32 = 6;
+    pub const EVENTFD: u32 = 7;
+}
+
+/// Machine architectures that wrote images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Arch {
+    X86_32,
+    X86_64,
+    S390x,
+    Ppc32,
+    Ppc64,
+    Arm,
+}
+
+impl Arch {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Arch::X86_32 => "x86_32",
+            Arch::X86_64 => "x86_64",
+            Arch::S390x => "s390x",
+            Arch::Ppc32 => "ppc32",
+            Arch::Ppc64 => "ppc64",
+            Arch::Arm => "arm",
+        }
+    }
+}
+
+/// One version's record numbers, lengths and object types.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Version {
+    /// As people call it.
+    pub name: &'static str,
+    /// Process identifiers are objects of their own, before the tree.
+    pub pids: Option<u32>,
+    /// The task tree.
+    pub tree: u32,
+    /// One task.
+    pub task: u32,
+    /// The objects of a task.
+    pub task_objs: u32,
+    /// The fragment of a socket buffer, which a raw page follows.
+    pub fragment: Option<u32>,
+    /// Length of TASK.
+    pub task_len: u32,
+    /// Length of the part of FILE that all types have.
+    pub file_len: u32,
+    /// Length of VMA.
+    pub vma_len: u32,
+    /// Length of TTY.
+    pub tty_len: u32,
+    /// Object type of a file table.
+    pub file_table_object: u32,
+    /// Object type of an open file description.
+    pub file_object: u32,
+    /// Object type of credentials.
+    pub cred_object: u32,
+    /// Object type of a terminal.
+    pub tty_object: u32,
+    /// Object type of a socket.
+    pub socket_object: u32,
+    /// Machine architectures by the header's number, from 1.
+    pub archs: &'static [Arch],
+    /// Whether this engine edits such images (on [`Arch::X86_64`]).
+    pub editable: bool,
+}
+
+const ARCHS_OLD: &[Arch] = &[
+    Arch::X86_32,
+    Arch::S390x,
+    Arch::Ppc32,
+    Arch::Ppc64,
+    Arch::X86_64,
+];
+const ARCHS: &[Arch] = &[
+    Arch::X86_32,
+    Arch::X86_64,
+    Arch::S390x,
+    Arch::Ppc32,
+    Arch::Ppc64,
+    Arch::Arm,
+];
+const ARCHS_V23: &[Arch] = &[Arch::X86_32, Arch::X86_64, Arch::S390x, Arch::Arm];
+
+/// v17, v18 and the first candidates of v19.
+pub static V18: Version = Version {
+    name: "v18",
+    pids: None,
+    tree: 101,
+    task: 102,
+    task_objs: 104,
+    fragment: None,
+    task_len: 72,
+    file_len: 40,
+    vma_len: 72,
+    tty_len: 72,
+    file_table_object: 2,
+    file_object: 3,
+    cred_object: 11,
+    tty_object: 15,
+    socket_object: 14,
+    archs: ARCHS_OLD,
+    editable: false,
+};
+
+/// v19 up to its second candidate.
+pub static V19_RC2: Version = Version {
+    name: "v19-rc2",
+    fragment: Some(704),
+    task_len: 64,
+    file_len: 48,
+    cred_object: 12,
+    tty_object: 16,
+    socket_object: 15,
+    ..V18
+};
+
+/// v20, and v19 from its third candidate.
+pub static V20: Version = Version {
+    name: "v20",
+    cred_object: 13,
+    tty_object: 17,
+    socket_object: 16,
+    archs: ARCHS,
+    editable: true,
+    ..V19_RC2
+};
+
+/// v21.
+pub static V21: Version = Version {
+    name: "v21",
+    editable: false,
+    ..V20
+};
+
+/// v22 and the first candidate of v23.
+pub static V23_RC1: Version = Version {
+    name: "v22 or v23-rc1",
+    task_len: 80,
+    editable: false,
+    ..V20
+};
+
+/// The second candidate of v23, and the port to 3.0.
+pub static V23_RC2: Version = Version {
+    name: "v23-rc2",
+    pids: Some(101),
+    tree: 102,
+    task: 103,
+    task_objs: 105,
+    task_len: 80,
+    vma_len: 80,
+    tty_len: 96,
+    file_table_object: 3,
+    file_object: 4,
+    cred_object: 14,
+    tty_object: 18,
+    socket_object: 17,
+    archs: ARCHS_V23,
+    editable: true,
+    ..V20
+};
+
+/// How an image is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Its version.
+    pub version: &'static Version,
+    /// The machine that wrote it, where its number is known.
+    pub arch: Option<Arch>,
+    /// Numbers are big-endian.
+    pub big_endian: bool,
+    /// The kernel that wrote it: major, minor, patch.
+    pub kernel: (u16, u16, u16),
+}
+
+impl Layout {
+    /// Whether this engine edits images laid out so.
+    pub fn is_editable(&self) -> bool {
+        self.version.editable && self.arch == Some(Arch::X86_64) && !self.big_endian
+    }
+}
+
+impl std::fmt::Display for Layout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (major, minor, patch) = self.kernel;
+        write!(
+            f,
+            "Linux-CR {}, {}, Linux {major}.{minor}.{patch}",
+            self.version.name,
+            self.arch.map_or("unknown machine", Arch::name)
+        )
+    }
+}

@@ -1,0 +1,712 @@
+//! Carries a plan out on a stream, in one pass.
+//!
+//! Only file tables are held back, from their announcement to their last
+//! descriptor: their count stands before them. A file whose known descriptors
+//! were all dropped is held back until somebody needs it (a later table, a
+//! mapping, an epoll set), and goes out where the kernel will read it: before
+//! the record that refers to it. Everything else is passed on as it is, in
+//! order.
+//!
+//! Where the caller's file is given, the kernel opens it by name: a FILE block
+//! for it goes before the FILE_TABLE record, where the task that reads it still
+//! has the descriptors that it inherited from the restart program.
+
+use super::layout::{Layout, file_type, fixed};
+use super::records::{Prefix, Record, Sink, Splitter};
+use super::survey::{Desc, Interest, Survey};
+use crate::Error;
+use crate::advice::Kind;
+use crate::caller::CallerFile;
+use crate::plan::{Change, Descriptor, Fate, Planner, TablePlan};
+use std::collections::{BTreeMap, BTreeSet};
+
+const O_LARGEFILE: i32 = 0x8000;
+/// The flags of the caller's description that a new one gets. Those that would
+/// create, truncate or refuse a magic link stay behind.
+const KEPT_FLAGS: i32 = libc::O_ACCMODE
+    | libc::O_APPEND
+    | libc::O_NONBLOCK
+    | libc::O_DSYNC
+    | libc::O_SYNC
+    | libc::O_DIRECT
+    | libc::O_DIRECTORY
+    | libc::O_NOATIME;
+const FMODE_LSEEK: u32 = 4;
+const SIGNAL_TTY: usize = 312;
+
+/// Tells the offset of a descriptor of the caller, at the moment it is asked.
+pub type Offsets = Box<dyn Fn(i32) -> Option<i64> + Send>;
+
+/// Rewrites a stream as a plan says.
+pub struct Rewriter {
+    splitter: Splitter,
+    editor: Editor,
+}
+
+impl Rewriter {
+    /// A rewriter for one image.
+    ///
+    /// * `offsets`: asked for a caller's file when its table goes out.
+    pub fn new(planner: Planner, offsets: Offsets) -> Self {
+        Rewriter {
+            splitter: Splitter::default(),
+            editor: Editor {
+                planner,
+                offsets,
+                survey: Survey::default(),
+                interest: Interest::default(),
+                layout: None,
+                out: Vec::new(),
+                holds_pipe_data: false,
+                buffered: None,
+                held: BTreeMap::new(),
+                given: BTreeMap::new(),
+                plans: BTreeMap::new(),
+                terminals: Terminals::default(),
+                watches: None,
+                warnings: Vec::new(),
+            },
+        }
+    }
+
+    /// Takes more of the image. What can go out is in [`Rewriter::output`].
+    ///
+    /// # Errors
+    /// [`Error::Image`], or whatever the advice is refused for.
+    pub fn feed(&mut self, input: &[u8]) -> Result<(), Error> {
+        self.splitter.feed(input, &mut self.editor)
+    }
+
+    /// What goes out next. The caller empties it.
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.editor.out
+    }
+
+    /// Whether the output holds bytes of a pipe, which the kernel must find in
+    /// one piece; asking resets it.
+    pub fn holds_pipe_data(&mut self) -> bool {
+        std::mem::take(&mut self.editor.holds_pipe_data)
+    }
+
+    /// Bytes that come next and go out unchanged after what is in the output;
+    /// whoever moves them otherwise tells [`Rewriter::passed`].
+    pub fn passing(&self) -> u64 {
+        self.splitter.passing()
+    }
+
+    /// So many went by.
+    pub fn passed(&mut self, bytes: u64) {
+        self.splitter.passed(bytes);
+    }
+
+    /// The image has ended.
+    ///
+    /// # Errors
+    /// [`Error::Image`] where it ends early.
+    pub fn finish(&self) -> Result<(), Error> {
+        self.splitter.finish()
+    }
+
+    /// What was changed.
+    pub fn changes(&self) -> &[Change] {
+        self.editor.planner.changes()
+    }
+
+    /// What may not be as meant: to be said once, after the last byte.
+    pub fn warnings(&self) -> &[String] {
+        &self.editor.warnings
+    }
+}
+
+/// A record in a buffered table, and whose it is.
+struct Piece {
+    start: usize,
+    end: usize,
+    role: Role,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// Goes out whatever becomes of the descriptors.
+    Other,
+    /// The announcement, body and tail of a file, or a terminal in it.
+    File(i32),
+    /// The table's own record.
+    Table,
+    /// A descriptor.
+    Descriptor,
+}
+
+#[derive(Default)]
+struct Buffered {
+    bytes: Vec<u8>,
+    pieces: Vec<Piece>,
+    /// The file in which a terminal's records stand.
+    terminal_of: Option<i32>,
+}
+
+/// Which terminals advice takes, and which it leaves.
+#[derive(Default)]
+struct Terminals {
+    /// By the slave's objref: the item that took it.
+    taken: BTreeMap<i32, String>,
+    /// By the slave's objref: task and numbers that keep it.
+    kept: BTreeMap<i32, (i32, BTreeSet<i32>)>,
+}
+
+struct Editor {
+    planner: Planner,
+    offsets: Offsets,
+    survey: Survey,
+    interest: Interest,
+    layout: Option<Layout>,
+    out: Vec<u8>,
+    holds_pipe_data: bool,
+    buffered: Option<Buffered>,
+    /// Files that nobody has needed so far, by objref.
+    held: BTreeMap<i32, Vec<u8>>,
+    /// Objrefs given to the caller's descriptions.
+    given: BTreeMap<i32, i32>,
+    plans: BTreeMap<i32, TablePlan>,
+    terminals: Terminals,
+    /// EPOLL_ITEMS, until its items have come.
+    watches: Option<Vec<u8>>,
+    warnings: Vec<String>,
+}
+
+impl Sink for Editor {
+    fn wants(&mut self, prefix: Prefix) -> bool {
+        let wanted = self.interest.wants(prefix, self.layout.as_ref());
+        wanted || self.buffered.is_some()
+    }
+
+    fn record(&mut self, record: Record<'_>, layout: Option<&Layout>) -> Result<(), Error> {
+        let Some(layout) = layout else {
+            self.out.extend_from_slice(record.bytes);
+            return Ok(());
+        };
+        if self.layout.is_none() {
+            // The record that settled the layout was wanted without asking.
+            self.interest.wants(record.prefix, Some(layout));
+        }
+        if !layout.is_editable() {
+            return Err(Error::unsupported(
+                format!("image: {layout}"),
+                "advice is carried out on v20 and v23-rc2 images of x86_64 only: restart it \
+                 without advice",
+            ));
+        }
+        self.layout = Some(*layout);
+        if self.buffered.is_some() {
+            return self.buffer(&record, layout);
+        }
+        self.survey.record(&record, layout)?;
+        self.refuse_master(&record)?;
+        self.pass_on(&record, layout)
+    }
+
+    fn pass(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+}
+
+impl Editor {
+    /// A record outside file tables.
+    fn pass_on(&mut self, record: &Record<'_>, layout: &Layout) -> Result<(), Error> {
+        let version = layout.version;
+        if let Some(watches) = self.watches.take() {
+            let items = record.prefix.kind == fixed::BUFFER;
+            for item in 0..(record.bytes.len() - 8) / 24 * usize::from(items) {
+                self.release(record.i32(8 + item * 24 + 12)?);
+            }
+            self.out.extend_from_slice(&watches);
+        }
+        match record.prefix.kind {
+            fixed::OBJREF if record.u32(8)? == version.file_table_object => {
+                let mut buffered = Buffered::default();
+                buffered.push(record.bytes, Role::Other);
+                self.buffered = Some(buffered);
+                return Ok(());
+            }
+            fixed::EPOLL_ITEMS if record.u32(12)? > 0 => {
+                self.watches = Some(record.bytes.to_vec());
+                return Ok(());
+            }
+            fixed::MM | fixed::VMA => self.release(record.i32(12)?),
+            fixed::PIPE_BUF => self.holds_pipe_data |= record.prefix.len > 8,
+            kind if kind == version.task_objs => self.join(record.i32(8)?)?,
+            fixed::SIGNAL if self.terminals.taken.contains_key(&record.i32(SIGNAL_TTY)?) => {
+                let mut bytes = record.bytes.to_vec();
+                put(&mut bytes, SIGNAL_TTY, 0);
+                self.out.extend_from_slice(&bytes);
+                return Ok(());
+            }
+            fixed::TAIL => {
+                let unmatched = self.planner.finish()?;
+                self.warnings.extend(unmatched);
+            }
+            _ => {}
+        }
+        self.out.extend_from_slice(record.bytes);
+        Ok(())
+    }
+
+    /// A record of a file table, or of what stands between its announcement and
+    /// it.
+    fn buffer(&mut self, record: &Record<'_>, layout: &Layout) -> Result<(), Error> {
+        let version = layout.version;
+        let kind = record.prefix.kind;
+        if kind == fixed::TAIL || kind == version.task || kind == version.task_objs {
+            return Err(record.error("the file table before it has too few descriptors"));
+        }
+        let open = self.survey.open_file;
+        let named = self.survey.named;
+        let Some(buffered) = &mut self.buffered else {
+            return Ok(());
+        };
+        let role = match kind {
+            fixed::OBJREF => {
+                let object = record.u32(8)?;
+                let terminal = object == version.tty_object;
+                buffered.terminal_of = open.filter(|_| terminal);
+                match open {
+                    _ if object == version.file_object => Role::File(record.i32(12)?),
+                    Some(file) if terminal => Role::File(file),
+                    _ => Role::Other,
+                }
+            }
+            fixed::FILE => open.map_or(Role::Other, Role::File),
+            fixed::FILE_NAME => named.map_or(Role::Other, Role::File),
+            fixed::TTY | fixed::TTY_LDISC | fixed::BUFFER => {
+                buffered.terminal_of.map_or(Role::Other, Role::File)
+            }
+            fixed::FILE_TABLE => Role::Table,
+            fixed::FILE_DESC => Role::Descriptor,
+            _ => Role::Other,
+        };
+        buffered.push(record.bytes, role);
+        self.holds_pipe_data |= kind == fixed::PIPE_BUF && record.prefix.len > 8;
+        self.survey.record(record, layout)?;
+        self.refuse_master(record)?;
+        if let Some(table) = self.survey.complete_table() {
+            self.table(table)?;
+        }
+        Ok(())
+    }
+
+    /// Plans a table that is complete, and lets it go.
+    fn table(&mut self, id: i32) -> Result<(), Error> {
+        let (Some(buffered), Some(table)) = (self.buffered.take(), self.survey.tables.get(&id))
+        else {
+            return Ok(());
+        };
+        if self.survey.is_one_process() {
+            self.planner.one_task();
+        }
+        let descs = table.descriptors.clone();
+        let owner = table.owner;
+        let plan = self.plan(owner, owner == self.survey.root_process(), &descs)?;
+        self.check(owner, &descs, &plan)?;
+
+        let kept: BTreeSet<i32> = of_fate(&descs, &plan, |fate| fate == Fate::Keep);
+        let mut gone: BTreeSet<i32> = of_fate(&descs, &plan, |fate| fate != Fate::Keep);
+        gone.retain(|file| !kept.contains(file));
+
+        let mut announce = Vec::new();
+        for from in given_numbers(&plan) {
+            self.give(from, &gone, &mut announce)?;
+        }
+        let mut added = plan.added.iter().peekable();
+        let mut next = descs.iter().zip(&plan.fates);
+        let count = plan.fates.iter().filter(|f| **f != Fate::Drop).count() + plan.added.len();
+        for piece in &buffered.pieces {
+            let bytes = &buffered.bytes[piece.start..piece.end];
+            match piece.role {
+                Role::File(file) if gone.contains(&file) => {
+                    self.held.entry(file).or_default().extend_from_slice(bytes);
+                }
+                Role::Other | Role::File(_) => self.out.extend_from_slice(bytes),
+                Role::Table => {
+                    self.out.append(&mut announce);
+                    let mut bytes = bytes.to_vec();
+                    put(&mut bytes, 8, i32::try_from(count).unwrap_or(i32::MAX));
+                    self.out.extend_from_slice(&bytes);
+                }
+                Role::Descriptor => {
+                    let Some((desc, fate)) = next.next() else {
+                        continue;
+                    };
+                    while let Some(&&(number, from)) = added.peek() {
+                        if number > desc.number {
+                            break;
+                        }
+                        self.add(number, from);
+                        added.next();
+                    }
+                    match fate {
+                        Fate::Keep => {
+                            self.release(desc.file);
+                            self.out.extend_from_slice(bytes);
+                        }
+                        Fate::Drop => {}
+                        Fate::Give(from) => {
+                            let mut bytes = bytes.to_vec();
+                            put(&mut bytes, 8, self.given[&self.description(*from)]);
+                            self.out.extend_from_slice(&bytes);
+                        }
+                    }
+                }
+            }
+        }
+        for &(number, from) in added {
+            self.add(number, from);
+        }
+        self.plans.insert(id, plan);
+        Ok(())
+    }
+
+    fn plan(&mut self, process: i32, root: bool, descs: &[Desc]) -> Result<TablePlan, Error> {
+        let descriptors: Vec<Descriptor<'_>> =
+            descs.iter().map(|d| self.survey.descriptor(d)).collect();
+        let pids = self.survey.pids_of(process);
+        self.planner.table(&pids, root, &descriptors)
+    }
+
+    /// A task takes a table that another has read: what advice makes of it must
+    /// be the same for both.
+    fn join(&mut self, id: i32) -> Result<(), Error> {
+        let (Some(task), Some(table)) = (self.survey.task(), self.survey.tables.get(&id)) else {
+            return Ok(());
+        };
+        let (process, owner) = (task.process, table.owner);
+        if process == owner {
+            return Ok(());
+        }
+        let descs = table.descriptors.clone();
+        let plan = self.plan(process, owner == self.survey.root_process(), &descs)?;
+        if self.plans.get(&id) == Some(&plan) {
+            return Ok(());
+        }
+        Err(Error::unsupported(
+            format!("tasks {owner} and {process} share one file table"),
+            "advice for one of them only is not done yet: name both, or *:N",
+        ))
+    }
+
+    /// Refuses what cannot be carried out.
+    fn check(&mut self, task: i32, descs: &[Desc], plan: &TablePlan) -> Result<(), Error> {
+        for (desc, fate) in descs.iter().zip(&plan.fates) {
+            let Some(file) = self.survey.files.get(&desc.file) else {
+                continue;
+            };
+            let outside = file.file_type == file_type::TTY && self.survey.is_outside(file.behind);
+            if *fate == Fate::Keep {
+                if outside {
+                    let (_, numbers) = self
+                        .terminals
+                        .kept
+                        .entry(file.behind)
+                        .or_insert_with(|| (task, BTreeSet::new()));
+                    numbers.insert(desc.number);
+                }
+                // The kernel keeps the result of the seek in an int, takes such a
+                // one for an error code and crashes.
+                let low = file.position as u32;
+                if file.mode & FMODE_LSEEK != 0 && (0x8000_0000..=0xffff_f000).contains(&low) {
+                    return Err(Error::unsupported(
+                        format!(
+                            "task {task} descriptor {}: offset {:#x}",
+                            desc.number, file.position
+                        ),
+                        "a Linux-CR kernel would crash on it (bit 31 is set): ignore the \
+                         descriptor",
+                    ));
+                }
+                continue;
+            }
+            let item = self
+                .planner
+                .changes()
+                .iter()
+                .rev()
+                .find(|change| change.number == desc.number)
+                .map(|change| change.item.clone())
+                .unwrap_or_default();
+            match file.file_type {
+                file_type::GENERIC => {}
+                file_type::TTY if outside => {
+                    self.terminals.taken.insert(file.behind, item);
+                }
+                _ => {
+                    return Err(Error::unsupported(
+                        format!(
+                            "{item}: task {task} descriptor {} ({})",
+                            desc.number,
+                            self.survey.kind(file)
+                        ),
+                        "in Linux-CR images, only files opened by path and terminals of the \
+                         outside can be dropped or replaced so far: leave it out",
+                    ));
+                }
+            }
+        }
+        self.check_terminals()
+    }
+
+    /// A terminal of the outside is taken from everybody or nobody: what is left
+    /// of it would come back dead.
+    fn check_terminals(&self) -> Result<(), Error> {
+        for (slave, item) in &self.terminals.taken {
+            let Some((task, numbers)) = self.terminals.kept.get(slave) else {
+                continue;
+            };
+            let index = self.survey.ttys.get(slave).map_or(0, |tty| tty.index);
+            let list: Vec<String> = numbers.iter().map(i32::to_string).collect();
+            let list = list.join(",");
+            return Err(Error::Contradiction {
+                what: format!(
+                    "{item}: terminal /dev/pts/{index} would be left to task {task} on {list} \
+                     and be dead there"
+                ),
+                remedy: format!("add CKPT_IGNORE={task}:{list} (or preserve {list} as well)"),
+            });
+        }
+        Ok(())
+    }
+
+    /// A terminal taken as one of the outside turns out to have its master in
+    /// the image.
+    fn refuse_master(&self, record: &Record<'_>) -> Result<(), Error> {
+        if record.prefix.kind != fixed::FILE || record.u32(8)? != file_type::TTY {
+            return Ok(());
+        }
+        let end = record.i32(48)?;
+        let master_of = self
+            .terminals
+            .taken
+            .iter()
+            .find(|(slave, _)| self.survey.ttys.get(slave).is_some_and(|t| t.link == end));
+        match master_of {
+            None => Ok(()),
+            Some((_, item)) => Err(Error::unsupported(
+                item.clone(),
+                "the master of that terminal is in the image too, and a pair cannot be edited \
+                 yet: leave it out",
+            )),
+        }
+    }
+
+    /// Lets a file go that was held back, since the next record refers to it.
+    fn release(&mut self, file: i32) {
+        let Some(bytes) = self.held.remove(&file) else {
+            return;
+        };
+        // A terminal's records may be with another file on it.
+        let behind = self
+            .survey
+            .files
+            .get(&file)
+            .filter(|f| f.file_type == file_type::TTY)
+            .map(|f| f.behind);
+        if let Some(tty) = behind {
+            let others: Vec<i32> = self
+                .held
+                .keys()
+                .copied()
+                .filter(|id| self.survey.files.get(id).is_some_and(|f| f.behind == tty))
+                .collect();
+            for other in others {
+                if let Some(bytes) = self.held.remove(&other) {
+                    self.out.extend_from_slice(&bytes);
+                }
+            }
+        }
+        self.out.extend_from_slice(&bytes);
+    }
+
+    fn description(&self, number: i32) -> i32 {
+        self.planner
+            .caller()
+            .files
+            .get(&number)
+            .map_or(number, |file| file.description)
+    }
+
+    /// Announces the caller's description behind a number, if that was not done.
+    fn give(
+        &mut self,
+        from: i32,
+        gone: &BTreeSet<i32>,
+        announce: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let description = self.description(from);
+        if self.given.contains_key(&description) {
+            return Ok(());
+        }
+        let Some(file) = self.planner.caller().files.get(&from).cloned() else {
+            return Ok(());
+        };
+        let object = self.fresh(from, gone)?;
+        self.given.insert(description, object);
+        let position = self.position(from, &file)?;
+        if file.kind == Kind::Reg && file.access.write && file.flags & libc::O_APPEND == 0 {
+            self.warnings.push(format!(
+                "descriptor {from} ({}) is re-opened for writing without O_APPEND: the restart \
+                 program and the restarted one have an offset each and can overwrite each other \
+                 (open it with >>)",
+                file.link
+            ));
+        }
+        let Some(layout) = self.layout else {
+            return Ok(());
+        };
+        let mut block = Block(announce);
+        block.start(fixed::OBJREF, 16);
+        block.u32(layout.version.file_object);
+        block.i32(object);
+        let fifo = file.kind == Kind::Fifo;
+        let file_type = if fifo {
+            file_type::FIFO
+        } else {
+            file_type::GENERIC
+        };
+        block.start(fixed::FILE, if fifo { 56 } else { 48 });
+        block.u32(file_type);
+        block.u32(file.f_mode);
+        block.i32(file.flags & KEPT_FLAGS | O_LARGEFILE);
+        block.i32(self.survey.cred);
+        block.u64(position);
+        block.u64(0);
+        block.u64(0);
+        if fifo {
+            // Opened as a fifo it never waits for a peer. Its pipe is an object
+            // of its own, without anything in it.
+            block.i32(object + 1);
+            block.i32(0);
+        }
+        let name_len = u32::try_from(file.name.len()).unwrap_or(u32::MAX);
+        block.start(fixed::FILE_NAME, name_len.saturating_add(9));
+        announce.extend_from_slice(&file.name);
+        announce.push(0);
+        if fifo {
+            Block(announce).start(fixed::PIPE_BUF, 8);
+        }
+        Ok(())
+    }
+
+    /// The offset to write for a caller's file.
+    fn position(&self, from: i32, file: &CallerFile) -> Result<u64, Error> {
+        let seekable = file.f_mode & FMODE_LSEEK != 0;
+        if !seekable || file.flags & libc::O_APPEND != 0 {
+            return Ok(0);
+        }
+        let offset = (self.offsets)(from).unwrap_or(0);
+        let position = u64::try_from(offset).unwrap_or(0);
+        if position & 0x8000_0000 != 0 {
+            return Err(Error::unsupported(
+                format!("descriptor {from} ({}): offset {position:#x}", file.link),
+                "a Linux-CR kernel would crash on it (bit 31 is set): seek elsewhere, or open it \
+                 with >>",
+            ));
+        }
+        Ok(position)
+    }
+
+    /// An objref for the caller's descriptor: always the same for the same
+    /// number where the image lets us, so that rewriting twice is rewriting
+    /// once.
+    fn fresh(&self, number: i32, gone: &BTreeSet<i32>) -> Result<i32, Error> {
+        const ROUND: i32 = 1 << 21;
+        let first = Survey::HIGH + (number & (ROUND / 2 - 1)) * 2;
+        (0..7)
+            .map(|round| first + round * ROUND)
+            .find(|id| {
+                let ours = gone.contains(id) || !self.survey.high.contains(id);
+                ours && !self.survey.high.contains(&(id + 1))
+                    && !self.given.values().any(|given| given == id)
+            })
+            .ok_or_else(|| {
+                Error::unsupported(
+                    format!("descriptor {number}"),
+                    "the image uses every object number that could be given to it",
+                )
+            })
+    }
+
+    fn add(&mut self, number: i32, from: i32) {
+        let object = self.given[&self.description(from)];
+        let close_on_exec = self
+            .planner
+            .caller()
+            .files
+            .get(&from)
+            .is_some_and(|file| file.close_on_exec);
+        let mut block = Block(&mut self.out);
+        block.start(fixed::FILE_DESC, 24);
+        block.i32(object);
+        block.i32(number);
+        block.u32(close_on_exec.into());
+        block.u32(0);
+    }
+}
+
+impl Buffered {
+    fn push(&mut self, bytes: &[u8], role: Role) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        self.pieces.push(Piece {
+            start,
+            end: self.bytes.len(),
+            role,
+        });
+    }
+}
+
+/// Writes records, in the byte order of the machines whose images are edited.
+struct Block<'a>(&'a mut Vec<u8>);
+
+impl Block<'_> {
+    fn start(&mut self, kind: u32, len: u32) {
+        self.u32(kind);
+        self.u32(len);
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn i32(&mut self, value: i32) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+}
+
+fn put(record: &mut [u8], at: usize, value: i32) {
+    if let Some(field) = record.get_mut(at..at + 4) {
+        field.copy_from_slice(&value.to_le_bytes());
+    }
+}
+
+/// The files of the descriptors of a fate.
+fn of_fate(descs: &[Desc], plan: &TablePlan, is: impl Fn(Fate) -> bool) -> BTreeSet<i32> {
+    descs
+        .iter()
+        .zip(&plan.fates)
+        .filter(|(_, fate)| is(**fate))
+        .map(|(desc, _)| desc.file)
+        .collect()
+}
+
+/// The caller's numbers that a plan gives.
+fn given_numbers(plan: &TablePlan) -> Vec<i32> {
+    let placed = plan.fates.iter().filter_map(|fate| match fate {
+        Fate::Give(from) => Some(*from),
+        _ => None,
+    });
+    placed
+        .chain(plan.added.iter().map(|&(_, from)| from))
+        .collect()
+}

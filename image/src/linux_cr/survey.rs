@@ -1,0 +1,675 @@
+//! What the records say of tasks, file tables and open file descriptions.
+//!
+//! Told every whole record in order, it knows at each moment what a kernel that
+//! has read as far knows. Memory grows with descriptors, never with pages.
+
+use super::layout::{Layout, file_type, fixed};
+use super::records::{Prefix, Record, Sink, Splitter};
+use crate::Error;
+use crate::advice::Kind;
+use crate::caller::Access;
+use crate::listing::{self, Description, Listing};
+use crate::plan::Descriptor;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+const SIGNAL_TTY: usize = 312;
+const O_DIRECTORY: u32 = 0x10000;
+
+/// One task (a thread has one of its own).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Task {
+    /// Its pid, as the image has it.
+    pub pid: i32,
+    /// The pid of its process.
+    pub process: i32,
+    /// The pid of its parent.
+    pub parent: i32,
+    /// Its command name.
+    pub command: String,
+    /// Its file table, once known; a zombie has none.
+    pub table: Option<i32>,
+}
+
+/// One open file description.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct File {
+    /// f_type, of [`file_type`].
+    pub file_type: u32,
+    /// FMODE_ bits.
+    pub mode: u32,
+    /// open(2) flags.
+    pub flags: u32,
+    /// Offset.
+    pub position: u64,
+    /// The name it was opened by.
+    pub path: Option<Vec<u8>>,
+    /// Pipe, socket or terminal behind it (an objref, 0 for none).
+    pub behind: i32,
+    /// Its executable or a mapping refers to it.
+    pub mapped: bool,
+    /// Epoll sets that watch it.
+    pub watched_by: Vec<i32>,
+}
+
+impl File {
+    /// What kind of file it is, as far as the image tells: a generic file is
+    /// [`Kind::Dir`] where its flags say so and [`Kind::Reg`] otherwise.
+    pub fn kind(&self, socket: Option<Kind>) -> Kind {
+        match self.file_type {
+            file_type::GENERIC if self.flags & O_DIRECTORY != 0 => Kind::Dir,
+            file_type::GENERIC => match self.path.as_deref() {
+                Some(path) if path.starts_with(b"/dev/") => Kind::Chr,
+                _ => Kind::Reg,
+            },
+            file_type::PIPE => Kind::Pipe,
+            file_type::FIFO => Kind::Fifo,
+            file_type::SOCKET => socket.unwrap_or(Kind::Unix),
+            file_type::TTY => Kind::Tty,
+            file_type::EPOLL => Kind::Epoll,
+            file_type::EVENTFD => Kind::Eventfd,
+            _ => Kind::Other,
+        }
+    }
+}
+
+/// One descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Desc {
+    /// Its number.
+    pub number: i32,
+    /// The open file description.
+    pub file: i32,
+    /// FD_CLOEXEC.
+    pub close_on_exec: bool,
+}
+
+/// One file table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Process that read it first.
+    pub owner: i32,
+    /// Its descriptors, in the order of the image.
+    pub descriptors: Vec<Desc>,
+    /// How many more come.
+    pub missing: u32,
+}
+
+/// One end of a terminal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tty {
+    /// The master's objref, for a slave.
+    pub link: i32,
+    /// Its number under /dev/pts.
+    pub index: u32,
+}
+
+/// What is known of an image.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// In the order of the tree.
+    pub tasks: Vec<Task>,
+    /// By objref.
+    pub files: HashMap<i32, File>,
+    /// By objref.
+    pub tables: BTreeMap<i32, Table>,
+    /// By objref.
+    pub ttys: HashMap<i32, Tty>,
+    /// Sockets by objref, and what they are.
+    pub sockets: HashMap<i32, Kind>,
+    /// Bytes in pipes and fifos, by the pipe's objref.
+    pub queued: BTreeMap<i32, u32>,
+    /// Terminals that are the controlling one of some task.
+    pub controlling: BTreeSet<i32>,
+    /// The credentials announced last.
+    pub cred: i32,
+    /// Objrefs announced, from this number up: [`Survey::HIGH`].
+    pub high: BTreeSet<i32>,
+    current: Option<usize>,
+    pids: Vec<i32>,
+    first_pid: i32,
+    expecting: Option<Expecting>,
+    /// FILE, FILE_TABLE and TTY objects announced, whose body comes.
+    pub(super) open_file: Option<i32>,
+    open_table: Option<i32>,
+    pub(super) open_tty: Option<i32>,
+    open_sockets: Vec<i32>,
+    pub(super) filling: Option<i32>,
+    pub(super) named: Option<i32>,
+    buffered: Option<i32>,
+    watching: Option<i32>,
+}
+
+/// A BUFFER (or STRING) that belongs to the record before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expecting {
+    Pids,
+    Tree,
+    Command,
+    Items,
+}
+
+impl Survey {
+    /// Objrefs from here up are ours to give.
+    pub const HIGH: i32 = 0x7f00_0000;
+
+    /// The task that is being read.
+    pub fn task(&self) -> Option<&Task> {
+        self.current.and_then(|index| self.tasks.get(index))
+    }
+
+    /// The pids of a process, its own first.
+    pub fn pids_of(&self, process: i32) -> Vec<i32> {
+        let threads = self
+            .tasks
+            .iter()
+            .filter(|task| task.process == process && task.pid != process)
+            .map(|task| task.pid);
+        std::iter::once(process).chain(threads).collect()
+    }
+
+    /// Whether the whole image is one process.
+    pub fn is_one_process(&self) -> bool {
+        self.tasks
+            .iter()
+            .all(|task| task.process == self.root_process())
+    }
+
+    /// The process of the first task.
+    pub fn root_process(&self) -> i32 {
+        self.tasks.first().map_or(0, |task| task.process)
+    }
+
+    /// The table that is complete with the record told last.
+    pub fn complete_table(&self) -> Option<i32> {
+        self.filling
+            .filter(|table| self.tables.get(table).is_some_and(|t| t.missing == 0))
+    }
+
+    /// A file as the planner wants it.
+    pub fn descriptor(&self, desc: &Desc) -> Descriptor<'_> {
+        let file = self.files.get(&desc.file);
+        Descriptor {
+            number: desc.number,
+            description: u64::from(desc.file.cast_unsigned()),
+            kind: file.map_or(Kind::Other, |file| self.kind(file)),
+            path: file.and_then(|file| file.path.as_deref()),
+            access: Access {
+                read: file.is_some_and(|file| file.mode & 1 != 0),
+                write: file.is_some_and(|file| file.mode & 2 != 0),
+            },
+        }
+    }
+
+    /// What kind of file one is.
+    pub fn kind(&self, file: &File) -> Kind {
+        file.kind(self.sockets.get(&file.behind).copied())
+    }
+
+    /// Whether a terminal's end lies outside the image: a slave, of whose master
+    /// no file of the image is known.
+    pub fn is_outside(&self, tty: i32) -> bool {
+        let Some(end) = self.ttys.get(&tty) else {
+            return false;
+        };
+        end.link != 0
+            && !self
+                .files
+                .values()
+                .any(|file| file.file_type == file_type::TTY && file.behind == end.link)
+    }
+
+    /// Takes a whole record into account.
+    ///
+    /// # Errors
+    /// [`Error::Image`] for a record that contradicts the format.
+    pub fn record(&mut self, record: &Record<'_>, layout: &Layout) -> Result<(), Error> {
+        let version = layout.version;
+        let expecting = self.expecting.take();
+        if self.complete_table().is_some() {
+            self.filling = None;
+        }
+        match record.prefix.kind {
+            fixed::OBJREF => self.objref(record, layout)?,
+            kind if Some(kind) == version.pids && version.tree != kind => {
+                self.first_pid = record.i32(16)?;
+                self.expecting = Some(Expecting::Pids);
+            }
+            kind if kind == version.tree => self.expecting = Some(Expecting::Tree),
+            kind if kind == version.task => {
+                let len = version.editable.then_some(version.task_len);
+                self.next_task(record, len)?;
+                self.expecting = Some(Expecting::Command);
+            }
+            kind if kind == version.task_objs => {
+                let table = record.i32(8)?;
+                if let Some(task) = self.current.and_then(|i| self.tasks.get_mut(i)) {
+                    task.table = Some(table);
+                }
+            }
+            fixed::BUFFER => match expecting {
+                Some(Expecting::Pids) => self.read_pids(record)?,
+                Some(Expecting::Tree) => self.read_tree(record)?,
+                Some(Expecting::Items) => self.read_items(record)?,
+                _ => {}
+            },
+            fixed::STRING if expecting == Some(Expecting::Command) => {
+                let command = String::from_utf8_lossy(record.string()).into_owned();
+                if let Some(task) = self.current.and_then(|i| self.tasks.get_mut(i)) {
+                    task.command = command;
+                }
+            }
+            fixed::FILE_TABLE => self.file_table(record)?,
+            fixed::FILE => self.file(record, version.file_len)?,
+            fixed::FILE_NAME => {
+                if let Some(file) = self.named.take().and_then(|id| self.files.get_mut(&id)) {
+                    file.path = Some(record.string().to_vec());
+                }
+            }
+            fixed::FILE_DESC => self.descriptor_record(record)?,
+            fixed::PIPE_BUF => {
+                if let Some(pipe) = self.buffered.take() {
+                    self.queued.insert(pipe, record.prefix.len - 8);
+                }
+            }
+            fixed::TTY => {
+                if let Some(tty) = self.open_tty.take() {
+                    let (link, index) = (record.i32(12)?, record.u32(24)?);
+                    self.ttys.insert(tty, Tty { link, index });
+                }
+            }
+            fixed::EPOLL_ITEMS => {
+                self.watching = Some(record.i32(8)?);
+                if record.u32(12)? > 0 {
+                    self.expecting = Some(Expecting::Items);
+                }
+            }
+            fixed::MM => self.maps(record.i32(12)?),
+            fixed::VMA => self.maps(record.i32(12)?),
+            fixed::SIGNAL => {
+                let tty = record.i32(SIGNAL_TTY)?;
+                if tty != 0 {
+                    self.controlling.insert(tty);
+                }
+            }
+            kind => self.socket(kind),
+        }
+        Ok(())
+    }
+
+    /// A SOCKET announcement's family is told by the record after it.
+    fn socket(&mut self, kind: u32) {
+        let family = match kind {
+            705 => Kind::Unix,
+            706 => Kind::Inet,
+            _ => return,
+        };
+        if let Some(socket) = self.open_sockets.pop() {
+            self.sockets.insert(socket, family);
+        }
+    }
+
+    fn objref(&mut self, record: &Record<'_>, layout: &Layout) -> Result<(), Error> {
+        if record.prefix.len < 16 {
+            return Err(record.error("an object reference has 16 bytes"));
+        }
+        let version = layout.version;
+        let (kind, object) = (record.u32(8)?, record.i32(12)?);
+        if object <= 0 {
+            return Err(record.error(format!("object reference {object}")));
+        }
+        if object >= Self::HIGH {
+            self.high.insert(object);
+        }
+        match kind {
+            _ if kind == version.file_object => {
+                if self.files.contains_key(&object) {
+                    return Err(record.error(format!("object {object} is announced twice")));
+                }
+                self.open_file = Some(object);
+            }
+            _ if kind == version.file_table_object => self.open_table = Some(object),
+            _ if kind == version.tty_object => self.open_tty = Some(object),
+            _ if kind == version.cred_object => self.cred = object,
+            _ if kind == version.socket_object => self.open_sockets.push(object),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn read_pids(&mut self, record: &Record<'_>) -> Result<(), Error> {
+        let mut at = 8usize;
+        while at < record.bytes.len() {
+            let depth = record.u32(at)? as usize;
+            self.pids.push(record.i32(at + 4)?);
+            at = depth
+                .checked_mul(4)
+                .and_then(|skip| at.checked_add(skip)?.checked_add(8))
+                .ok_or_else(|| record.error("a pid nested too deep"))?;
+        }
+        Ok(())
+    }
+
+    fn read_tree(&mut self, record: &Record<'_>) -> Result<(), Error> {
+        let entries = record.bytes.get(8..).unwrap_or_default();
+        if entries.len() % 24 != 0 {
+            return Err(record.error("a task tree has 24 bytes for each task"));
+        }
+        for entry in 0..entries.len() / 24 {
+            let id = |field: usize| -> Result<i32, Error> {
+                let id = record.i32(8 + entry * 24 + field * 4)?;
+                Ok(self.pid_of(id))
+            };
+            let (pid, parent, process) = (id(0)?, id(1)?, id(2)?);
+            self.tasks.push(Task {
+                pid,
+                process,
+                parent,
+                ..Task::default()
+            });
+        }
+        Ok(())
+    }
+
+    /// Versions with PIDS name pids by object, the others by number.
+    fn pid_of(&self, id: i32) -> i32 {
+        if self.pids.is_empty() {
+            return id;
+        }
+        id.checked_sub(self.first_pid)
+            .and_then(|index| usize::try_from(index).ok())
+            .and_then(|index| self.pids.get(index).copied())
+            .unwrap_or(0)
+    }
+
+    fn next_task(&mut self, record: &Record<'_>, len: Option<u32>) -> Result<(), Error> {
+        record.demand_len(len.unwrap_or(record.prefix.len))?;
+        let next = self.current.map_or(0, |index| index + 1);
+        if next >= self.tasks.len() {
+            return Err(record.error(format!(
+                "a task more than the {} of the task tree",
+                self.tasks.len()
+            )));
+        }
+        self.current = Some(next);
+        Ok(())
+    }
+
+    fn file_table(&mut self, record: &Record<'_>) -> Result<(), Error> {
+        record.demand_len(16)?;
+        let Some(table) = self.open_table.take() else {
+            return Err(record.error("a file table that was not announced"));
+        };
+        let count = record.i32(8)?;
+        let missing = u32::try_from(count)
+            .ok()
+            .filter(|&n| n <= 1 << 20)
+            .ok_or_else(|| record.error(format!("a file table of {count} descriptors")))?;
+        let owner = self.task().map_or(0, |task| task.process);
+        let new = Table {
+            owner,
+            descriptors: Vec::new(),
+            missing,
+        };
+        if self.tables.insert(table, new).is_some() {
+            return Err(record.error(format!("file table {table} is announced twice")));
+        }
+        self.filling = Some(table);
+        Ok(())
+    }
+
+    fn descriptor_record(&mut self, record: &Record<'_>) -> Result<(), Error> {
+        record.demand_len(24)?;
+        let desc = Desc {
+            file: record.i32(8)?,
+            number: record.i32(12)?,
+            close_on_exec: record.u32(16)? != 0,
+        };
+        let Some(table) = self.filling.and_then(|id| self.tables.get_mut(&id)) else {
+            return Err(record.error("a descriptor outside a file table"));
+        };
+        if desc.number < 0 {
+            return Err(record.error(format!("descriptor number {}", desc.number)));
+        }
+        if !self.files.contains_key(&desc.file) {
+            return Err(record.error(format!(
+                "descriptor {} is object {}, which is no file announced so far",
+                desc.number, desc.file
+            )));
+        }
+        table.missing -= 1;
+        table.descriptors.push(desc);
+        Ok(())
+    }
+
+    fn file(&mut self, record: &Record<'_>, common: u32) -> Result<(), Error> {
+        let Some(id) = self.open_file.take() else {
+            return Err(record.error("a file that was not announced"));
+        };
+        let mut file = File {
+            file_type: record.u32(8)?,
+            mode: record.u32(12)?,
+            flags: record.u32(16)?,
+            position: record.u64(24)?,
+            ..File::default()
+        };
+        let extra = match file.file_type {
+            file_type::GENERIC | file_type::EPOLL => 0,
+            file_type::PIPE | file_type::FIFO | file_type::SOCKET | file_type::TTY => 8,
+            file_type::EVENTFD => 16,
+            other => return Err(record.error(format!("a file of type {other}"))),
+        };
+        record.demand_len(common + extra)?;
+        if extra == 8 {
+            file.behind = record.i32(common as usize)?;
+        }
+        let named = matches!(file.file_type, file_type::GENERIC | file_type::FIFO);
+        self.named = named.then_some(id);
+        let first_end = matches!(file.file_type, file_type::PIPE | file_type::FIFO)
+            && !self.queued.contains_key(&file.behind);
+        self.buffered = first_end.then_some(file.behind);
+        self.files.insert(id, file);
+        Ok(())
+    }
+
+    fn read_items(&mut self, record: &Record<'_>) -> Result<(), Error> {
+        let items = record.bytes.get(8..).unwrap_or_default();
+        if items.len() % 24 != 0 {
+            return Err(record.error("watches have 24 bytes each"));
+        }
+        let watching = self.watching.take().unwrap_or(0);
+        for item in 0..items.len() / 24 {
+            let file = record.i32(8 + item * 24 + 12)?;
+            if let Some(file) = self.files.get_mut(&file) {
+                file.watched_by.push(watching);
+            }
+        }
+        Ok(())
+    }
+
+    fn maps(&mut self, file: i32) {
+        if let Some(file) = self.files.get_mut(&file) {
+            file.mapped = true;
+        }
+    }
+}
+
+impl Survey {
+    /// What the image holds, for people.
+    pub fn listing(&self, layout: Option<&Layout>) -> Listing {
+        let mut holders: BTreeMap<i32, Vec<(i32, i32)>> = BTreeMap::new();
+        let mut order = Vec::new();
+        for task in &self.tasks {
+            let shown = task.pid == task.process;
+            let Some(table) = task
+                .table
+                .filter(|_| shown)
+                .and_then(|t| self.tables.get(&t))
+            else {
+                continue;
+            };
+            for desc in &table.descriptors {
+                let list = holders.entry(desc.file).or_insert_with(|| {
+                    order.push(desc.file);
+                    Vec::new()
+                });
+                list.push((task.pid, desc.number));
+            }
+        }
+        let mut rest: Vec<i32> = self
+            .files
+            .keys()
+            .copied()
+            .filter(|file| !holders.contains_key(file))
+            .collect();
+        rest.sort_unstable();
+        order.extend(rest);
+        let descriptions = order
+            .iter()
+            .filter_map(|id| {
+                let holders = holders.remove(id).unwrap_or_default();
+                Some(self.description(*id, self.files.get(id)?, holders))
+            })
+            .collect();
+        let tasks = self.tasks.iter().map(|task| listing::Task {
+            pid: task.pid,
+            process: task.process,
+            command: task.command.clone(),
+        });
+        Listing {
+            format: layout.map_or_else(|| "Linux-CR".to_owned(), Layout::to_string),
+            tasks: tasks.collect(),
+            descriptions,
+        }
+    }
+
+    fn description(&self, id: i32, file: &File, holders: Vec<(i32, i32)>) -> Description {
+        let mut also = Vec::new();
+        if file.mapped {
+            also.push("mapped".to_owned());
+        }
+        also.extend(
+            file.watched_by
+                .iter()
+                .map(|epoll| format!("watched by {epoll}")),
+        );
+        if self.controlling.contains(&file.behind) {
+            also.push("controlling terminal".to_owned());
+        }
+        let queued = self.queued.get(&file.behind).copied().unwrap_or(0);
+        let pipe = matches!(file.file_type, file_type::PIPE | file_type::FIFO);
+        if pipe && queued > 0 {
+            also.push(format!("{queued} bytes in it"));
+        }
+        let what = match (file.file_type, &file.path) {
+            (_, Some(path)) => String::from_utf8_lossy(path).into_owned(),
+            (file_type::PIPE, _) => format!("pipe:[{}]", file.behind),
+            (file_type::SOCKET, _) => format!("socket:[{}]", file.behind),
+            (file_type::TTY, _) => match self.ttys.get(&file.behind) {
+                Some(Tty { link: 0, index }) => format!("/dev/ptmx (master of /dev/pts/{index})"),
+                Some(tty) if self.is_outside(file.behind) => {
+                    format!("/dev/pts/{} (master not in the image)", tty.index)
+                }
+                Some(tty) => format!("/dev/pts/{}", tty.index),
+                None => String::new(),
+            },
+            _ => String::new(),
+        };
+        Description {
+            id: u64::from(id.cast_unsigned()),
+            kind: self.kind(file),
+            holders,
+            flags: file.flags,
+            position: (file.mode & 4 != 0).then_some(file.position),
+            what,
+            also,
+        }
+    }
+}
+
+/// Whether a record may matter to a survey: small ones, and the arrays of
+/// tasks and watches. Memory pages never do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Interest {
+    array: bool,
+}
+
+impl Interest {
+    const SMALL: u32 = 4200;
+
+    /// To be asked of every prefix in turn.
+    pub fn wants(&mut self, prefix: Prefix, layout: Option<&Layout>) -> bool {
+        let array = std::mem::take(&mut self.array);
+        self.array = layout.is_none_or(|layout| {
+            let version = layout.version;
+            prefix.kind == version.tree
+                || version.pids == Some(prefix.kind)
+                || prefix.kind == fixed::EPOLL_ITEMS
+        });
+        prefix.len <= Self::SMALL
+            || prefix.kind == fixed::PIPE_BUF
+            || (array && prefix.kind == fixed::BUFFER)
+    }
+}
+
+/// Surveys a whole image.
+#[derive(Default)]
+pub struct Surveyor {
+    splitter: Splitter,
+    state: Surveying,
+}
+
+#[derive(Default)]
+struct Surveying {
+    survey: Survey,
+    interest: Interest,
+    layout: Option<Layout>,
+}
+
+impl Sink for Surveying {
+    fn wants(&mut self, prefix: Prefix) -> bool {
+        self.interest.wants(prefix, self.layout.as_ref())
+    }
+
+    fn record(&mut self, record: Record<'_>, layout: Option<&Layout>) -> Result<(), Error> {
+        self.layout = layout.copied();
+        match layout {
+            Some(layout) => {
+                // The record that settled the layout was wanted without asking.
+                self.interest.wants(record.prefix, Some(layout));
+                self.survey.record(&record, layout)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn pass(&mut self, _: &[u8]) {}
+}
+
+impl Surveyor {
+    /// Takes more of the image.
+    ///
+    /// # Errors
+    /// [`Error::Image`].
+    pub fn feed(&mut self, input: &[u8]) -> Result<(), Error> {
+        self.splitter.feed(input, &mut self.state)
+    }
+
+    /// Bytes that come next and may be skipped; see [`Splitter::passing`].
+    pub fn passing(&self) -> u64 {
+        self.splitter.passing()
+    }
+
+    /// So many were skipped.
+    pub fn passed(&mut self, bytes: u64) {
+        self.splitter.passed(bytes);
+    }
+
+    /// What was learnt, after the last byte.
+    ///
+    /// # Errors
+    /// [`Error::Image`] where the image ends early.
+    pub fn finish(self) -> Result<(Survey, Option<Layout>), Error> {
+        self.splitter.finish()?;
+        Ok((self.state.survey, self.state.layout))
+    }
+}

@@ -1,0 +1,57 @@
+//! The one error type of this crate.
+
+use std::fmt;
+use std::io;
+
+/// Why a restart was refused or an image did not arrive.
+#[derive(Debug)]
+pub enum Error {
+    /// The advice, or the image.
+    Advice(ckpt_image::Error),
+    /// The system said no.
+    System {
+        /// What was tried, and what to do about it.
+        what: String,
+        /// What it said.
+        source: io::Error,
+    },
+    /// CKPT_DRY_RUN: nothing is wrong, and nothing is restored.
+    DryRun,
+}
+
+impl Error {
+    /// An [`Error::System`] out of errno.
+    pub fn system(what: impl Into<String>, source: io::Error) -> Self {
+        Error::System {
+            what: what.into(),
+            source,
+        }
+    }
+
+    /// The errno that a refused call gives.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Error::Advice(error) => error.errno(),
+            Error::System { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            Error::DryRun => libc::ECANCELED,
+        }
+    }
+}
+
+impl From<ckpt_image::Error> for Error {
+    fn from(error: ckpt_image::Error) -> Self {
+        Error::Advice(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Advice(error) => error.fmt(f),
+            Error::System { what, source } => write!(f, "{what}: {source}"),
+            Error::DryRun => write!(f, "dry run: nothing is restored"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,238 @@
+//! Advice bound to what the caller has, and checked against an image before
+//! anything is restored.
+
+use crate::caller;
+use crate::error::Error;
+use ckpt_image::advice::Advice;
+use ckpt_image::caller::Caller;
+use ckpt_image::linux_cr::rewrite::Rewriter;
+use ckpt_image::linux_cr::survey::{Survey, Surveyor};
+use ckpt_image::plan::Planner;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+
+/// Where the caller's numbers are: number to descriptor, where it still is or
+/// was copied to.
+pub type Sources = BTreeMap<i32, i32>;
+
+/// How a restarting task will find a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// Here and now: as the descriptor that it is in this process.
+    Inherited,
+    /// Later, and elsewhere: by the number that the restart program will have.
+    Numbered,
+}
+
+/// One request, for one image.
+#[derive(Debug)]
+pub struct Request {
+    advice: Advice,
+    caller: Caller,
+    sources: Sources,
+    census: Option<BTreeSet<i32>>,
+    checked: bool,
+}
+
+impl Request {
+    /// Binds advice to the caller's descriptors.
+    ///
+    /// * `sources`: the numbers that advice may want.
+    /// * `image`: the descriptor on which the image comes in. A source that is
+    ///   the same file gives way to the controlling terminal or /dev/null, so
+    ///   that the program does not come back reading its own image.
+    ///
+    /// # Errors
+    /// What the planner refuses without having seen the image.
+    pub fn new(
+        advice: &Advice,
+        sources: Sources,
+        naming: Naming,
+        image: Option<i32>,
+    ) -> Result<Self, Error> {
+        let image = image.and_then(|fd| caller::identity(fd).ok());
+        let mut bound = Caller::default();
+        for (&number, &fd) in &sources {
+            if image.is_some() && caller::identity(fd).ok() == image {
+                let mut file = caller::instead_of_the_image();
+                file.description = number;
+                crate::info!(
+                    "descriptor {number} is the image itself: the restarted program gets {} there",
+                    file.link
+                );
+                bound.files.insert(number, file);
+                continue;
+            }
+            let name = match naming {
+                Naming::Inherited => fd,
+                Naming::Numbered => number,
+            };
+            let name = format!("/proc/self/fd/{name}").into_bytes();
+            let mut file = caller::examine(fd, name)
+                .map_err(|e| Error::system(format!("descriptor {number}"), e))?;
+            if naming == Naming::Numbered && number == 0 && file.not_by_name.is_none() {
+                file.not_by_name = Some(
+                    "when the image is restarted, its pipe is on 0 in every task: preserve 0 with \
+                     libckptadv.so at the restart instead"
+                        .to_owned(),
+                );
+            }
+            bound.files.insert(number, file);
+        }
+        caller::group(&mut bound, |number| sources[&number]);
+        let request = Request {
+            advice: advice.clone(),
+            caller: bound,
+            sources,
+            census: None,
+            checked: false,
+        };
+        request.planner()?;
+        Ok(request)
+    }
+
+    fn planner(&self) -> Result<Planner, Error> {
+        let planner = Planner::new(&self.advice, self.caller.clone(), false)?;
+        Ok(match &self.census {
+            Some(census) => planner.with_census(census.clone()),
+            None => planner,
+        })
+    }
+
+    /// A rewriter for the image.
+    ///
+    /// # Errors
+    /// As for [`Request::new`].
+    pub fn rewriter(&self) -> Result<Rewriter, Error> {
+        let sources = self.sources.clone();
+        let offsets = Box::new(move |number: i32| {
+            let fd = sources.get(&number)?;
+            caller::position(*fd).ok()
+        });
+        Ok(Rewriter::new(self.planner()?, offsets))
+    }
+
+    /// Whether [`Request::check`] has seen the image.
+    pub fn is_checked(&self) -> bool {
+        self.checked
+    }
+
+    /// Reads an image that is a regular file in advance, leaving its offset
+    /// where it is, and plans the whole of it. Memory pages are skipped.
+    ///
+    /// * `start`: where in the file the image begins, in bytes.
+    ///
+    /// Gives the rewriter, for its changes and warnings.
+    ///
+    /// # Errors
+    /// Every refusal that the image and the advice call for.
+    pub fn check(&mut self, image: BorrowedFd<'_>, start: u64) -> Result<Rewriter, Error> {
+        let file = image
+            .try_clone_to_owned()
+            .map(File::from)
+            .map_err(|e| Error::system("cannot check the image", e))?;
+        let mut surveyor = Surveyor::default();
+        scan(&file, start, &mut surveyor)?;
+        let (survey, _) = surveyor.finish()?;
+        self.census = Some(census(&survey));
+        let mut rewriter = self.rewriter()?;
+        scan(&file, start, &mut rewriter)?;
+        rewriter.finish()?;
+        self.checked = true;
+        Ok(rewriter)
+    }
+}
+
+/// Numbers that tasks other than the root's have.
+fn census(survey: &Survey) -> BTreeSet<i32> {
+    let root = survey.tasks.first().and_then(|task| task.table);
+    survey
+        .tables
+        .iter()
+        .filter(|(table, _)| Some(**table) != root)
+        .flat_map(|(_, table)| &table.descriptors)
+        .map(|desc| desc.number)
+        .collect()
+}
+
+/// Whoever reads an image and does not look at its pages.
+pub trait Reader {
+    /// More of the image.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn feed(&mut self, input: &[u8]) -> Result<(), ckpt_image::Error>;
+    /// Bytes that come next and need not be read.
+    fn passing(&self) -> u64;
+    /// So many were skipped.
+    fn passed(&mut self, bytes: u64);
+}
+
+impl Reader for Surveyor {
+    fn feed(&mut self, input: &[u8]) -> Result<(), ckpt_image::Error> {
+        Surveyor::feed(self, input)
+    }
+    fn passing(&self) -> u64 {
+        Surveyor::passing(self)
+    }
+    fn passed(&mut self, bytes: u64) {
+        Surveyor::passed(self, bytes);
+    }
+}
+
+impl Reader for Rewriter {
+    fn feed(&mut self, input: &[u8]) -> Result<(), ckpt_image::Error> {
+        let result = Rewriter::feed(self, input);
+        self.output().clear();
+        result
+    }
+    fn passing(&self) -> u64 {
+        Rewriter::passing(self)
+    }
+    fn passed(&mut self, bytes: u64) {
+        Rewriter::passed(self, bytes);
+    }
+}
+
+/// Reads an image out of a regular file, without its pages and without moving
+/// the file's offset.
+///
+/// # Errors
+/// What is wrong with the image, or with reading it.
+pub fn scan(file: &File, start: u64, reader: &mut dyn Reader) -> Result<(), Error> {
+    let size = file
+        .metadata()
+        .map_err(|e| Error::system("cannot check the image", e))?
+        .len();
+    let mut buffer = vec![0; 64 << 10];
+    let mut at = start;
+    while at < size {
+        let skip = reader.passing().min(size - at);
+        if skip > buffer.len() as u64 {
+            reader.passed(skip);
+            at += skip;
+            continue;
+        }
+        let n = match file.read_at(&mut buffer, at) {
+            Ok(0) => return Ok(()),
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(Error::system("cannot check the image", e)),
+        };
+        reader.feed(&buffer[..n])?;
+        at += n as u64;
+    }
+    Ok(())
+}
+
+/// Whether a descriptor is a regular file, and where its offset stands.
+pub fn regular_at(image: BorrowedFd<'_>) -> Option<u64> {
+    let file = image.try_clone_to_owned().map(File::from).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    u64::try_from(caller::position(file.as_raw_fd()).ok()?).ok()
+}

@@ -1,0 +1,108 @@
+//! The one error type of this crate.
+
+use std::ffi::c_int;
+use std::os::fd::RawFd;
+use std::{fmt, io};
+
+/// Why a call was refused.
+///
+/// It owns nothing, so that it can be made in a signal handler. The functions
+/// named after system calls return its [`errno`](Error::errno) as an
+/// [`io::Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// Advice with a bit that has no meaning (EINVAL).
+    UnknownBits(c_int),
+    /// A negative number; or one to preserve that is not open, or not below
+    /// RLIMIT_NOFILE (EBADF).
+    NotOpen(RawFd),
+    /// A number to preserve that holds another file than when it was advised
+    /// (ESTALE).
+    Stale(RawFd),
+    /// A change asked for by a task that shares memory with the process whose
+    /// table it would change: a child of vfork(2) (ENOTSUP).
+    SharedMemory,
+    /// The table could not grow (ENOMEM).
+    NoMemory,
+    /// A variable of the environment has a bad value (EINVAL).
+    Variable(&'static str),
+    /// No system call is configured by this variable, or the configured one
+    /// does not exist (ENOSYS).
+    NoCall(&'static str),
+    /// There is advice, and nothing here yet that can apply it to an image
+    /// (ENOTSUP).
+    NoEngine,
+    /// What the kernel answered.
+    Kernel(i32),
+}
+
+impl Error {
+    /// The errno that a call which fails for this reason gives.
+    pub fn errno(self) -> i32 {
+        match self {
+            Error::UnknownBits(_) | Error::Variable(_) => libc::EINVAL,
+            Error::NotOpen(_) => libc::EBADF,
+            Error::Stale(_) => libc::ESTALE,
+            Error::SharedMemory | Error::NoEngine => libc::ENOTSUP,
+            Error::NoMemory => libc::ENOMEM,
+            Error::NoCall(_) => libc::ENOSYS,
+            Error::Kernel(errno) => errno,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Error::UnknownBits(advice) => write!(
+                f,
+                "advice {advice:#x} has unknown bits: use CR_ADV_PRESERVE (1) and CR_ADV_IGNORE (2)"
+            ),
+            Error::NotOpen(fd) => write!(
+                f,
+                "descriptor {fd} is not open below RLIMIT_NOFILE: open it before it is advised"
+            ),
+            Error::Stale(fd) => write!(
+                f,
+                "descriptor {fd} holds another file than when it was advised: advise it again, \
+                 or clear its advice"
+            ),
+            Error::SharedMemory => write!(
+                f,
+                "this task shares memory with another process, which its advice would change: \
+                 advise before vfork(2), or use fork(2)"
+            ),
+            Error::NoMemory => write!(f, "no memory for the table of advice"),
+            Error::Variable("CRADVISE_BACKEND") => write!(
+                f,
+                "CRADVISE_BACKEND is neither kernel nor table: correct it or unset it"
+            ),
+            Error::Variable(name) => write!(
+                f,
+                "{name} is not the number of a system call: correct it or unset it"
+            ),
+            Error::NoCall(name) => write!(
+                f,
+                "this kernel has no such call as far as is known: where it has, set {name} to \
+                 its number"
+            ),
+            Error::NoEngine => write!(
+                f,
+                "advice by cradvise() cannot be applied to an image yet: give it to the preload \
+                 library in the environment"
+            ),
+            Error::Kernel(errno) => io::Error::from_raw_os_error(errno).fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<Error> for io::Error {
+    /// Only the errno goes over: an [`io::Error`] that carried more would need
+    /// the heap, and have no `raw_os_error()`.
+    fn from(error: Error) -> Self {
+        io::Error::from_raw_os_error(error.errno())
+    }
+}

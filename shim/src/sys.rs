@@ -1,0 +1,108 @@
+//! The door to the kernel and the C library: every system call of this crate
+//! goes through here, and none of them allocates or locks.
+
+use std::ffi::CStr;
+use std::os::fd::RawFd;
+
+fn errno() -> i32 {
+    // SAFETY: always a valid pointer to the errno of this thread.
+    unsafe { *libc::__errno_location() }
+}
+
+/// Makes system call `number`; the errno where it fails. Unused arguments are 0.
+pub fn call(number: i64, arguments: [i64; 4]) -> Result<i64, i32> {
+    let [a, b, c, d] = arguments;
+    // SAFETY: callers pass integers to calls that take no pointers, and only
+    // numbers that the environment configured as such calls.
+    let answer = unsafe { libc::syscall(number, a, b, c, d) };
+    if answer == -1 {
+        Err(errno())
+    } else {
+        Ok(answer)
+    }
+}
+
+/// What fstat(2) says.
+pub fn fstat(fd: RawFd) -> Result<libc::stat, i32> {
+    // SAFETY: stat is plain integers, for which zeros are a value.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: writes one stat where it is told to.
+    match unsafe { libc::fstat(fd, &mut stat) } {
+        0 => Ok(stat),
+        _ => Err(errno()),
+    }
+}
+
+/// The target of a symbolic link, cut off at the end of `target`.
+pub fn readlink<'a>(path: &CStr, target: &'a mut [u8]) -> Option<&'a [u8]> {
+    // SAFETY: path ends in a zero byte; at most target.len() bytes are written.
+    let length = unsafe { libc::readlink(path.as_ptr(), target.as_mut_ptr().cast(), target.len()) };
+    target.get(..usize::try_from(length).ok()?)
+}
+
+/// The soft limit of RLIMIT_NOFILE: the first number that no new descriptor gets.
+pub fn descriptor_limit() -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: writes one rlimit where it is told to.
+    match unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } {
+        0 => limit.rlim_cur,
+        _ => 0,
+    }
+}
+
+/// True in a child of vfork(2), and in any other task that a bare clone(2)
+/// made: one that may share its memory with a process that is not its own.
+///
+/// The kernel forgets a task's robust futex list at clone(2). The C library
+/// registers one for every thread, and for every child of fork(2), and cannot do
+/// so for a child of vfork(2). Asking costs one call and keeps no state, so that
+/// there is none that a vfork child could set wrong; comparing process ids would
+/// have to know at the first call whether it comes from such a child.
+pub fn may_share_memory() -> bool {
+    let mut head: usize = 0;
+    let mut length: usize = 0;
+    // SAFETY: writes two words where it is told to.
+    let answer = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &mut head, &mut length) };
+    answer == 0 && head == 0
+}
+
+/// The value of an environment variable. It stays valid until the program
+/// changes that variable; the caller keeps none of it.
+pub fn with_variable<R>(name: &CStr, look: impl FnOnce(Option<&[u8]>) -> R) -> R {
+    // SAFETY: name ends in a zero byte.
+    let value = unsafe { libc::getenv(name.as_ptr()) };
+    if value.is_null() {
+        return look(None);
+    }
+    // SAFETY: not null, so a string of the environment, which outlives `look`.
+    look(Some(unsafe { CStr::from_ptr(value) }.to_bytes()))
+}
+
+/// New zeroed memory, a whole number of pages. Address space only, until it is
+/// written.
+pub fn map(length: usize) -> Option<*mut u8> {
+    // SAFETY: a new private mapping at an address of the kernel's choice.
+    let memory = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            length,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    (memory != libc::MAP_FAILED).then_some(memory.cast())
+}
+
+/// Gives back what [`map`] gave.
+///
+/// # Safety
+/// `memory` is a whole mapping of [`map`], and nothing refers to it.
+pub unsafe fn unmap(memory: *mut u8, length: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { libc::munmap(memory.cast(), length) };
+}
