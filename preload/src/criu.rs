@@ -233,10 +233,10 @@ impl Request {
         }
         if dry_run {
             for change in &rewrite.changes {
-                refuse!("{change}");
+                refuse!("plan: {change}");
             }
-            refuse!("CKPT_DRY_RUN is set: nothing is restored");
-            return Err(libc::ECANCELED);
+            refuse!("{}", Error::DryRun);
+            return Err(Error::DryRun.errno());
         }
         for change in &rewrite.changes {
             info!("{change}");
