@@ -244,8 +244,8 @@ struct Tasks {
 impl Tasks {
     /// Ends them, parents first, so that their children become ours. What is no
     /// child of this process is none of its business, whatever its pid.
-    fn end(&self) {
-        for &pid in &self.pids {
+    fn end(&mut self) {
+        for pid in std::mem::take(&mut self.pids) {
             if wait_for(pid, libc::WNOHANG) == 0 {
                 // SAFETY: kill takes integers; the pid is that of a child, which
                 // nobody else waits for.
@@ -260,6 +260,12 @@ impl Tasks {
         for &pid in &self.pids {
             wait_for(pid, 0);
         }
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -292,13 +298,14 @@ impl<'w> Held<'w> {
     /// criu cannot.
     pub fn dump(self) -> Image<'w> {
         self.dump_with(&[])
+            .unwrap_or_else(|said| panic!("criu dump: {said}"))
     }
 
     /// Dumps it, with more options.
     ///
-    /// # Panics
-    /// criu cannot.
-    pub fn dump_with(self, options: &[&str]) -> Image<'w> {
+    /// # Errors
+    /// What criu says where it cannot.
+    pub fn dump_with(self, options: &[&str]) -> Result<Image<'w>, String> {
         let directory = self.world.directory.join("image");
         fs::create_dir(&directory).expect("a directory for the image");
         let mut command = Command::new(&self.world.criu);
@@ -308,16 +315,15 @@ impl<'w> Held<'w> {
             .args(options);
         let (status, said) = self.world.criu(&mut command);
         if status != Some(0) {
-            self.tasks.end();
-            panic!("criu dump: {status:?}: {said}");
+            return Err(said);
         }
         self.tasks.wait();
-        Image {
+        Ok(Image {
             world: self.world,
             directory,
             root: self.tasks.root,
             pids: self.tasks.pids.clone(),
-        }
+        })
     }
 }
 
@@ -421,7 +427,7 @@ impl<'i> Restore<'i> {
         // SAFETY: only fcntl, dup2 and close are called in the child.
         unsafe { command.pre_exec(move || inherit(&descriptors)) };
         let (status, said) = image.world.criu(&mut command);
-        let tasks = Tasks {
+        let mut tasks = Tasks {
             root: image.root,
             pids: image.pids.clone(),
         };
@@ -556,10 +562,4 @@ fn same(task: i32, number: i32, other: i32, other_number: i32) -> bool {
         unsafe { libc::syscall(libc::SYS_kcmp, task, other, KCMP_FILE, number, other_number) };
     assert!(order >= 0, "kcmp: {}", io::Error::last_os_error());
     order == 0
-}
-
-impl Drop for Restored {
-    fn drop(&mut self) {
-        self.tasks.end();
-    }
 }
