@@ -373,7 +373,7 @@ pub struct Restore<'i> {
     descriptors: Vec<(RawFd, RawFd)>,
 }
 
-impl<'i> Restore<'i> {
+impl Restore<'_> {
     /// With the library, and `CKPT_NAME=value`.
     pub fn advice(self, name: &str, value: &str) -> Self {
         self.library().env(&format!("CKPT_{name}"), value)
@@ -396,8 +396,9 @@ impl<'i> Restore<'i> {
         self
     }
 
-    /// With a descriptor. 0, 1 and 2 are /dev/null and files without it.
-    pub fn fd(mut self, number: RawFd, file: &'i impl AsRawFd) -> Self {
+    /// With a descriptor, which must stay open until then. 0, 1 and 2 are /dev/null
+    /// and a file without it.
+    pub fn fd(mut self, number: RawFd, file: &impl AsRawFd) -> Self {
         self.descriptors.push((file.as_raw_fd(), number));
         self
     }
@@ -444,7 +445,7 @@ impl<'i> Restore<'i> {
             began,
             restored: Restored {
                 root: image.root,
-                tasks,
+                _tasks: tasks,
             },
         }
     }
@@ -513,7 +514,8 @@ impl Outcome {
 pub struct Restored {
     /// Its first process.
     pub root: i32,
-    tasks: Tasks,
+    /// Ends them with this.
+    _tasks: Tasks,
 }
 
 impl Restored {
