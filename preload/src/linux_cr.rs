@@ -11,6 +11,7 @@
 use crate::state::{State, state};
 use ckpt_image::advice::{Action, Target};
 use ckpt_image::linux_cr::begins_like_an_image;
+use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_restart::call::{self, Shape};
 use ckpt_restart::request::{self, Naming, Request, Sources};
 use ckpt_restart::{Error, caller, debug, log, refuse, warn};
@@ -32,8 +33,15 @@ static KEEPING: AtomicBool = AtomicBool::new(false);
 static CANDIDATE: AtomicI32 = AtomicI32::new(-1);
 /// An image was seen, and the request looked at: what came of it.
 static REQUEST: OnceCell<Result<Option<Request>, c_int>> = OnceCell::new();
+/// The head of an image that comes through a pipe, while it is read from this
+/// descriptor.
+static HEAD: Mutex<Option<Surveyor>> = Mutex::new(None);
+static HEAD_FD: AtomicI32 = AtomicI32::new(-1);
 /// Shared with forked children: whether one of them made the restart call.
 static SEEN: AtomicPtr<AtomicBool> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The first record of a little-endian image: its type and length.
+const PREFIX: [u8; 8] = [1, 0, 0, 0, 72, 0, 0, 0];
 
 /// A descriptor to preserve.
 struct Kept {
@@ -98,14 +106,21 @@ pub fn on_read(fd: c_int, buffer: *const c_void, result: ssize_t) -> ssize_t {
     let Ok(length) = usize::try_from(result) else {
         return result;
     };
-    if length < 8 || REQUEST.get().is_some() {
-        return result;
-    }
     let Some(state) = state() else {
         return result;
     };
+    if REQUEST.get().is_some() {
+        // SAFETY: read(2) has just written this many bytes there.
+        head(fd, || unsafe {
+            std::slice::from_raw_parts(buffer.cast::<u8>(), length)
+        });
+        return result;
+    }
+    if length < 8 {
+        return result;
+    }
     // SAFETY: read(2) has just written this many bytes there.
-    let bytes = unsafe { std::slice::from_raw_parts(buffer.cast::<u8>(), length.min(16)) };
+    let bytes = unsafe { std::slice::from_raw_parts(buffer.cast::<u8>(), length) };
     let continued = CANDIDATE.swap(-1, Ordering::Relaxed) == fd && is_magic(bytes);
     if !continued && !begins_like_an_image(bytes) {
         return result;
@@ -123,7 +138,15 @@ pub fn on_read(fd: c_int, buffer: *const c_void, result: ssize_t) -> ssize_t {
         look_at(state, fd, start)
     };
     match looked {
-        Ok(_) => {
+        Ok(request) => {
+            if request.is_some_and(|request| !request.is_checked()) {
+                *HEAD.lock() = Some(Surveyor::default());
+                HEAD_FD.store(fd, Ordering::Relaxed);
+                if continued {
+                    head(fd, || &PREFIX);
+                }
+                head(fd, || bytes);
+            }
             set_errno(errno);
             result
         }
@@ -132,9 +155,33 @@ pub fn on_read(fd: c_int, buffer: *const c_void, result: ssize_t) -> ssize_t {
 }
 
 fn is_magic(bytes: &[u8]) -> bool {
-    let mut header = [1, 0, 0, 0, 72, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    header[8..].copy_from_slice(&bytes[..8]);
-    begins_like_an_image(&header)
+    begins_like_an_image(&[&PREFIX, &bytes[..8]].concat())
+}
+
+/// The head of an image that cannot be read in advance: its tree has the pids by
+/// which advice names the tasks, and the restart program writes new ones into it
+/// before the kernel, and we, see it again.
+fn head<'a>(fd: c_int, bytes: impl FnOnce() -> &'a [u8]) {
+    if HEAD_FD.load(Ordering::Relaxed) != fd {
+        return;
+    }
+    let Some(mut head) = HEAD.try_lock() else {
+        return;
+    };
+    let Some(surveyor) = head.as_mut() else {
+        return;
+    };
+    let errno = errno();
+    let failed = surveyor.feed(bytes()).is_err();
+    let tasks = &surveyor.survey().tasks;
+    if let (false, Some(Ok(Some(request)))) = (tasks.is_empty(), REQUEST.get()) {
+        request.name_tasks(tasks.iter().map(|task| task.pid).collect());
+    }
+    if failed || !tasks.is_empty() {
+        HEAD_FD.store(-1, Ordering::Relaxed);
+        *head = None;
+    }
+    set_errno(errno);
 }
 
 /// Before a number is closed or replaced: a descriptor to preserve is copied.

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 
 /// Where the caller's numbers are: number to descriptor, where it still is or
 /// was copied to.
@@ -34,6 +35,8 @@ pub struct Request {
     caller: Caller,
     sources: Sources,
     census: Option<BTreeSet<i32>>,
+    /// The tasks' pids, before the restart program gives them new ones.
+    pids: OnceLock<Vec<i32>>,
     checked: bool,
 }
 
@@ -88,6 +91,7 @@ impl Request {
             caller: bound,
             sources,
             census: None,
+            pids: OnceLock::new(),
             checked: false,
         };
         request.planner()?;
@@ -112,7 +116,17 @@ impl Request {
             let fd = sources.get(&number)?;
             caller::position(*fd).ok()
         });
-        Ok(Rewriter::new(self.planner()?, offsets))
+        let mut rewriter = Rewriter::new(self.planner()?, offsets);
+        if let Some(pids) = self.pids.get() {
+            rewriter.name_tasks(pids.clone());
+        }
+        Ok(rewriter)
+    }
+
+    /// Tells the tasks' pids, in the order of the image's tree. Advice names tasks
+    /// by them, also after a restart program has written new ones into the tree.
+    pub fn name_tasks(&self, pids: Vec<i32>) {
+        let _ = self.pids.set(pids);
     }
 
     /// Whether [`Request::check`] has seen the image.
@@ -138,6 +152,7 @@ impl Request {
         scan(&file, start, &mut surveyor)?;
         let (survey, _) = surveyor.finish()?;
         self.census = Some(census(&survey));
+        self.name_tasks(survey.tasks.iter().map(|task| task.pid).collect());
         let mut rewriter = self.rewriter()?;
         scan(&file, start, &mut rewriter)?;
         rewriter.finish()?;

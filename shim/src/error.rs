@@ -30,9 +30,8 @@ pub enum Error {
     /// No system call is configured by this variable, or the configured one
     /// does not exist (ENOSYS).
     NoCall(&'static str),
-    /// There is advice, and nothing here yet that can apply it to an image
-    /// (ENOTSUP).
-    NoEngine,
+    /// The advice cannot be carried out on this image; the errno says why.
+    Refused(i32),
     /// What the kernel answered.
     Kernel(i32),
 }
@@ -44,10 +43,10 @@ impl Error {
             Error::UnknownBits(_) | Error::Variable(_) => libc::EINVAL,
             Error::NotOpen(_) => libc::EBADF,
             Error::Stale(_) => libc::ESTALE,
-            Error::SharedMemory | Error::NoEngine => libc::ENOTSUP,
+            Error::SharedMemory => libc::ENOTSUP,
             Error::NoMemory => libc::ENOMEM,
             Error::NoCall(_) => libc::ENOSYS,
-            Error::Kernel(errno) => errno,
+            Error::Kernel(errno) | Error::Refused(errno) => errno,
         }
     }
 }
@@ -87,10 +86,10 @@ impl fmt::Display for Error {
                 "this kernel has no such call as far as is known: where it has, set {name} to \
                  its number"
             ),
-            Error::NoEngine => write!(
+            Error::Refused(errno) => write!(
                 f,
-                "advice by cradvise() cannot be applied to an image yet: give it to the preload \
-                 library in the environment"
+                "the advice cannot be carried out on this image: {}",
+                io::Error::from_raw_os_error(errno)
             ),
             Error::Kernel(errno) => io::Error::from_raw_os_error(errno).fmt(f),
         }

@@ -3,9 +3,13 @@
 
 use crate::environment::CKPT_RESTART_NR;
 use crate::{Error, advice, sys};
-use ckpt_image::advice::Item;
+use ckpt_image::advice::{Action, Advice, Item, Target};
+use ckpt_restart::call::{self, Shape};
+use ckpt_restart::request::{self, Naming, Request, Sources};
 use std::io;
 use std::os::fd::RawFd;
+
+const RESTART_TASKSELF: u64 = 1;
 
 /// Restarts the tasks of a Linux-CR image, or joins such a restart, with the
 /// advice of this process applied.
@@ -28,7 +32,12 @@ use std::os::fd::RawFd;
 /// * ENOSYS: CKPT_RESTART_NR is not set.
 /// * EINVAL: CKPT_RESTART_NR is not a number, or as for [`crate::cradvise`].
 /// * ESTALE: as for [`advice`].
-/// * ENOTSUP: there is advice; so far it cannot be applied here.
+/// * EEXIST: a descriptor is advised CR_ADV_PRESERVE alone, and a task of the
+///   image has that number.
+/// * EACCES: a descriptor to preserve lacks an access that the number needs.
+/// * ENOTSUP: the engine cannot do it: a file that cannot be opened by name, or
+///   a descriptor of a kind that cannot be edited.
+/// * EINVAL: the image is malformed.
 /// * What the kernel answers.
 ///
 /// Source: include/linux/checkpoint.h and kernel/checkpoint/sys.c of Linux-CR.
@@ -51,17 +60,45 @@ pub fn restart(pid: libc::pid_t, image_fd: RawFd, flags: u64, log_fd: RawFd) -> 
     if items.is_empty() {
         return Ok(call(image_fd)?);
     }
-    Ok(carry(&items, image_fd, call)?)
+    let itself = flags & RESTART_TASKSELF != 0;
+    Ok(carry(items, image_fd, itself, call)?)
 }
 
-/// THE ENGINE GOES HERE: applies the advice to the stream that comes from
-/// `image_fd` and makes the call with a descriptor of the result. That is the
-/// business of the crate ckpt-restart; until it is connected, advice is refused
-/// rather than left out.
+/// Makes the call with a descriptor from which the rewritten image comes.
 fn carry(
-    _items: &[Item],
-    _image_fd: RawFd,
-    _call: impl FnOnce(RawFd) -> Result<i64, Error>,
+    items: Vec<Item>,
+    image_fd: RawFd,
+    itself: bool,
+    call: impl Fn(RawFd) -> Result<i64, Error>,
 ) -> Result<i64, Error> {
-    Err(Error::NoEngine)
+    let refused = |error: ckpt_restart::Error| Error::Refused(error.errno());
+    let sources: Sources = items
+        .iter()
+        .filter(|item| item.action != Action::Ignore)
+        .filter_map(|item| match item.target {
+            Target::Number(number) => Some((number, number)),
+            _ => None,
+        })
+        .collect();
+    let advice = Advice {
+        items,
+        ..Advice::default()
+    };
+    let mut request =
+        Request::new(&advice, sources, Naming::Inherited, Some(image_fd)).map_err(refused)?;
+    let image = sys::borrow(image_fd);
+    if let Some(start) = request::regular_at(image) {
+        request.check(image, start).map_err(refused)?;
+    }
+    let shape = if itself {
+        Shape::Itself(image_fd)
+    } else {
+        Shape::Coordinator(image_fd)
+    };
+    // The call through libc leaves its errno behind.
+    let real = |fd: i32| call(fd).unwrap_or(-1);
+    match call::carry(&request, shape, false, &real).map_err(refused)? {
+        -1 => Err(Error::Kernel(sys::errno())),
+        result => Ok(result),
+    }
 }

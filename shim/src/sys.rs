@@ -2,9 +2,11 @@
 //! goes through here, and none of them allocates or locks.
 
 use std::ffi::CStr;
+use std::os::fd::BorrowedFd;
 use std::os::fd::RawFd;
 
-fn errno() -> i32 {
+/// The error of the last call of this thread.
+pub fn errno() -> i32 {
     // SAFETY: always a valid pointer to the errno of this thread.
     unsafe { *libc::__errno_location() }
 }
@@ -105,4 +107,11 @@ pub fn map(length: usize) -> Option<*mut u8> {
 pub unsafe fn unmap(memory: *mut u8, length: usize) {
     // SAFETY: the caller's promise.
     unsafe { libc::munmap(memory.cast(), length) };
+}
+
+/// A descriptor of the program's, for the length of its call.
+pub fn borrow<'a>(fd: i32) -> BorrowedFd<'a> {
+    // SAFETY: the program that makes the call has it open, and whoever uses it
+    // here only asks the kernel about it or duplicates it.
+    unsafe { BorrowedFd::borrow_raw(fd.max(0)) }
 }

@@ -69,6 +69,12 @@ impl Rewriter {
         }
     }
 
+    /// Gives the tasks the pids by which advice names them, in the order of the
+    /// tree: restart programs write new ones into it on its way.
+    pub fn name_tasks(&mut self, pids: Vec<i32>) {
+        self.editor.survey.names = pids;
+    }
+
     /// Takes more of the image. What can go out is in [`Rewriter::output`].
     ///
     /// # Errors

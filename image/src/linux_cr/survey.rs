@@ -124,6 +124,9 @@ pub struct Survey {
     pub cred: i32,
     /// Objrefs announced, from this number up: [`Survey::HIGH`].
     pub high: BTreeSet<i32>,
+    /// The pids that the image had before a restart program wrote new ones into
+    /// its tree, in the order of the tree.
+    pub names: Vec<i32>,
     current: Option<usize>,
     pids: Vec<i32>,
     first_pid: i32,
@@ -367,7 +370,25 @@ impl Survey {
                 ..Task::default()
             });
         }
+        self.rename();
         Ok(())
+    }
+
+    /// Gives the tasks the pids that they had.
+    fn rename(&mut self) {
+        if self.names.len() != self.tasks.len() {
+            return;
+        }
+        let now: Vec<i32> = self.tasks.iter().map(|task| task.pid).collect();
+        let named = |pid: i32| {
+            let index = now.iter().position(|&other| other == pid);
+            index.map_or(pid, |index| self.names[index])
+        };
+        for task in &mut self.tasks {
+            task.pid = named(task.pid);
+            task.process = named(task.process);
+            task.parent = named(task.parent);
+        }
     }
 
     /// Versions with PIDS name pids by object, the others by number.
@@ -652,6 +673,11 @@ impl Surveyor {
     /// [`Error::Image`].
     pub fn feed(&mut self, input: &[u8]) -> Result<(), Error> {
         self.splitter.feed(input, &mut self.state)
+    }
+
+    /// What is known so far.
+    pub fn survey(&self) -> &Survey {
+        &self.state.survey
     }
 
     /// Bytes that come next and may be skipped; see [`Splitter::passing`].

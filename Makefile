@@ -1,0 +1,38 @@
+# make demo      the main job, shown on real processes
+# make test      every test
+# make install   [DESTDIR=] [PREFIX=/usr/local] [LIBDIR=$(PREFIX)/lib]
+CARGO   ?= cargo
+PREFIX  ?= /usr/local
+LIBDIR  ?= $(PREFIX)/lib
+INSTALL ?= install
+RELEASE  = $(or $(CARGO_TARGET_DIR),target)/release
+
+.PHONY: all build setup demo test install
+all: build
+
+build:
+	$(CARGO) build --release --locked
+
+# What the demo and the tests need beside the product: a criu that works on this
+# kernel, unpacked under target/, and a few packages where they are missing.
+setup:
+	tests/setup
+
+demo: build setup
+	$(CARGO) build --release --locked --quiet --package ckptadv-tests
+	tests/demo
+
+test: build setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked --quiet -- -D warnings
+	tests/check-pages
+	$(CARGO) test --workspace --locked
+
+install: build
+	$(INSTALL) -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBDIR) \
+	    $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man2 $(DESTDIR)$(PREFIX)/share/man/man8
+	$(INSTALL) -m 755 $(RELEASE)/ckptadv $(DESTDIR)$(PREFIX)/bin/
+	$(INSTALL) -m 644 $(RELEASE)/libckptadv.so $(DESTDIR)$(LIBDIR)/
+	$(INSTALL) -m 644 man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	$(INSTALL) -m 644 man/*.2 $(DESTDIR)$(PREFIX)/share/man/man2/
+	$(INSTALL) -m 644 man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
