@@ -206,12 +206,9 @@ impl<'a> Edit<'a> {
         released
     }
 
-    /// Whether nothing refers to a description any more that something referred
-    /// to.
+    /// Whether no descriptor and no queue refers to a description afterwards.
     fn is_gone(&self, id: u32) -> bool {
-        self.before.contains_key(&id)
-            && !self.after.contains_key(&id)
-            && !self.in_flight.contains(&id)
+        !self.after.contains_key(&id) && !self.in_flight.contains(&id)
     }
 
     /// Whether some of the tables that held a description still do, but not all.
@@ -469,7 +466,7 @@ impl<'a> Edit<'a> {
             .image
             .descriptions
             .values()
-            .filter(|d| self.is_gone(d.id) && !stays(d))
+            .filter(|d| self.before.contains_key(&d.id) && self.is_gone(d.id) && !stays(d))
             .map(|d| d.span.clone())
             .collect();
         if gone.is_empty() && given.descriptions.is_empty() {
