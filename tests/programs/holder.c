@@ -51,9 +51,14 @@
 static char wanted[HIGHEST];
 static int shares_the_table;
 
+static const char *ready;
+
+/* Said in READY, since standard error may be what is held. */
 static void fail(const char *what)
 {
-	dprintf(2, "holder: %s: %s\n", what, strerror(errno));
+	int error = errno;
+
+	dprintf(open(ready, O_WRONLY | O_CREAT | O_APPEND, 0644), "holder: %s: %s\n", what, strerror(error));
 	_exit(1);
 }
 
@@ -273,15 +278,16 @@ static void another_thread(void)
 
 int main(int argc, char **argv)
 {
-	int counts = 0, ready;
+	int counts = 0, fd;
 	char line[32];
 
 	if (argc < 2) {
 		dprintf(2, "usage: holder READY WORD...\n");
 		return 2;
 	}
+	ready = argv[1];
 	setsid();
-	for (int fd = 3; fd < HIGHEST; fd++)
+	for (fd = 3; fd < HIGHEST; fd++)
 		close(fd);
 	wanted[0] = wanted[1] = wanted[2] = 1;
 	for (char **word = argv + 2; *word; word++) {
@@ -306,13 +312,12 @@ int main(int argc, char **argv)
 			fail(*word);
 		}
 	}
-	for (int fd = 0; fd < HIGHEST && !shares_the_table; fd++)
+	for (fd = 0; fd < HIGHEST && !shares_the_table; fd++)
 		if (!wanted[fd])
 			close(fd);
-	ready = must(open(argv[1], O_WRONLY | O_CREAT | O_APPEND, 0644), argv[1]);
-	snprintf(line, sizeof(line), "%d\n", getpid());
-	must(write(ready, line, strlen(line)), argv[1]);
-	close(ready);
+	fd = must(open(ready, O_WRONLY | O_CREAT | O_APPEND, 0644), ready);
+	must(dprintf(fd, "%d\n", getpid()), ready);
+	close(fd);
 	for (int n = 1; counts; n++) {
 		snprintf(line, sizeof(line), "%d\n", n);
 		if (write(1, line, strlen(line)) < 0)
