@@ -488,15 +488,16 @@ fn images_that_are_not_what_they_say_are_refused() {
         .into_keys()
         .find(|name| name.starts_with("fdinfo-"))
         .expect("a file table");
-    let cases: [(&str, &dyn Fn(Vec<u8>) -> Vec<u8>, &str); 4] = [
+    type Damage = fn(Vec<u8>) -> Vec<u8>;
+    let cases: [(&str, Damage, &str); 4] = [
         (
             "files.img",
-            &|b| b[..b.len() - 1].to_vec(),
+            |b| b[..b.len() - 1].to_vec(),
             "files.img: offset",
         ),
-        ("files.img", &|_| b"not an image".to_vec(), "its magic is"),
-        (&fdinfo, &|b| b[..b.len() - 3].to_vec(), "img: offset"),
-        (&fdinfo, &|b| [&b[..], &b[8..]].concat(), "stands twice"),
+        ("files.img", |_| b"not an image".to_vec(), "its magic is"),
+        (&fdinfo, |b| b[..b.len() - 3].to_vec(), "img: offset"),
+        (&fdinfo, |b| [&b[..], &b[8..]].concat(), "stands twice"),
     ];
     for (name, damage, says) in cases {
         let path = image.directory.join(name);
