@@ -406,6 +406,39 @@ fn a_child_goes_on_watching_what_the_root_task_dropped() {
     assert!(watch.starts_with("7 "), "{watch}");
 }
 
+/// As when the program closes it: the terminal is hung up.
+#[test]
+fn a_terminal_whose_master_is_dropped_is_hung_up() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &["7=pty:8"], &[]) else {
+        return;
+    };
+    let restored = image.restore().advice("IGNORE", "7").run().restored();
+    let links = restored.links(image.root);
+    assert!(!links.contains_key(&7));
+    assert!(links[&8].ends_with(" (deleted)"), "{}", links[&8]);
+}
+
+#[test]
+fn a_task_without_descriptors_is_given_one() {
+    let Some(world) = World::new() else { return };
+    let words = ["0=close", "1=close", "2=close"];
+    let Some(image) = dump(&world, &words, &[]) else {
+        return;
+    };
+    let given = world.open("given");
+    let restored = image
+        .restore()
+        .advice("PRESERVE", "5")
+        .fd(5, &given)
+        .run()
+        .restored();
+    assert_eq!(
+        restored.links(image.root),
+        [(5, world.path("given"))].into()
+    );
+}
+
 struct Refused {
     words: &'static [&'static str],
     options: &'static [&'static str],

@@ -494,14 +494,23 @@ fn what_is_missing_is_refused() {
     for name in ["inventory.img", "pstree.img", "files.img", "fdinfo-1.img"] {
         let mut files = good.clone();
         files.remove(name);
-        let error = Image::read(&files).err().expect(name);
+        let error = Image::read(&files).expect_err(name);
         let says = format!("image: {name}: offset 0: the file is missing");
         assert_eq!(error.to_string(), says);
     }
+    // A table that never was, since its task has no descriptor, is none missing.
+    let mut none = World {
+        tables: vec![BTreeMap::new()],
+        ..one_task(&[], &[])
+    }
+    .files();
+    none.remove("fdinfo-1.img");
+    let rewrite = advise(&none, "40", "").expect("done");
+    assert_eq!(table(&with(&none, &rewrite), 0), [(40, 1)].into());
     let mut old = good;
     old.remove("files.img");
     old.insert("reg-files.img".to_owned(), Vec::new());
-    let error = Image::read(&old).err().expect("an old layout");
+    let error = Image::read(&old).expect_err("an old layout");
     assert_eq!(error.errno(), libc::ENOTSUP);
 }
 
@@ -518,7 +527,7 @@ fn a_tree_without_a_root_or_with_a_cycle_is_refused() {
     ] {
         let mut files = one_task(&[Made::Reg], &[3]).files();
         files.insert("pstree.img".to_owned(), file(PSTREE, tree));
-        let error = Image::read(&files).err().expect("no tree");
+        let error = Image::read(&files).expect_err("no tree");
         assert!(error.to_string().contains("pstree.img: offset"), "{error}");
     }
 }

@@ -273,11 +273,6 @@ impl<'a> Edit<'a> {
                     let other = ends.connections.get(&(there, here));
                     self.check_other_end(released, other.copied())?;
                 }
-                Link::Tty { end, .. } if end & 1 == 1 => {
-                    let slaves = ends.terminals.get(&(end & !1)).into_iter().flatten();
-                    let slave = slaves.copied().find(|slave| !self.is_gone(slave.id));
-                    self.check_other_end(released, slave)?;
-                }
                 _ => {}
             }
         }
@@ -498,8 +493,6 @@ struct Ends<'a> {
     towards: BTreeMap<u32, Vec<&'a Description>>,
     /// Internet sockets by their own and their other end.
     connections: BTreeMap<(&'a End, &'a End), &'a Description>,
-    /// Terminals by end.
-    terminals: BTreeMap<u32, Vec<&'a Description>>,
 }
 
 impl<'a> Ends<'a> {
@@ -516,7 +509,6 @@ impl<'a> Ends<'a> {
                 Link::Inet { here, there } => {
                     ends.connections.insert((here, there), description);
                 }
-                Link::Tty { end, .. } => ends.terminals.entry(*end).or_default().push(description),
                 _ => {}
             }
         }

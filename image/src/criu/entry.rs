@@ -143,11 +143,6 @@ pub(super) enum Link {
     Epoll(Vec<u32>),
     /// It is opened by the path of a regular file entry.
     By(u32),
-    /// A terminal. An end has twice the number of its pair, the master one more.
-    Tty {
-        end: u32,
-        by: Option<u32>,
-    },
 }
 
 /// One end of a connection: protocol, address, port.
@@ -311,10 +306,7 @@ impl Description {
             FileType::FIFO => self.link = field(3).map_or(Link::None, Link::By),
             FileType::TTY => {
                 self.access = Access::of_flags(need(3, "flags")? as i32);
-                self.link = Link::Tty {
-                    end: need(2, "terminal")?,
-                    by: field(6),
-                };
+                self.link = field(6).map_or(Link::None, Link::By);
             }
             FileType::UNIXSK => {
                 self.link = Link::Unix {

@@ -1,7 +1,7 @@
 //! An image directory as a graph: tasks, their file tables, and the open file
 //! descriptions that descriptors and others refer to.
 
-use super::entry::{Description, Flight, Link, Lock, Slot, Task};
+use super::entry::{Description, FileType, Flight, Link, Lock, Slot, Task};
 use super::wire::{Entry, File, Magic, Message};
 use crate::Error;
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,6 +124,7 @@ impl Image {
         };
         let descriptions = read_descriptions(&files)?;
         let mut tables: BTreeMap<u32, Table> = BTreeMap::new();
+        let mut empty = None;
         for task in &mut tasks {
             task.table = table_of(directory, task.pid)?;
             let Some(id) = task.table else { continue };
@@ -133,16 +134,31 @@ impl Image {
             }
             let mut table = read_table(directory, id, &descriptions)?;
             table.tasks.push(task.pid);
+            if table.bytes.is_empty() {
+                table.bytes = Magic::FDINFO.head();
+                empty = Some(table.file.clone());
+            }
             tables.insert(id, table);
         }
-        Ok(Image {
+        let image = Image {
             tasks,
             tables,
             descriptions,
             locks: read_locks(directory)?,
             flights: read_flights(directory)?,
             files,
-        })
+        };
+        match empty {
+            Some(file) if image.has_stray_descriptions(directory)? => Err(absent(&file)),
+            _ => Ok(image),
+        }
+    }
+
+    /// Whether nothing refers to some description, as when a file table is lost.
+    fn has_stray_descriptions(&self, directory: &dyn Directory) -> Result<bool, Error> {
+        let (references, others) = (self.references(), self.other_references(directory)?);
+        let mut ids = self.descriptions.keys();
+        Ok(ids.any(|id| !references.contains_key(id) && !others.contains_key(id)))
     }
 
     /// The root task's file table.
@@ -178,7 +194,7 @@ impl Image {
             }
         }
         for description in self.descriptions.values() {
-            if let Link::By(id) | Link::Tty { by: Some(id), .. } = description.link {
+            if let Link::By(id) = description.link {
                 let description = description.id;
                 add(id, Reference::Opens { description });
             }
@@ -324,6 +340,8 @@ fn read_tasks(pstree: &Owned) -> Result<Vec<Task>, Error> {
 /// Which file table a task has. CRIU has it in a file of its own, older versions
 /// with the rest of the task; a zombie has none.
 fn table_of(directory: &dyn Directory, task: i32) -> Result<Option<u32>, Error> {
+    const ALIVE: u32 = 1;
+    const STOPPED: u32 = 3;
     let table = |ids: &Message<'_>| -> Result<Option<u32>, Error> {
         let [_, table] = ids.numbers::<2>()?;
         match table {
@@ -347,11 +365,21 @@ fn table_of(directory: &dyn Directory, task: i32) -> Result<Option<u32>, Error> 
         name: &name,
         bytes: &bytes,
     };
-    for field in file.entry(Magic::CORE)?.message.fields() {
+    let core = file.entry(Magic::CORE)?.message;
+    let mut runs = false;
+    for field in core.fields() {
         let field = field?;
-        if field.number == 4 {
-            return table(&field.message()?);
+        match field.number {
+            3 => {
+                let [state] = field.message()?.numbers::<1>()?;
+                runs = matches!(state, Some(ALIVE | STOPPED));
+            }
+            4 => return table(&field.message()?),
+            _ => {}
         }
+    }
+    if runs {
+        return Err(absent(&format!("ids-{task}.img")));
     }
     Ok(None)
 }
@@ -373,7 +401,7 @@ fn read_descriptions(files: &[u8]) -> Result<BTreeMap<u32, Description>, Error> 
     let opened_by: Vec<(u32, u32)> = descriptions
         .values()
         .filter_map(|description| match description.link {
-            Link::By(id) | Link::Tty { by: Some(id), .. } => Some((description.id, id)),
+            Link::By(id) => Some((description.id, id)),
             _ => None,
         })
         .collect();
@@ -383,7 +411,7 @@ fn read_descriptions(files: &[u8]) -> Result<BTreeMap<u32, Description>, Error> 
         };
         let (path, access) = (file.path.clone(), file.access);
         if let Some(description) = descriptions.get_mut(&id) {
-            if description.link == Link::By(by) {
+            if description.file_type == FileType::FIFO {
                 description.access = access;
             }
             description.path = path;
@@ -398,14 +426,17 @@ fn read_table(
     descriptions: &BTreeMap<u32, Description>,
 ) -> Result<Table, Error> {
     let name = format!("fdinfo-{id}.img");
-    let bytes = directory.file(&name)?.ok_or_else(|| absent(&name))?;
-    let file = File {
-        name: &name,
-        bytes: &bytes,
-    };
+    // CRIU makes no file where a task has no descriptor.
+    let found = directory.file(&name)?;
+    let bytes = found.as_deref().unwrap_or_default();
+    let file = File { name: &name, bytes };
     let mut slots = Vec::new();
     let mut by_number = BTreeMap::new();
-    for entry in file.entries(Magic::FDINFO)? {
+    let entries = match found {
+        Some(_) => Some(file.entries(Magic::FDINFO)?),
+        None => None,
+    };
+    for entry in entries.into_iter().flatten() {
         let entry = entry?;
         let slot = Slot::read(&entry)?;
         if by_number.insert(slot.number, slots.len()).is_some() {
@@ -426,7 +457,7 @@ fn read_table(
         tasks: Vec::new(),
         slots,
         by_number,
-        bytes,
+        bytes: found.unwrap_or_default(),
     })
 }
 
