@@ -12,7 +12,7 @@ mod arguments;
 mod files;
 
 use crate::state::State;
-use arguments::Verb;
+use arguments::{Invocation, Verb};
 use ckpt_image::advice::{Action, Advice, Target};
 use ckpt_image::caller::Caller;
 use ckpt_image::criu::{self as image, Image};
@@ -69,7 +69,7 @@ pub fn start(state: &State) -> bool {
             return true;
         }
         (Err(_), Verb::Dump) => return true,
-        (Ok(settings), _) => prepare(settings, invocation.streams),
+        (Ok(settings), _) => prepare(settings, invocation),
         (Err(error), _) => Err(error.clone().into()),
     };
     let request = request.unwrap_or_else(|error| {
@@ -96,7 +96,7 @@ fn is_criu() -> bool {
 
 /// Checks what can be checked before the image is known, and lays out what criu
 /// is to inherit; `None` where nothing is asked for.
-fn prepare(settings: &Settings, streams: bool) -> Result<Option<Request>, Error> {
+fn prepare(settings: &Settings, invocation: Invocation) -> Result<Option<Request>, Error> {
     if let Some(path) = &settings.log_file {
         let what = format!("CKPT_LOG_FILE={}", path.display());
         log::to_file(path).map_err(|e| Error::system(what, e))?;
@@ -108,7 +108,7 @@ fn prepare(settings: &Settings, streams: bool) -> Result<Option<Request>, Error>
     if advice.is_empty() && !settings.dry_run {
         return Ok(None);
     }
-    if streams {
+    if invocation.streams {
         return Err(ckpt_image::Error::unsupported(
             "criu --stream",
             "an image that comes out of a streamer cannot be advised: extract it to a directory",
@@ -119,6 +119,15 @@ fn prepare(settings: &Settings, streams: bool) -> Result<Option<Request>, Error>
         examine(advice).map_err(|e| Error::system("cannot examine the caller's descriptors", e))?;
     Planner::new(advice, caller.clone(), true)?;
     let inherited = image::inherited(advice, &caller);
+    if !inherited.is_empty() && invocation.verb == Verb::Serve {
+        // It ends where its configuration has descriptors to inherit.
+        return Err(ckpt_image::Error::unsupported(
+            "criu service",
+            "the caller's descriptors cannot be given to what a service restores yet: use criu \
+             restore or criu swrk, or only CKPT_IGNORE",
+        )
+        .into());
+    }
     if !inherited.is_empty() {
         hand_over(&inherited)
             .map_err(|e| Error::system("cannot hand criu the caller's descriptors", e))?;

@@ -5,7 +5,9 @@
 pub enum Verb {
     /// Restores one image and ends.
     Restore,
-    /// Does what comes over a socket, restores among it.
+    /// Does what its starter asks for over a socket, a restore perhaps.
+    Work,
+    /// Does what anybody asks for over a socket.
     Serve,
     /// Dumps.
     Dump,
@@ -77,7 +79,7 @@ const SHORT_WITH_REST: &[u8] = b"vx";
 
 const VERBS: &[(&str, Verb)] = &[
     ("restore", Verb::Restore),
-    ("swrk", Verb::Serve),
+    ("swrk", Verb::Work),
     ("service", Verb::Serve),
     ("dump", Verb::Dump),
     ("pre-dump", Verb::Dump),
@@ -204,7 +206,7 @@ mod tests {
         ] {
             assert_eq!(verb(line), Some(Verb::Restore), "{line}");
         }
-        assert_eq!(verb("criu swrk 3"), Some(Verb::Serve));
+        assert_eq!(verb("criu swrk 3"), Some(Verb::Work));
         assert_eq!(verb("criu service -d --address /s"), Some(Verb::Serve));
         assert_eq!(verb("criu dump -t 7 -D restore"), Some(Verb::Dump));
         for line in [
