@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 
 type Links = BTreeMap<i32, String>;
@@ -93,6 +94,8 @@ const DROPPED: &[Row] = &[
     row(&["7=pipe:8"], "7", &[7]),
     row(&["7=pipe:8"], "8", &[8]),
     row(&["7=pipe:8", "8=write:data"], "7-8", &[7, 8]),
+    row(&["7=pipe:8", "8=write:data"], "8", &[8]),
+    row(&["7=pipe:8", "8=write:data"], "7", &[7]),
     row(&["7=fifo:@f"], "7", &[7]),
     row(&["7=pair:8", "7=write:data"], "7,8", &[7, 8]),
     row(&["7=pair:8", "9=dup:7"], "9", &[9]),
@@ -221,10 +224,8 @@ fn sources(world: &World) -> Vec<(&'static str, OwnedFd)> {
         file.expect(path).into()
     };
     // SAFETY: each call makes a descriptor out of integers and constant strings.
-    let (master, others) = unsafe {
-        let master = made(libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY));
-        libc::unlockpt(master.as_raw_fd());
-        let others = [
+    let others = unsafe {
+        [
             ("eventfd", made(libc::eventfd(0, 0))),
             (
                 "timerfd",
@@ -245,16 +246,9 @@ fn sources(world: &World) -> Vec<(&'static str, OwnedFd)> {
                 "pidfd",
                 made(libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) as i32),
             ),
-        ];
-        (master, others)
+        ]
     };
-    let mut index = 0;
-    // SAFETY: there is room for the number of the terminal.
-    assert_eq!(
-        unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &mut index) },
-        0
-    );
-    let slave = open(&format!("/dev/pts/{index}"), true);
+    let (master, slave) = terminal();
     let mut all = vec![
         ("file", world.open("source").into()),
         ("read-only file", open("/etc/passwd", false)),
@@ -269,7 +263,7 @@ fn sources(world: &World) -> Vec<(&'static str, OwnedFd)> {
         ("pipe, read end", read.into()),
         ("pipe, write end", write.into()),
         ("socket", socket.into()),
-        ("terminal", slave),
+        ("terminal", slave.into()),
         ("master of a terminal", master),
     ];
     all.extend(others);
@@ -417,6 +411,72 @@ fn a_terminal_whose_master_is_dropped_is_hung_up() {
     let links = restored.links(image.root);
     assert!(!links.contains_key(&7));
     assert!(links[&8].ends_with(" (deleted)"), "{}", links[&8]);
+}
+
+/// A pair that lies outside the image: master, slave.
+fn terminal() -> (OwnedFd, File) {
+    // SAFETY: integers only.
+    let master = made(unsafe { libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY) });
+    let mut index = 0;
+    // SAFETY: there is room for the number of the terminal.
+    let found = unsafe {
+        libc::unlockpt(master.as_raw_fd());
+        libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &mut index)
+    };
+    assert_eq!(found, 0);
+    let slave = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY)
+        .open(format!("/dev/pts/{index}"));
+    (master, slave.expect("the slave"))
+}
+
+#[test]
+fn a_job_whose_terminal_is_gone_comes_back() {
+    let Some(world) = World::new() else { return };
+    let (master, slave) = terminal();
+    let held = world.hold_on(&slave, &["ctty", "7=dup:0", "fork"]);
+    let image = held.dump_with(&["-j"]).expect("criu dump");
+    drop((master, slave));
+    let plain = image.restore().run();
+    assert!(plain.said.contains("tty: "), "{}", plain.said);
+    let (input, out) = (world.open("in"), world.open("out"));
+    for (preserve, ignore, expected) in [
+        ("0,1,2", "7", vec![0, 1, 2]),
+        ("1,2", "0,7", vec![1, 2]),
+        ("", "0-2,7", vec![]),
+    ] {
+        let restore = image.restore().fd(0, &input).fd(1, &out).fd(2, &out);
+        let restore = restore
+            .advice("PRESERVE", preserve)
+            .advice("IGNORE", ignore);
+        let restored = restore.run().restored();
+        for task in &image.pids {
+            let numbers: Vec<i32> = restored.links(*task).into_keys().collect();
+            assert_eq!(numbers, expected);
+            assert!(!expected.contains(&1) || restored.shares(*task, 1, &out));
+        }
+    }
+}
+
+#[test]
+fn in_a_pipeline_only_the_last_one_s_output_moves() {
+    let Some(world) = World::new() else { return };
+    let words = ["1=append:@log", "7=pipe:8", "fork", "1=dup:8"];
+    let Some(image) = dump(&world, &words, &[]) else {
+        return;
+    };
+    let given = world.open("given");
+    let restored = image
+        .restore()
+        .advice("PRESERVE", "1")
+        .fd(1, &given)
+        .run()
+        .restored();
+    let (root, child) = (image.pids[0], image.pids[1]);
+    assert!(restored.shares(root, 1, &given));
+    assert!(restored.same((child, 1), (root, 8)));
 }
 
 #[test]

@@ -64,7 +64,7 @@ pub fn start(state: &State) -> bool {
     let request = match (&state.settings, invocation.verb) {
         (Ok(settings), Verb::Dump) => {
             if !settings.advice.is_empty() {
-                warn!("advice is not obeyed by a dump yet: this one goes on without it");
+                warn_of_dump();
             }
             return true;
         }
@@ -84,6 +84,10 @@ pub fn start(state: &State) -> bool {
         let _ = REQUEST.set(request);
     }
     true
+}
+
+fn warn_of_dump() {
+    warn!("advice is not obeyed by a dump yet: this one goes on without it");
 }
 
 /// Whether the program is criu, whatever it is called and however it was
@@ -195,11 +199,17 @@ pub unsafe fn on_openat(
     let Some(request) = REQUEST.get() else {
         return real(path, flags);
     };
-    if path.is_null() || flags & NOT_READ != libc::O_RDONLY {
+    if path.is_null() {
         return real(path, flags);
     }
     // SAFETY: not null, and a string as the caller promises.
     let name = unsafe { CStr::from_ptr(path) }.to_bytes();
+    if flags & NOT_READ != libc::O_RDONLY {
+        if name == b"files.img" && flags & libc::O_CREAT != 0 {
+            warn_of_dump();
+        }
+        return real(path, flags);
+    }
     let served = if name == b"files.img" {
         let open = |name: &CStr| real(name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
         match request.carry_out(directory, &Opened { open: &open }) {

@@ -117,7 +117,7 @@ impl World {
         // SAFETY: prctl with integers; it makes orphans children of this process.
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
         let name = format!(
-            "ckptadv-{}-{}",
+            "ckptadv-criu-{}-{}",
             std::process::id(),
             NEXT.fetch_add(1, Ordering::Relaxed)
         );
@@ -154,19 +154,24 @@ impl World {
     /// # Panics
     /// It cannot do what the words say.
     pub fn hold(&self, words: &[&str]) -> Held<'_> {
+        let null = File::options().read(true).write(true).open("/dev/null");
+        self.hold_on(&null.expect("/dev/null"), words)
+    }
+
+    /// As [`World::hold`], with another file than /dev/null.
+    ///
+    /// # Panics
+    /// It cannot do what the words say.
+    pub fn hold_on(&self, standard: &impl AsRawFd, words: &[&str]) -> Held<'_> {
         let ready = self.directory.join("ready");
         let _ = fs::remove_file(&ready);
+        let mut program = Command::new(holder());
+        program.arg(&ready).args(words).env_clear().current_dir("/");
+        let standard = [0, 1, 2].map(|number| (standard.as_raw_fd(), number));
+        // SAFETY: only fcntl, dup2 and close are called in the child.
+        unsafe { program.pre_exec(move || inherit(&standard)) };
         #[expect(clippy::zombie_processes, reason = "it is waited for by its pid")]
-        let program = Command::new(holder())
-            .arg(&ready)
-            .args(words)
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the holder starts");
+        let program = program.spawn().expect("the holder starts");
         let root = program.id() as i32;
         let count = 1 + words
             .iter()

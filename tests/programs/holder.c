@@ -18,6 +18,7 @@
  *   N=send:M                             M is sent into the socket N and waits at its other end
  *   N=cloexec N=close                    marked close-on-exec; closed
  *   N=write:TEXT                         written into N
+ *   ctty                                 descriptor 0 becomes the controlling terminal
  *   count                                writes 1, 2, ... to descriptor 1, a line every 20 ms
  *   fork, clone, thread                  the rest is for a child; for one that shares the file table; another thread
  */
@@ -35,6 +36,7 @@
 #include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -295,6 +297,8 @@ int main(int argc, char **argv)
 
 		if (!strcmp(*word, "count"))
 			counts = 1;
+		else if (!strcmp(*word, "ctty"))
+			must(ioctl(0, TIOCSCTTY, 0), "ctty");
 		else if (!strcmp(*word, "thread"))
 			another_thread();
 		else if (!strcmp(*word, "fork") || !strcmp(*word, "clone")) {
