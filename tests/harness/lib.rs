@@ -1,7 +1,8 @@
 //! What the end-to-end tests share: building the C programs, restarting an image under the model of the restart
-//! call, and looking at the restored tasks from outside.
+//! call, dumping and restoring with a real criu, and looking at the restored tasks from outside.
 
 pub mod build;
+pub mod criu;
 pub mod edit;
 pub mod linux_cr;
 pub mod report;
