@@ -49,7 +49,7 @@ fn variables(text: &str) -> BTreeSet<&str> {
 
 fn options(text: &str) -> BTreeSet<&str> {
     words(text, |c| c.is_ascii_alphanumeric() || c == '-')
-        .filter(|word| word.starts_with('-') && word.trim_start_matches('-') != "")
+        .filter(|word| word.starts_with('-') && !word.trim_start_matches('-').is_empty())
         .collect()
 }
 
@@ -119,7 +119,7 @@ fn the_page_has_every_option_of_every_command() {
         let given = entries(&help(&[command]), "Options:").join("\n");
         let described = tags(&section(&page, ".SS", command)).join("\n");
         assert_eq!(options(&described), options(&given), "{command}");
-        for option in &given.lines().collect::<Vec<_>>() {
+        for option in given.lines() {
             let named = options(option).iter().any(|name| synopsis.contains(name));
             assert!(named || option.contains("--help"), "SYNOPSIS: {option}");
         }
