@@ -1,5 +1,7 @@
 //! `ckptadv inspect`: one line for each open file description.
 
+use crate::directory::OnDisk;
+use ckpt_image::criu::Image;
 use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_image::listing::{Listing, flags};
 use ckpt_restart::{Error, request};
@@ -13,10 +15,21 @@ use std::path::Path;
 /// # Errors
 /// What is wrong with the image, or with reading it.
 pub fn inspect(path: &Path) -> Result<(), Error> {
-    let listing = linux_cr(path)?;
+    let listing = if path.is_dir() {
+        criu(path)?
+    } else {
+        linux_cr(path)?
+    };
     std::io::stdout()
         .write_all(table(&listing).as_bytes())
         .map_err(|e| Error::system("standard output", e))
+}
+
+fn criu(path: &Path) -> Result<Listing, Error> {
+    let directory = OnDisk(path);
+    let image = Image::read(&directory)?;
+    let other = image.other_references(&directory)?;
+    Ok(image.listing(&other))
 }
 
 fn linux_cr(path: &Path) -> Result<Listing, Error> {

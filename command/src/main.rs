@@ -1,6 +1,7 @@
 //! The ckptadv command: what an image holds, and the image as advice wants it.
 
 mod advice;
+mod directory;
 mod inspect;
 mod rewrite;
 

@@ -1,9 +1,13 @@
 //! `ckptadv rewrite`: the image as advice wants it.
 
 use crate::advice::Options;
+use crate::directory::{self, OnDisk};
+use ckpt_image::advice::{Action, Advice};
+use ckpt_image::caller::Caller;
+use ckpt_image::criu::Image;
 use ckpt_restart::request::{self, Naming, Request, Sources};
 use ckpt_restart::stream::Until;
-use ckpt_restart::{Error, call, caller, stream};
+use ckpt_restart::{Error, caller, log, stream};
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};
@@ -20,6 +24,9 @@ pub fn rewrite(
     output: Option<&Path>,
 ) -> Result<(), Error> {
     let advice = options.advice()?;
+    if let Some(directory) = input.filter(|path| path.is_dir()) {
+        return criu(&advice, directory, output);
+    }
     let input = crate::open(input.unwrap_or(Path::new("-")))?;
     let mut sources = Sources::new();
     for number in caller::open_numbers().map_err(|e| Error::system("/proc/self/fd", e))? {
@@ -30,7 +37,7 @@ pub fn rewrite(
     let mut request = Request::new(&advice, sources, Naming::Numbered, Some(input.as_raw_fd()))?;
     if let Some(start) = request::regular_at(input.as_fd()) {
         let rewriter = request.check(input.as_fd(), start)?;
-        call::report(&rewriter, false);
+        log::report(rewriter.changes(), rewriter.warnings(), false);
     }
     let mut output = Output::open(output)?;
     let mut rewriter = request.rewriter()?;
@@ -42,9 +49,31 @@ pub fn rewrite(
         None,
     )?;
     if !request.is_checked() {
-        call::report(&rewriter, false);
+        log::report(rewriter.changes(), rewriter.warnings(), false);
     }
     output.keep()
+}
+
+fn criu(advice: &Advice, input: &Path, output: Option<&Path>) -> Result<(), Error> {
+    let Some(output) = output else {
+        let missing = io::Error::from_raw_os_error(libc::EINVAL);
+        return Err(Error::system(
+            "a directory is written to a directory: give -o NEWDIRECTORY",
+            missing,
+        ));
+    };
+    if let Some(item) = advice.items.iter().find(|i| i.action != Action::Ignore) {
+        return Err(ckpt_image::Error::unsupported(
+            item.to_string(),
+            "criu takes descriptors of its caller only when it restores: preserve them with \
+             libckptadv.so at the restore",
+        )
+        .into());
+    }
+    let image = Image::read(&OnDisk(input))?;
+    let rewrite = ckpt_image::criu::rewrite(&image, advice, Caller::default())?;
+    log::report(&rewrite.changes, &rewrite.unmatched, false);
+    directory::derive(input, output, &rewrite.files)
 }
 
 /// Where the image goes: a regular file appears whole or not at all.
