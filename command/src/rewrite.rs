@@ -2,7 +2,7 @@
 
 use crate::advice::Options;
 use ckpt_restart::request::{self, Naming, Request, Sources};
-use ckpt_restart::{Error, call, caller, stream};
+use ckpt_restart::{Error, call, caller, directory, stream};
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};
@@ -19,6 +19,15 @@ pub fn rewrite(
     output: Option<&Path>,
 ) -> Result<(), Error> {
     let advice = options.advice()?;
+    if let Some(image) = input.filter(|path| path.is_dir()) {
+        let Some(output) = output else {
+            return Err(Error::system(
+                "a directory is not for standard output: give -o OUTPUT",
+                io::Error::from_raw_os_error(libc::EINVAL),
+            ));
+        };
+        return directory::rewrite_to(&advice, image, output);
+    }
     let input = crate::open(input.unwrap_or(Path::new("-")))?;
     let mut sources = Sources::new();
     for number in caller::open_numbers().map_err(|e| Error::system("/proc/self/fd", e))? {

@@ -13,6 +13,7 @@
 mod edit;
 mod entry;
 mod image;
+mod listing;
 mod wire;
 
 pub use edit::{Inherited, Rewrite, inherited, rewrite};

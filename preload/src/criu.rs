@@ -13,7 +13,7 @@ mod files;
 
 use crate::state::State;
 use arguments::{Invocation, Verb};
-use ckpt_image::advice::{Action, Advice, Target};
+use ckpt_image::advice::Advice;
 use ckpt_image::caller::Caller;
 use ckpt_image::criu::{self as image, Image};
 use ckpt_image::plan::Planner;
@@ -119,8 +119,8 @@ fn prepare(settings: &Settings, invocation: Invocation) -> Result<Option<Request
         )
         .into());
     }
-    let caller =
-        examine(advice).map_err(|e| Error::system("cannot examine the caller's descriptors", e))?;
+    let caller = caller::given(advice)
+        .map_err(|e| Error::system("cannot examine the caller's descriptors", e))?;
     Planner::new(advice, caller.clone(), true)?;
     let inherited = image::inherited(advice, &caller);
     if !inherited.is_empty() && invocation.verb == Verb::Serve {
@@ -141,25 +141,6 @@ fn prepare(settings: &Settings, invocation: Invocation) -> Result<Option<Request
         caller,
         settings.dry_run,
     )))
-}
-
-/// The caller's descriptors that advice is about.
-fn examine(advice: &Advice) -> io::Result<Caller> {
-    let given = |number: &c_int| {
-        advice.items.iter().any(|item| match item.target {
-            _ if item.action == Action::Ignore => false,
-            Target::Number(wanted) => wanted == *number,
-            Target::Range(from, to) => (from..=to.unwrap_or(c_int::MAX)).contains(number),
-            _ => false,
-        })
-    };
-    let mut all = Caller::default();
-    for number in caller::open_numbers()?.into_iter().filter(given) {
-        let file = caller::examine(number, Vec::new())?;
-        all.files.insert(number, file);
-    }
-    caller::group(&mut all, |number| number);
-    Ok(all)
 }
 
 /// Copies what criu inherits out of the way, and tells criu by the configuration

@@ -116,8 +116,8 @@ pub struct Description {
     /// The absolute path that it was opened by or is bound to, where the image
     /// has one.
     pub path: Option<Vec<u8>>,
-    /// The access that it had.
-    pub access: Access,
+    /// Its open(2) flags, as far as the image has them.
+    pub flags: u32,
     /// The offset, where the kind has one.
     pub position: Option<u64>,
     pub(super) file_type: FileType,
@@ -141,6 +141,8 @@ pub(super) enum Link {
     },
     /// An epoll set: the numbers that it watches, of the task that restores it.
     Epoll(Vec<u32>),
+    /// An end of a pipe, by the pipe's number.
+    Pipe(u32),
     /// It is opened by the path of a regular file entry.
     By(u32),
 }
@@ -257,6 +259,11 @@ impl Flight {
 }
 
 impl Description {
+    /// The access that it had.
+    pub fn access(&self) -> Access {
+        Access::of_flags(self.flags.cast_signed())
+    }
+
     pub(super) fn read(entry: &Entry<'_>) -> Result<Self, Error> {
         let message = &entry.message;
         let [file_type, id] = message.numbers::<2>()?;
@@ -265,7 +272,7 @@ impl Description {
             id: id.ok_or_else(|| missing(message, "id"))?,
             kind: file_type.kind(None),
             path: None,
-            access: Access::of_flags(libc::O_RDWR),
+            flags: libc::O_RDWR as u32,
             position: None,
             file_type,
             link: Link::None,
@@ -294,18 +301,21 @@ impl Description {
         match self.file_type {
             FileType::REG => {
                 self.kind = self.file_type.kind(field(10));
-                self.access = Access::of_flags(need(2, "flags")? as i32);
+                self.flags = need(2, "flags")?;
                 self.position = position(body, 3)?;
                 self.path = Some(absolute(body, 6)?);
             }
             FileType::MEMFD => {
-                self.access = Access::of_flags(need(2, "flags")? as i32);
+                self.flags = need(2, "flags")?;
                 self.position = position(body, 3)?;
             }
-            FileType::PIPE => self.access = Access::of_flags(need(3, "flags")? as i32),
+            FileType::PIPE => {
+                self.flags = need(3, "flags")?;
+                self.link = Link::Pipe(need(2, "pipe")?);
+            }
             FileType::FIFO => self.link = field(3).map_or(Link::None, Link::By),
             FileType::TTY => {
-                self.access = Access::of_flags(need(3, "flags")? as i32);
+                self.flags = need(3, "flags")?;
                 self.link = field(6).map_or(Link::None, Link::By);
             }
             FileType::UNIXSK => {
