@@ -341,7 +341,17 @@ pub struct Image<'w> {
     pub pids: Vec<i32>,
 }
 
-impl Image<'_> {
+impl<'w> Image<'w> {
+    /// The same program, as another directory has it.
+    pub fn at(&self, directory: &str) -> Image<'w> {
+        Image {
+            world: self.world,
+            directory: directory.into(),
+            root: self.root,
+            pids: self.pids.clone(),
+        }
+    }
+
     /// A restore, yet without advice and library.
     pub fn restore(&self) -> Restore<'_> {
         Restore {
