@@ -748,3 +748,57 @@ fn a_restore_over_rpc_obeys() {
     let (success, said) = over_rpc(&image, |r| r.advice("IGNORE", "7").advice("DRY_RUN", "1"));
     assert!(!success && said.contains("plan: task"), "{said}");
 }
+
+/// The command that comes with the library.
+fn ckptadv(words: &[&str]) -> String {
+    let program = harness::criu::library().with_file_name("ckptadv");
+    let output = std::process::Command::new(program)
+        .args(words)
+        .output()
+        .expect("ckptadv runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?}: {said}");
+    format!("{}{said}", String::from_utf8_lossy(&output.stdout))
+}
+
+#[test]
+fn a_rewritten_image_is_restored_without_the_library() {
+    let Some(world) = World::new() else { return };
+    let words = ["7=reg:@f", "8=pipe:9", "10=epoll:8", "fork", "11=reg:@g"];
+    let Some(image) = dump(&world, &words, &[]) else {
+        return;
+    };
+    let (root, child) = (image.pids[0], image.pids[1]);
+    let mut expected = native(&image, &[]);
+    let directory = image.directory.to_string_lossy().into_owned();
+    let listed = ckptadv(&["inspect", &directory]);
+    let line = |what: &str| listed.lines().find(|line| line.contains(what));
+    let holders = format!("{root}:7 {child}:7");
+    assert!(
+        line(&world.path("f")).is_some_and(|l| l.contains(&holders)),
+        "{listed}"
+    );
+    assert!(listed.contains("watched by"), "{listed}");
+    assert!(listed.contains(&format!("task {root} holder")), "{listed}");
+
+    let before = image.files();
+    let new = world.path("new");
+    ckptadv(&["rewrite", "--ignore", "7,11", &directory, "-o", &new]);
+    let plain = image.at(&new);
+    let after = plain.files();
+    assert!(before.keys().eq(after.keys()));
+    let changed: Vec<&String> = before
+        .keys()
+        .filter(|name| before[*name] != after[*name])
+        .collect();
+    assert!(
+        changed.iter().all(|name| name.starts_with("fdinfo-")),
+        "{changed:?}"
+    );
+    for table in &mut expected {
+        table.remove(&7);
+        table.remove(&11);
+    }
+    let restored = plain.restore().run().restored();
+    assert_eq!(tables(&plain, &restored), expected);
+}

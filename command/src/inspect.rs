@@ -1,9 +1,9 @@
 //! `ckptadv inspect`: one line for each open file description.
 
-use crate::directory::OnDisk;
 use ckpt_image::criu::Image;
 use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_image::listing::{Listing, flags};
+use ckpt_restart::directory::Stored;
 use ckpt_restart::{Error, request};
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -15,21 +15,13 @@ use std::path::Path;
 /// # Errors
 /// What is wrong with the image, or with reading it.
 pub fn inspect(path: &Path) -> Result<(), Error> {
-    let listing = if path.is_dir() {
-        criu(path)?
-    } else {
-        linux_cr(path)?
+    let listing = match path.is_dir() {
+        true => Image::read(&Stored(path))?.listing(&Stored(path))?,
+        false => linux_cr(path)?,
     };
     std::io::stdout()
         .write_all(table(&listing).as_bytes())
         .map_err(|e| Error::system("standard output", e))
-}
-
-fn criu(path: &Path) -> Result<Listing, Error> {
-    let directory = OnDisk(path);
-    let image = Image::read(&directory)?;
-    let other = image.other_references(&directory)?;
-    Ok(image.listing(&other))
 }
 
 fn linux_cr(path: &Path) -> Result<Listing, Error> {

@@ -1,7 +1,6 @@
 //! The ckptadv command: what an image holds, and the image as advice wants it.
 
 mod advice;
-mod directory;
 mod inspect;
 mod rewrite;
 

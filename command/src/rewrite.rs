@@ -1,13 +1,9 @@
 //! `ckptadv rewrite`: the image as advice wants it.
 
 use crate::advice::Options;
-use crate::directory::{self, OnDisk};
-use ckpt_image::advice::{Action, Advice};
-use ckpt_image::caller::Caller;
-use ckpt_image::criu::Image;
 use ckpt_restart::request::{self, Naming, Request, Sources};
 use ckpt_restart::stream::Until;
-use ckpt_restart::{Error, caller, log, stream};
+use ckpt_restart::{Error, caller, directory, log, stream};
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};
@@ -24,8 +20,14 @@ pub fn rewrite(
     output: Option<&Path>,
 ) -> Result<(), Error> {
     let advice = options.advice()?;
-    if let Some(directory) = input.filter(|path| path.is_dir()) {
-        return criu(&advice, directory, output);
+    if let Some(image) = input.filter(|path| path.is_dir()) {
+        let Some(output) = output else {
+            return Err(Error::system(
+                "a directory is not for standard output: give -o OUTPUT",
+                io::Error::from_raw_os_error(libc::EINVAL),
+            ));
+        };
+        return directory::rewrite_to(&advice, image, output);
     }
     let input = crate::open(input.unwrap_or(Path::new("-")))?;
     let mut sources = Sources::new();
@@ -52,28 +54,6 @@ pub fn rewrite(
         log::report(rewriter.changes(), rewriter.warnings(), false);
     }
     output.keep()
-}
-
-fn criu(advice: &Advice, input: &Path, output: Option<&Path>) -> Result<(), Error> {
-    let Some(output) = output else {
-        let missing = io::Error::from_raw_os_error(libc::EINVAL);
-        return Err(Error::system(
-            "a directory is written to a directory: give -o NEWDIRECTORY",
-            missing,
-        ));
-    };
-    if let Some(item) = advice.items.iter().find(|i| i.action != Action::Ignore) {
-        return Err(ckpt_image::Error::unsupported(
-            item.to_string(),
-            "criu takes descriptors of its caller only when it restores: preserve them with \
-             libckptadv.so at the restore",
-        )
-        .into());
-    }
-    let image = Image::read(&OnDisk(input))?;
-    let rewrite = ckpt_image::criu::rewrite(&image, advice, Caller::default())?;
-    log::report(&rewrite.changes, &rewrite.unmatched, false);
-    directory::derive(input, output, &rewrite.files)
 }
 
 /// Where the image goes: a regular file appears whole or not at all.

@@ -1,6 +1,6 @@
 //! The caller's descriptors: what they are, and copies of them out of the way.
 
-use ckpt_image::advice::Kind;
+use ckpt_image::advice::{Action, Advice, Kind, Target};
 use ckpt_image::caller::{Access, Caller, CallerFile};
 use std::ffi::CString;
 use std::io;
@@ -124,6 +124,28 @@ pub fn examine(fd: i32, name: Vec<u8>) -> io::Result<CallerFile> {
     };
     file.not_by_name = why_not_by_name(&file, &st);
     Ok(file)
+}
+
+/// The open descriptors that advice would give to restarted tasks, where they are
+/// adopted and need no name.
+///
+/// # Errors
+/// What reading /proc/self/fd gives.
+pub fn given(advice: &Advice) -> io::Result<Caller> {
+    let wanted = |number: &i32| {
+        advice.items.iter().any(|item| match item.target {
+            _ if item.action == Action::Ignore => false,
+            Target::Number(wanted) => wanted == *number,
+            Target::Range(from, to) => (from..=to.unwrap_or(i32::MAX)).contains(number),
+            _ => false,
+        })
+    };
+    let mut caller = Caller::default();
+    for number in open_numbers()?.into_iter().filter(wanted) {
+        caller.files.insert(number, examine(number, Vec::new())?);
+    }
+    group(&mut caller, |number| number);
+    Ok(caller)
 }
 
 /// Gives every number that shares an open file description with a lower one

@@ -11,10 +11,12 @@
 //! * [`stream`]: the image on its way from one descriptor to another;
 //! * [`call`]: the Linux-CR restart system call: how to know one, and how to
 //!   make it with a rewritten image;
+//! * [`directory`]: a CRIU image on disk;
 //! * [`log`]: one line, where the user sees it.
 
 pub mod call;
 pub mod caller;
+pub mod directory;
 pub mod error;
 pub mod log;
 pub mod request;

@@ -15,14 +15,14 @@
 //! becomes a subreaper, so that restored tasks are its children to wait for: a
 //! task cannot be restored while the one of that pid is not gone altogether.
 
+use crate::{build, is_root};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -33,18 +33,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct World {
     directory: PathBuf,
     criu: PathBuf,
-}
-
-/// Whether these tests can run. Without root they say that they did not, and fail
-/// where CI is set, so that nothing is thought tested that was not.
-fn may_run() -> bool {
-    // SAFETY: geteuid takes nothing.
-    if unsafe { libc::geteuid() } == 0 {
-        return true;
-    }
-    assert!(std::env::var_os("CI").is_none(), "CRIU tests need root");
-    eprintln!("SKIPPED: CRIU tests need root");
-    false
 }
 
 /// The criu to test with: `CRIU` names a program, `CRIU_SUITE` one that
@@ -79,29 +67,10 @@ pub fn library() -> PathBuf {
     path
 }
 
-/// The directory that cargo builds in: tests lie in `debug/deps` of it.
+/// The directory that cargo builds in.
 fn target() -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    test.ancestors()
-        .nth(3)
-        .expect("tests lie in target/debug/deps")
-        .to_owned()
-}
-
-/// `tests/programs/holder.c`, built.
-fn holder() -> &'static Path {
-    static HOLDER: OnceLock<PathBuf> = OnceLock::new();
-    HOLDER.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/holder.c");
-        let binary = target().join(format!("holder-{}", std::process::id()));
-        let built = Command::new("cc")
-            .args(["-O1", "-Wall", "-pthread", "-o"])
-            .args([&binary, &source])
-            .status()
-            .expect("a C compiler");
-        assert!(built.success(), "{} does not compile", source.display());
-        binary
-    })
+    let built = build::built();
+    built.parent().expect("target/PROFILE").to_owned()
 }
 
 impl World {
@@ -111,7 +80,7 @@ impl World {
     /// Something that is needed is missing.
     pub fn new() -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        if !may_run() {
+        if !is_root() {
             return None;
         }
         // SAFETY: prctl with integers; it makes orphans children of this process.
@@ -165,7 +134,7 @@ impl World {
     pub fn hold_on(&self, standard: &impl AsRawFd, words: &[&str]) -> Held<'_> {
         let ready = self.directory.join("ready");
         let _ = fs::remove_file(&ready);
-        let mut program = Command::new(holder());
+        let mut program = Command::new(build::program("holder"));
         program.arg(&ready).args(words).env_clear().current_dir("/");
         let standard = [0, 1, 2].map(|number| (standard.as_raw_fd(), number));
         // SAFETY: only fcntl, dup2 and close are called in the child.
@@ -341,7 +310,17 @@ pub struct Image<'w> {
     pub pids: Vec<i32>,
 }
 
-impl Image<'_> {
+impl<'w> Image<'w> {
+    /// The same program, as another directory has it.
+    pub fn at(&self, directory: &str) -> Image<'w> {
+        Image {
+            world: self.world,
+            directory: directory.into(),
+            root: self.root,
+            pids: self.pids.clone(),
+        }
+    }
+
     /// A restore, yet without advice and library.
     pub fn restore(&self) -> Restore<'_> {
         Restore {

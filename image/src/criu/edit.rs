@@ -91,7 +91,7 @@ pub fn rewrite(image: &Image, advice: &Advice, caller: Caller) -> Result<Rewrite
                     description: description.id.into(),
                     kind: description.kind,
                     path: description.path.as_deref(),
-                    access: description.access,
+                    access: description.access(),
                 }
             })
             .collect();

@@ -2,11 +2,14 @@
 //!
 //! Field numbers are those of CRIU's `images/*.proto`.
 
-use super::wire::{Entry, Message, Writer};
+use super::wire::{Entry, Field, Message, Writer};
 use crate::Error;
 use crate::advice::Kind;
 use crate::caller::Access;
 use std::ops::Range;
+
+/// The fields of a file entry that are known lie below this.
+const BODIES: usize = 23;
 
 /// The type of a file entry (`fd_types`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +38,7 @@ impl FileType {
     pub const PIDFD: FileType = FileType(20);
 
     /// The field of a file entry that holds what is particular to the type.
-    fn body(self) -> Option<u32> {
+    fn body(self) -> Option<usize> {
         Some(match self {
             FileType::REG => 3,
             FileType::INETSK => 4,
@@ -116,8 +119,8 @@ pub struct Description {
     /// The absolute path that it was opened by or is bound to, where the image
     /// has one.
     pub path: Option<Vec<u8>>,
-    /// The access that it had.
-    pub access: Access,
+    /// Its open(2) flags, as far as the image has them.
+    pub flags: u32,
     /// The offset, where the kind has one.
     pub position: Option<u64>,
     pub(super) file_type: FileType,
@@ -141,6 +144,8 @@ pub(super) enum Link {
     },
     /// An epoll set: the numbers that it watches, of the task that restores it.
     Epoll(Vec<u32>),
+    /// An end of a pipe, by the pipe's number.
+    Pipe(u32),
     /// It is opened by the path of a regular file entry.
     By(u32),
 }
@@ -257,15 +262,30 @@ impl Flight {
 }
 
 impl Description {
+    /// The access that it had.
+    pub fn access(&self) -> Access {
+        Access::of_flags(self.flags.cast_signed())
+    }
+
     pub(super) fn read(entry: &Entry<'_>) -> Result<Self, Error> {
         let message = &entry.message;
-        let [file_type, id] = message.numbers::<2>()?;
-        let file_type = FileType(file_type.ok_or_else(|| missing(message, "type"))?);
+        let (mut numbers, mut bodies, mut twice) = ([None; 2], [const { None }; BODIES], false);
+        for field in message.fields() {
+            let field = field?;
+            match field.number as usize {
+                number @ 1..=2 => numbers[number - 1] = Some(field.u32()?),
+                number if number < BODIES => {
+                    twice |= bodies[number].replace(field.message()?).is_some();
+                }
+                _ => {}
+            }
+        }
+        let file_type = FileType(numbers[0].ok_or_else(|| missing(message, "type"))?);
         let mut description = Description {
-            id: id.ok_or_else(|| missing(message, "id"))?,
+            id: numbers[1].ok_or_else(|| missing(message, "id"))?,
             kind: file_type.kind(None),
             path: None,
-            access: Access::of_flags(libc::O_RDWR),
+            flags: libc::O_RDWR as u32,
             position: None,
             file_type,
             link: Link::None,
@@ -274,46 +294,52 @@ impl Description {
         let Some(wanted) = file_type.body() else {
             return Ok(description);
         };
-        let mut body = None;
-        for field in message.fields() {
-            let field = field?;
-            if field.number == wanted && body.replace(field.message()?).is_some() {
-                return Err(message.error(format!("field {wanted} stands twice")));
-            }
+        if twice {
+            return Err(message.error("the part for a type stands twice"));
         }
+        let body = bodies[wanted].take();
         let body = body.ok_or_else(|| missing(message, "part for its type"))?;
         description.read_body(&body)?;
         Ok(description)
     }
 
     fn read_body(&mut self, body: &Message<'_>) -> Result<(), Error> {
-        let mut numbers = [None; 16];
-        numbers.copy_from_slice(&body.numbers::<16>()?);
-        let field = |number: usize| numbers[number - 1];
-        let need = |number, what| field(number).ok_or_else(|| missing(body, what));
+        let fields = body.last::<17>()?;
+        let field = |number: usize| fields[number - 1].as_ref();
+        let optional = |number| field(number).map(Field::u32).transpose();
+        let need = |number, what| optional(number)?.ok_or_else(|| missing(body, what));
+        let string = |number| -> Result<Option<&[u8]>, Error> {
+            Ok(field(number)
+                .map(Field::message)
+                .transpose()?
+                .map(|s| s.bytes()))
+        };
         match self.file_type {
             FileType::REG => {
-                self.kind = self.file_type.kind(field(10));
-                self.access = Access::of_flags(need(2, "flags")? as i32);
-                self.position = position(body, 3)?;
-                self.path = Some(absolute(body, 6)?);
+                self.kind = self.file_type.kind(optional(10)?);
+                self.flags = need(2, "flags")?;
+                self.position = field(3).map(Field::u64).transpose()?;
+                self.path = Some(absolute(string(6)?.ok_or_else(|| missing(body, "path"))?));
             }
             FileType::MEMFD => {
-                self.access = Access::of_flags(need(2, "flags")? as i32);
-                self.position = position(body, 3)?;
+                self.flags = need(2, "flags")?;
+                self.position = field(3).map(Field::u64).transpose()?;
             }
-            FileType::PIPE => self.access = Access::of_flags(need(3, "flags")? as i32),
-            FileType::FIFO => self.link = field(3).map_or(Link::None, Link::By),
+            FileType::PIPE => {
+                self.flags = need(3, "flags")?;
+                self.link = Link::Pipe(need(2, "pipe")?);
+            }
+            FileType::FIFO => self.link = optional(3)?.map_or(Link::None, Link::By),
             FileType::TTY => {
-                self.access = Access::of_flags(need(3, "flags")? as i32);
-                self.link = field(6).map_or(Link::None, Link::By);
+                self.flags = need(3, "flags")?;
+                self.link = optional(6)?.map_or(Link::None, Link::By);
             }
             FileType::UNIXSK => {
                 self.link = Link::Unix {
                     inode: need(2, "inode")?,
                     peer: need(8, "peer")?,
                 };
-                self.path = bound_to(body)?;
+                self.path = bound_to(string(11)?.unwrap_or_default(), string(14)?);
             }
             FileType::EVENTPOLL => {
                 let mut watched = Vec::new();
@@ -361,57 +387,29 @@ impl Description {
     }
 }
 
-fn position(body: &Message<'_>, number: u32) -> Result<Option<u64>, Error> {
-    let mut position = None;
-    for field in body.fields() {
-        let field = field?;
-        if field.number == number {
-            position = Some(field.u64()?);
-        }
-    }
-    Ok(position)
-}
-
-fn string<'a>(body: &Message<'a>, number: u32) -> Result<Option<&'a [u8]>, Error> {
-    let mut string = None;
-    for field in body.fields() {
-        let field = field?;
-        if field.number == number {
-            string = Some(field.message()?.bytes());
-        }
-    }
-    Ok(string)
-}
-
 /// A path, which images have with and without the slash in front.
-fn absolute(body: &Message<'_>, number: u32) -> Result<Vec<u8>, Error> {
-    let path = string(body, number)?.ok_or_else(|| missing(body, "path"))?;
+fn absolute(path: &[u8]) -> Vec<u8> {
     let mut absolute = Vec::with_capacity(path.len() + 1);
     if !path.starts_with(b"/") {
         absolute.push(b'/');
     }
     absolute.extend_from_slice(path);
-    Ok(absolute)
+    absolute
 }
 
 /// The path that a unix socket is bound to; abstract names are none.
-fn bound_to(body: &Message<'_>) -> Result<Option<Vec<u8>>, Error> {
-    let Some(name) = string(body, 11)? else {
-        return Ok(None);
-    };
+fn bound_to(name: &[u8], directory: Option<&[u8]>) -> Option<Vec<u8>> {
     let name = name.split(|&byte| byte == 0).next().unwrap_or(name);
     if name.is_empty() {
-        return Ok(None);
+        return None;
     }
     let mut path = Vec::new();
-    if !name.starts_with(b"/")
-        && let Some(directory) = string(body, 14)?
-    {
+    if let (false, Some(directory)) = (name.starts_with(b"/"), directory) {
         path.extend_from_slice(directory);
         path.push(b'/');
     }
     path.extend_from_slice(name);
-    Ok(Some(path))
+    Some(path)
 }
 
 /// A file table's entry for a descriptor that `--inherit-fd` gives.

@@ -409,10 +409,10 @@ fn read_descriptions(files: &[u8]) -> Result<BTreeMap<u32, Description>, Error> 
         let Some(file) = descriptions.get(&by) else {
             continue;
         };
-        let (path, access) = (file.path.clone(), file.access);
+        let (path, flags) = (file.path.clone(), file.flags);
         if let Some(description) = descriptions.get_mut(&id) {
             if description.file_type == FileType::FIFO {
-                description.access = access;
+                description.flags = flags;
             }
             description.path = path;
         }

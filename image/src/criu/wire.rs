@@ -204,21 +204,36 @@ impl<'a> Message<'a> {
         self.file.error(self.span.start, reason)
     }
 
-    /// The unsigned fields 1 to N, each at its number less one. Where one stands
-    /// twice the last counts, as in protobuf.
+    /// The fields 1 to N, each at its number less one. Where one stands twice the
+    /// last counts, as in protobuf.
+    ///
+    /// # Errors
+    /// A malformed message.
+    pub fn last<const N: usize>(&self) -> Result<[Option<Field<'a>>; N], Error> {
+        let mut last = [const { None }; N];
+        for field in self.fields() {
+            let field = field?;
+            let slot = (field.number as usize).checked_sub(1);
+            if let Some(slot) = slot.and_then(|slot| last.get_mut(slot)) {
+                *slot = Some(field);
+            }
+        }
+        Ok(last)
+    }
+
+    /// As [`Message::last`], where all of them are integers.
     ///
     /// # Errors
     /// A malformed message.
     pub fn numbers<const N: usize>(&self) -> Result<[Option<u32>; N], Error> {
         let mut numbers = [None; N];
-        for field in self.fields() {
-            let field = field?;
-            let slot = (field.number as usize).checked_sub(1);
-            if let (Some(slot), true) = (
-                slot.and_then(|s| numbers.get_mut(s)),
-                matches!(field.value, Value::Varint(_)),
-            ) {
-                *slot = Some(field.u32()?);
+        for (number, field) in numbers.iter_mut().zip(self.last::<N>()?) {
+            if let Some(Field {
+                value: Value::Varint(value),
+                ..
+            }) = field
+            {
+                *number = Some(value as u32);
             }
         }
         Ok(numbers)

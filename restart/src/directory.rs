@@ -1,0 +1,83 @@
+//! A CRIU image on disk.
+
+use crate::error::Error;
+use crate::{caller, log, warn};
+use ckpt_image::advice::Advice;
+use ckpt_image::criu::{Directory, Image, inherited, rewrite};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The directory of an image.
+pub struct Stored<'a>(pub &'a Path);
+
+impl Directory for Stored<'_> {
+    fn file(&self, name: &str) -> Result<Option<Vec<u8>>, ckpt_image::Error> {
+        match fs::read(self.0.join(name)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(ckpt_image::Error::Image {
+                file: name.to_owned(),
+                offset: 0,
+                reason: format!("cannot be read: {error}"),
+            }),
+        }
+    }
+}
+
+/// Writes an image anew as advice wants it, into a directory that is not there
+/// yet and appears whole or not at all. What does not change is linked, or copied
+/// where it cannot be.
+///
+/// # Errors
+/// Every refusal that the image and the advice call for, and what the file
+/// system says.
+pub fn rewrite_to(advice: &Advice, from: &Path, to: &Path) -> Result<(), Error> {
+    let failed = |e| Error::system(to.display().to_string(), e);
+    let caller = caller::given(advice).map_err(|e| Error::system("/proc/self/fd", e))?;
+    let options = inherited(advice, &caller);
+    let rewrite = rewrite(&Image::read(&Stored(from))?, advice, caller)?;
+    if to.exists() {
+        return Err(failed(io::ErrorKind::AlreadyExists.into()));
+    }
+    let mut name = to.as_os_str().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let new = PathBuf::from(name);
+    let result = fill(&new, from, &rewrite.files).and_then(|()| fs::rename(&new, to));
+    if let Err(error) = result {
+        let _ = fs::remove_dir_all(&new);
+        return Err(failed(error));
+    }
+    log::report(&rewrite.changes, &rewrite.unmatched, false);
+    if !options.is_empty() {
+        let options = options
+            .iter()
+            .map(|i| format!("--inherit-fd fd[{}]:{}", i.number, i.name));
+        let options: Vec<String> = options.collect();
+        warn!("to be restored with {}", options.join(" "));
+    }
+    Ok(())
+}
+
+fn fill(new: &Path, from: &Path, changed: &BTreeMap<String, Vec<u8>>) -> io::Result<()> {
+    fs::create_dir(new)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (name, kind) = (entry.file_name(), entry.file_type()?);
+        if name.to_str().is_some_and(|name| changed.contains_key(name)) {
+            continue;
+        }
+        let place = new.join(&name);
+        if kind.is_symlink() {
+            // Of an image that builds on another: "parent".
+            std::os::unix::fs::symlink(fs::read_link(entry.path())?, place)?;
+        } else if kind.is_file() && fs::hard_link(entry.path(), &place).is_err() {
+            fs::copy(entry.path(), place)?;
+        }
+    }
+    for (name, bytes) in changed {
+        fs::write(new.join(name), bytes)?;
+    }
+    Ok(())
+}
