@@ -527,7 +527,7 @@ impl Scratch {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path =
-            std::env::temp_dir().join(format!("ckptadv-restart-{}-{number}", std::process::id()));
+            std::env::temp_dir().join(format!("restarted-image-{}-{number}", std::process::id()));
         fs::create_dir_all(&path).expect("a directory for a test");
         Self(path)
     }
