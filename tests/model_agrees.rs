@@ -27,7 +27,6 @@ const KNOWN_ALL_THE_SAME: [&str; 3] = [
 ];
 
 fn judge(name: &str, scenario: &str, feed: Feed) -> Outcome {
-    eprintln!("{name}");
     Restart::new(&image(name))
         .scenario(scenario)
         .feed(feed)

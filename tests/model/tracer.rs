@@ -277,6 +277,8 @@ impl Tracer {
         let never = &mut |_: &Tracer| Ok(());
         let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
         self.inject::<E>(tid, libc::SYS_mprotect, &[code, 4096, protection], never)?;
+        let never_with_its_parent = [libc::PR_SET_PDEATHSIG as u64, 0];
+        self.inject::<E>(tid, libc::SYS_prctl, &never_with_its_parent, never)?;
         // 0 is SIG_DFL, no flags, an empty mask.
         let default = self.put::<E>(tid, &[0; 32])?;
         for signal in 1..=64 {
