@@ -882,8 +882,7 @@ impl<'a> Restart<'a> {
 }
 
 fn interrupted(tracer: &Tracer, coordinator: pid_t, alone: bool) -> Step<()> {
-    let waiting =
-        !alone && process::Status::of(coordinator).is_some_and(|status| status.would_wake());
+    let waiting = !alone && tracer.would_wake(coordinator);
     if waiting || !tracer.alive(coordinator) {
         Err(Stop::Errno(libc::EINTR))
     } else {
