@@ -12,7 +12,7 @@ use ckpt_image::caller::{Access, Caller, CallerFile};
 use ckpt_image::linux_cr::rewrite::Rewriter;
 use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_image::plan::Planner;
-use generator::build::{Head, build, head_only};
+use generator::build::{File, Head, Kind as Is, Process, Recipe, build, head_only};
 use generator::check::{View, check};
 use generator::meaning::{Becomes, Given, Item, list, outcome};
 use generator::recipes::{advice, damage, recipe};
@@ -600,4 +600,77 @@ fn every_version_and_machine_is_told_by_name() {
             }
         }
     }
+}
+
+/// A root task with these files on 3, 4 and so on.
+fn one_task(files: Vec<Is>) -> Recipe {
+    let table = (3..).zip((0..files.len()).map(|file| (file, false)));
+    let file = |kind| File {
+        kind,
+        own_cred: false,
+    };
+    Recipe {
+        processes: vec![Process {
+            table: table.collect(),
+            ..Process::default()
+        }],
+        files: files.into_iter().map(file).collect(),
+        ..Recipe::default()
+    }
+}
+
+/// Puts bytes before the n-th record of a type.
+fn put_before(image: &mut Vec<u8>, kind: u32, n: usize, bytes: &[u8]) {
+    let view = check(image).unwrap();
+    let of_kind = |&&(at, _): &&(usize, usize)| image[at..at + 4] == kind.to_le_bytes();
+    let &(at, _) = view.records.iter().filter(of_kind).nth(n).unwrap();
+    image.splice(at..at, bytes.iter().copied());
+}
+
+/// A kernel takes announcements there, but never wrote one, and what belongs to
+/// what could not be told.
+#[test]
+fn announcements_inside_what_belongs_together_are_refused() {
+    let mut image = build(&one_task(vec![Is::Eventfd(1), Is::Epoll(vec![(0, 3)])]));
+    let view = check(&image).unwrap();
+    let items = |&&(at, _): &&(usize, usize)| image[at..at + 4] == 308u32.to_le_bytes();
+    let &(at, len) = view.records.iter().find(items).unwrap();
+    // A user namespace, between the count of watches and the watches.
+    let words = [6u32, 16, 12, 4000, 113, 16, 0, 0];
+    let block: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    image.splice(at + len..at + len, block);
+    assert!(check(&image).is_ok());
+    let rewritten = rewrite(&image, &[], &Caller::default(), None, &[]);
+    assert!(rewritten.error.is_some());
+
+    // A file, between another one and its name.
+    let mut image = build(&one_task(vec![Is::Regular(0, false, 0)]));
+    let words = [
+        6u32, 16, 3, 4000, 304, 64, 7, 3, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ];
+    let block: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    put_before(&mut image, 303, 0, &block);
+    let rewritten = rewrite(&image, &[], &Caller::default(), None, &[]);
+    assert!(rewritten.error.is_some());
+}
+
+/// A large image takes time in proportion: every descriptor of very many is
+/// dropped.
+#[test]
+fn many_descriptors_are_dropped_in_no_time() {
+    let mut recipe = one_task(vec![Is::Device]);
+    recipe.processes[0].table = (0..30_000).map(|number| (number, (0, false))).collect();
+    let image = build(&recipe);
+    let every = [Item {
+        preserve: false,
+        task: generator::meaning::Task::Every,
+        from: 0,
+        to: None,
+    }];
+    let start = std::time::Instant::now();
+    let rewritten = rewrite(&image, &every, &Caller::default(), None, &[]);
+    assert_eq!(rewritten.error, None);
+    let after = check(&rewritten.out).unwrap();
+    assert!(after.tables.values().all(BTreeMap::is_empty));
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
 }

@@ -226,7 +226,14 @@ impl Sink for Editor {
     }
 
     fn pass(&mut self, bytes: &[u8]) {
-        self.out.extend_from_slice(bytes);
+        // Never in front of what is held back.
+        match (&mut self.buffered, self.watches.take()) {
+            (Some(buffered), _) => buffered.push(bytes, Role::Other),
+            (None, watches) => {
+                self.out.extend(watches.unwrap_or_default());
+                self.out.extend_from_slice(bytes);
+            }
+        }
     }
 }
 
@@ -476,32 +483,32 @@ impl Editor {
                 }
                 continue;
             }
-            let item = self
-                .planner
-                .changes()
-                .iter()
-                .rev()
-                .find(|change| change.number == desc.number)
-                .map(|change| change.item.clone())
-                .unwrap_or_default();
+            let item = || {
+                let mut changes = self.planner.changes().iter().rev();
+                changes
+                    .find(|change| change.number == desc.number)
+                    .map(|change| change.item.clone())
+                    .unwrap_or_default()
+            };
             match file.file_type {
                 file_type::GENERIC => {}
                 file_type::TTY if outside => {
                     if let Some(leader) = self.terminals.controlling.get(&file.behind) {
                         return Err(Error::unsupported(
-                            format!("{item}: task {task} descriptor {}", desc.number),
+                            format!("{}: task {task} descriptor {}", item(), desc.number),
                             format!(
                                 "the terminal is the controlling one of task {leader}, which the \
                                  restart has made by now and would hang up with it: leave it out"
                             ),
                         ));
                     }
-                    self.terminals.taken.insert(file.behind, item);
+                    self.terminals.taken.insert(file.behind, item());
                 }
                 _ => {
                     return Err(Error::unsupported(
                         format!(
-                            "{item}: task {task} descriptor {} ({})",
+                            "{}: task {task} descriptor {} ({})",
+                            item(),
                             desc.number,
                             self.survey.kind(file)
                         ),

@@ -458,7 +458,7 @@ impl Writer<'_> {
             Some(table) => table,
             None => self.table(process),
         };
-        let mm = self.mm(index, process);
+        let mm = self.mm(process);
         let fs = self.id();
         self.objref(5, fs);
         let len = self.by_version(8, 16);
@@ -480,8 +480,9 @@ impl Writer<'_> {
         });
     }
 
-    /// A point at which files may be announced early.
-    fn point(&mut self) {
+    /// A point at which files may be announced early; those that leave work for
+    /// the end of a file table only in front of one.
+    fn point(&mut self, in_table: bool) {
         let point = self.points;
         self.points = point.wrapping_add(1);
         let due: Vec<usize> = self
@@ -492,17 +493,24 @@ impl Writer<'_> {
             .map(|(_, file)| *file)
             .collect();
         for file in due {
-            if !self.recipe.files.is_empty() {
-                self.announce(file % self.recipe.files.len());
+            let Some(index) = file.checked_rem(self.recipe.files.len()) else {
+                continue;
+            };
+            let defers = matches!(
+                self.recipe.files[index].kind,
+                Kind::Epoll(_) | Kind::Socket(..)
+            );
+            if in_table || !defers {
+                self.announce(index);
             }
         }
     }
 
     fn table(&mut self, process: &Process) -> Id {
-        self.point();
+        self.point(true);
         let table = self.id();
         self.objref(2, table);
-        self.point();
+        self.point(true);
         let count = if self.recipe.files.is_empty() {
             0
         } else {
@@ -510,7 +518,7 @@ impl Writer<'_> {
         };
         self.rec(301, body().u32(u32::try_from(count).unwrap()).u32(0));
         for (&number, &(file, close)) in process.table.iter().take(count) {
-            self.point();
+            self.point(true);
             let file = self.announce(file % self.recipe.files.len());
             let desc = body().i32(file).i32(number).u32(close.into()).u32(0);
             self.rec(302, desc);
@@ -696,6 +704,9 @@ impl Writer<'_> {
             self.objref(17, id);
             let tty = body().u16(4).u16(subtype).i32(link).i32(file);
             self.rec(306, tty.to(24).u32(3).to(len));
+            if self.recipe.lean {
+                continue;
+            }
             let waiting = u32::from(subtype) - 1;
             self.rec(307, body().u32(0).u32(waiting).to(560));
             if waiting > 0 {
@@ -705,10 +716,12 @@ impl Writer<'_> {
         ids
     }
 
-    fn mm(&mut self, index: usize, process: &Process) -> Id {
+    fn mm(&mut self, process: &Process) -> Id {
         let recipe = self.recipe;
+        self.point(false);
         let mm = self.id();
         self.objref(4, mm);
+        self.point(false);
         let plain = |file: usize| {
             let file = file % recipe.files.len();
             matches!(recipe.files[file].kind, Kind::Regular(..)).then_some(file)
@@ -727,6 +740,7 @@ impl Writer<'_> {
         let len = self.by_version(72, 80);
         for file in maps {
             let file = self.announce(file);
+            self.point(false);
             self.rec(402, body().u32(3).i32(file).to(len));
             self.rec(403, body().u64(0));
         }
@@ -743,7 +757,6 @@ impl Writer<'_> {
         let kind = if self.late() { 405 } else { 404 };
         self.filler(kind, 24);
         self.filler(202, 8);
-        let _ = index;
         mm
     }
 
@@ -759,6 +772,7 @@ impl Writer<'_> {
     }
 
     fn signal(&mut self, process: &Process) {
+        self.point(false);
         let tty = if process.leader { self.terminal().2 } else { 0 };
         self.rec(602, body().to(312).i32(tty).i32(100).i32(-1).to(328));
     }

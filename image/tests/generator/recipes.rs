@@ -21,7 +21,7 @@ fn recipe_of(files: BoxedStrategy<Vec<File>>) -> impl Strategy<Value = Recipe> {
         any::<bool>(),
         vec(process(), 1..5),
         files,
-        vec((0u8..12, any_index()), 0..3),
+        vec((0u8..20, any_index()), 0..3),
         any::<bool>(),
     )
         .prop_map(|(late, processes, files, early, backwards)| Recipe {
