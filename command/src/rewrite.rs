@@ -2,6 +2,7 @@
 
 use crate::advice::Options;
 use ckpt_restart::request::{self, Naming, Request, Sources};
+use ckpt_restart::stream::Until;
 use ckpt_restart::{Error, call, caller, stream};
 use std::fs::File;
 use std::io::{self, IsTerminal};
@@ -33,7 +34,13 @@ pub fn rewrite(
     }
     let mut output = Output::open(output)?;
     let mut rewriter = request.rewriter()?;
-    stream::copy(&input, output.file(), &mut rewriter, None)?;
+    stream::copy(
+        &input,
+        output.file(),
+        &mut rewriter,
+        Until::EndOfInput,
+        None,
+    )?;
     if !request.is_checked() {
         call::report(&rewriter, false);
     }

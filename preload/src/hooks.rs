@@ -6,8 +6,8 @@
 #![allow(missing_docs, clippy::missing_safety_doc)]
 #![allow(clippy::undocumented_unsafe_blocks)] // The real calls, with the caller's own arguments.
 
-use crate::linux_cr;
-use libc::{c_int, c_long, c_void, size_t, ssize_t};
+use crate::{criu, linux_cr};
+use libc::{c_char, c_int, c_long, c_void, mode_t, size_t, ssize_t};
 use redhook::{hook, real};
 
 hook! {
@@ -54,6 +54,23 @@ hook! {
     }
 }
 
+// openat(2) is variadic: the mode is handed on also where the program gave none.
+hook! {
+    unsafe fn openat(at: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int
+        => on_openat {
+        let real = |path, flags| unsafe { real!(openat)(at, path, flags, mode) };
+        unsafe { criu::on_openat(at, path, flags, real) }
+    }
+}
+
+hook! {
+    unsafe fn openat64(at: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int
+        => on_openat64 {
+        let real = |path, flags| unsafe { real!(openat64)(at, path, flags, mode) };
+        unsafe { criu::on_openat(at, path, flags, real) }
+    }
+}
+
 /// Looks the real functions up before there are threads and forks.
 pub fn resolve() {
     real!(read);
@@ -62,4 +79,6 @@ pub fn resolve() {
     real!(dup2);
     real!(dup3);
     real!(syscall);
+    real!(openat);
+    real!(openat64);
 }

@@ -15,6 +15,7 @@
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")))]
 compile_error!("libckptadv.so interposes glibc on x86_64 Linux; no other target is supported yet");
 
+pub mod criu;
 pub mod hooks;
 pub mod linux_cr;
 pub mod state;

@@ -67,7 +67,9 @@ extern "C" fn start(argc: c_int, argv: *const *const c_char, envp: *const *const
         return;
     }
     ACTIVE.store(true, Ordering::Release);
-    if let Some(state) = STATE.get() {
+    if let Some(state) = STATE.get()
+        && !crate::criu::start(state)
+    {
         crate::linux_cr::start(state);
     }
 }

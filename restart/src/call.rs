@@ -9,7 +9,7 @@
 use crate::caller;
 use crate::error::Error;
 use crate::request::Request;
-use crate::stream::{self, Pump};
+use crate::stream::{self, Pump, Until};
 use crate::{debug, info};
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -94,34 +94,35 @@ pub fn carry(
             }
             Ok(real(file.as_raw_fd()))
         }
-        Shape::Coordinator(fd) => {
-            let result = coordinate(request, fd, dry_run, real);
-            if result.is_err() {
+        Shape::Coordinator(fd) => match begin(request, fd, dry_run) {
+            Ok(pump) => finish(request, pump, real),
+            Err(refusal) => {
                 give_up(real);
+                Err(refusal)
             }
-            result
-        }
+        },
     }
 }
 
-fn coordinate(
-    request: &Request,
-    fd: i32,
-    dry_run: bool,
-    real: &dyn Fn(i32) -> i64,
-) -> Result<i64, Error> {
+/// Everything that can fail before the call.
+fn begin(request: &Request, fd: i32, dry_run: bool) -> Result<Pump, Error> {
     let mut rewriter = request.rewriter()?;
     let input = borrowed(fd)?;
-    if dry_run {
-        let sink = File::options()
-            .write(true)
-            .open("/dev/null")
-            .map_err(|e| Error::system("/dev/null", e))?;
-        stream::copy(&input, &sink, &mut rewriter, None)?;
-        say(request, &rewriter, true);
-        return Err(Error::DryRun);
+    if !dry_run {
+        return Pump::start(input, rewriter);
     }
-    let pump = Pump::start(input, rewriter)?;
+    let sink = File::options()
+        .write(true)
+        .open("/dev/null")
+        .map_err(|e| Error::system("/dev/null", e))?;
+    stream::copy(&input, &sink, &mut rewriter, Until::LastRecord, None)?;
+    say(request, &rewriter, true);
+    Err(Error::DryRun)
+}
+
+/// The call, and how it went. A refusal in the middle of the image has ended it
+/// for the kernel too, which has then ended every task.
+fn finish(request: &Request, pump: Pump, real: &dyn Fn(i32) -> i64) -> Result<i64, Error> {
     let result = real(pump.image());
     let error = std::io::Error::last_os_error();
     let (rewriter, copied) = pump.stop();

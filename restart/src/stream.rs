@@ -12,6 +12,16 @@ const CHUNK: usize = 64 << 10;
 /// pipes must fit into it in one piece.
 const PIPE: i32 = 1 << 20;
 
+/// Where a copy ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// With the image's last record, after which a kernel reads nothing. Who
+    /// feeds the image may keep its end open for as long as the restart lasts.
+    LastRecord,
+    /// With the input, so that not even what follows the image is lost.
+    EndOfInput,
+}
+
 /// Copies an image, rewriting it, until its end.
 ///
 /// * `stop`: the copy ends early when this becomes readable.
@@ -23,13 +33,14 @@ pub fn copy(
     input: &File,
     mut output: &File,
     rewriter: &mut Rewriter,
+    until: Until,
     stop: Option<BorrowedFd<'_>>,
 ) -> Result<(), Error> {
     let cannot_read = |e| Error::system("cannot read the image", e);
     let cannot_write = |e| Error::system("cannot write the image", e);
     let mut buffer = vec![0; CHUNK];
     let mut source = input;
-    loop {
+    while until == Until::EndOfInput || !rewriter.is_complete() {
         if !wait(input, stop).map_err(cannot_read)? {
             return Ok(());
         }
@@ -141,7 +152,7 @@ fn has_reader(output: &File) -> bool {
 pub fn spool(input: &File, rewriter: &mut Rewriter) -> Result<File, Error> {
     let mut file = unlinked_file()
         .map_err(|e| Error::system("no place for the rewritten image (memfd_create, /tmp)", e))?;
-    copy(input, &file, rewriter, None)?;
+    copy(input, &file, rewriter, Until::LastRecord, None)?;
     file.rewind()
         .map_err(|e| Error::system("cannot rewind the rewritten image", e))?;
     Ok(file)
@@ -190,6 +201,7 @@ impl Pump {
                 &input,
                 &File::from(output),
                 &mut rewriter,
+                Until::LastRecord,
                 Some(std::os::fd::AsFd::as_fd(&stopped)),
             );
             (rewriter, result)

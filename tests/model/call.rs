@@ -15,11 +15,8 @@ const DESCRIPTOR_END: u64 = 1 << 20;
 /// A restart call.
 #[derive(Clone)]
 pub enum Call {
-    /// A task that waits for its turn; a ghost only waits for the end.
-    Task {
-        /// Not to be restored.
-        ghost: bool,
-    },
+    /// A task that waits for its turn; a ghost, which has none, looks the same and waits for the end.
+    Task,
     /// The call that reads the image.
     Coordinator {
         /// The root task, in the caller's pid namespace.
@@ -41,9 +38,7 @@ impl Call {
         let (image, flags) = (regs.rsi, regs.rdx & 0xffff_ffff);
         let pointer = |value: u64| value >> 32 != 0 && value >> 32 != 0xffff_ffff;
         if pid == 0 && (flags == 0 || flags == GHOST) && log == -1 && !pointer(regs.r10) {
-            return Some(Self::Task {
-                ghost: flags == GHOST,
-            });
+            return Some(Self::Task);
         }
         let plausible_log = log == -1 || (0..DESCRIPTOR_END as i32).contains(&log);
         (pid > 0

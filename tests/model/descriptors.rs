@@ -153,22 +153,26 @@ impl Restart<'_> {
         // Both are wake-up modes that came after 2.6.33.
         let events = events & !(libc::EPOLLEXCLUSIVE | libc::EPOLLWAKEUP) as u32;
         let (epoll, file) = (epoll.fd.as_raw_fd(), file.fd.as_raw_fd());
-        // The number is part of the item's key, and may be in use here: a thread with a table of its own adds it.
-        let added = std::thread::spawn(move || {
-            let mut event = libc::epoll_event { events, u64: data };
-            // SAFETY: after unshare nobody but this thread sees its descriptors; the event outlives the call.
-            unsafe {
-                if libc::unshare(libc::CLONE_FILES) < 0 {
-                    return false;
-                }
+        // The number is part of the item's key, and may be in use here: a process with a table of its own adds it.
+        // (Not a thread: whoever runs in one pid namespace and starts children in another may have none.)
+        let mut event = libc::epoll_event { events, u64: data };
+        let mut status = 0;
+        // SAFETY: this process has one thread, and the child does nothing but system calls; the event and the
+        // status outlive them.
+        let waited = unsafe {
+            let child = libc::fork();
+            if child == 0 {
                 // Two of them, so that one stays out of the way.
                 let (one, two) = (libc::dup(epoll), libc::dup(epoll));
                 let epoll = if one == number { two } else { one };
                 let file = libc::dup2(file, number);
-                file >= 0 && libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, file, &mut event) == 0
+                let added =
+                    file >= 0 && libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, file, &mut event) == 0;
+                libc::_exit(i32::from(!added));
             }
-        });
-        Ok(added.join().unwrap_or(false))
+            libc::waitpid(child, &mut status, libc::__WALL)
+        };
+        Ok(waited > 0 && status == 0)
     }
 
     // ---- files
@@ -528,14 +532,14 @@ impl Restart<'_> {
         let Object::Terminal(terminal) = self.fetch(objref, object::TTY)? else {
             return invalid();
         };
-        let (is_master, index) = (terminal.is_master, terminal.index);
-        if is_master {
+        if terminal.is_master {
             return Err(self.unsupported("a terminal master in a file table"));
         }
-        let fd = self.open(
-            format!("/dev/pts/{index}").as_bytes(),
-            libc::O_RDWR | libc::O_NOCTTY,
-        )?;
+        // As by its path, but with the flags of an opening inside the kernel.
+        let flags = libc::O_RDWR | libc::O_NOCTTY;
+        // SAFETY: no memory is involved.
+        let fd =
+            owned(unsafe { libc::ioctl(terminal.master.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
         Ok(Rc::new(OpenFile {
             fd,
             mode: READ | WRITE,
@@ -609,7 +613,7 @@ impl Restart<'_> {
         })?;
         send(&socket, &file.fd)?;
         // A message header without name or data, and room for one descriptor behind it.
-        let message = Message::new(place);
+        let message = Message::bytes(place);
         self.tracer.put::<Stop>(self.reader, &message)?;
         let received = self.inject(libc::SYS_recvmsg, &[u64::from(theirs), place, 0])?;
         if received < 0 {
@@ -648,7 +652,7 @@ impl Message {
     const CONTROL_LENGTH: usize = 24;
     const LENGTH: usize = Self::CONTROL + Self::CONTROL_LENGTH;
 
-    fn new(at: u64) -> [u8; Self::LENGTH] {
+    fn bytes(at: u64) -> [u8; Self::LENGTH] {
         let mut bytes = [0; Self::LENGTH];
         let mut put = |offset: usize, value: u64| {
             bytes[offset..offset + 8].copy_from_slice(&value.to_le_bytes())

@@ -59,11 +59,6 @@ impl Image {
         self.position
     }
 
-    /// Whether reading may have to wait for a writer.
-    pub fn is_pipe(&self) -> bool {
-        self.batch.is_some()
-    }
-
     /// Takes what there is, at most a buffer full.
     pub fn take(&mut self, buffer: &mut [u8]) -> io::Result<Taken> {
         let from = self

@@ -20,7 +20,8 @@
 //!
 //! ```text
 //! restarted
-//! task 534 2101               saved pid, pid now; one line per task that lives, threads included
+//! task 534 2101               a line per task, threads included, in the order of the image's tree: its pid there,
+//! zombie 535                  which the restart program may have rewritten, and its pid now
 //! note "dead file: …"         where the model could not do exactly what the kernel did
 //! ```
 //! or

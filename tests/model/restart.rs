@@ -79,8 +79,10 @@ pub struct Restart<'a> {
     pub(crate) image: Image,
     request: Request,
     complaint: Option<(Stop, u64, String)>,
-    restored: Vec<(i32, pid_t)>,
+    restored: Vec<(i32, Option<pid_t>)>,
     entries: Vec<Entry>,
+    /// Of v23: pid objects and their numbers.
+    pids: Vec<(i32, i32)>,
     xstate: u32,
     nesting: u32,
 }
@@ -122,6 +124,7 @@ impl<'a> Restart<'a> {
             complaint: None,
             restored: Vec::new(),
             entries: Vec::new(),
+            pids: Vec::new(),
             xstate: 512,
             nesting: 0,
         };
@@ -159,11 +162,18 @@ impl<'a> Restart<'a> {
 
     /// Lets everybody live, or kills everybody.
     fn end(mut self, result: Step<()>) -> (Verdict, i32) {
-        // What no task took closes now, before anyone runs on.
-        self.hash.clear();
         let result = result.and_then(|()| {
-            for &(_, task) in &self.restored {
-                self.tracer.let_live::<Stop>(task)?;
+            for task in self.living() {
+                self.tracer.settle_down::<Stop>(task)?;
+            }
+            Ok(())
+        });
+        // What no task took closes now, before anyone runs on, and after the last call that a signal from it could
+        // have interrupted.
+        self.hash.clear();
+        if result.is_ok() {
+            for task in self.living() {
+                self.tracer.let_go(task);
             }
             let ghosts: Vec<_> = self
                 .tracer
@@ -172,8 +182,7 @@ impl<'a> Restart<'a> {
                 .map(|(tid, _)| tid)
                 .collect();
             self.tracer.kill(&ghosts);
-            Ok(())
-        });
+        }
         let (ending, errno) = match result {
             Ok(()) => (Ending::Restarted, 0),
             Err(stop) => {
@@ -211,9 +220,13 @@ impl<'a> Restart<'a> {
         )
     }
 
+    fn living(&self) -> Vec<pid_t> {
+        self.restored.iter().filter_map(|(_, task)| *task).collect()
+    }
+
     fn kill_everyone(&mut self) {
         let coordinator = self.request.coordinator;
-        let mut doomed: Vec<_> = self.restored.iter().map(|&(_, task)| task).collect();
+        let mut doomed = self.living();
         doomed.extend(self.tracer.parked().into_iter().map(|(tid, _)| tid));
         if self.reader != coordinator || self.is_self() {
             doomed.push(self.reader);
@@ -631,11 +644,9 @@ impl<'a> Restart<'a> {
     }
 
     fn read_tree(&mut self) -> Step<()> {
-        let pids = if self.layout == Layout::V23 {
-            self.read_pids()?
-        } else {
-            Vec::new()
-        };
+        if self.layout == Layout::V23 {
+            self.pids = self.read_pids()?;
+        }
         let tree = self.record(kind::TREE)?;
         let count = tree.i32(8);
         if count < 1 {
@@ -654,7 +665,8 @@ impl<'a> Restart<'a> {
                 if self.layout == Layout::V20 {
                     return Some(id);
                 }
-                pids.iter()
+                self.pids
+                    .iter()
                     .find(|(objref, _)| *objref == id)
                     .map(|(_, pid)| *pid)
             };
@@ -701,9 +713,10 @@ impl<'a> Restart<'a> {
         let task = self.record(kind::TASK)?;
         self.silent(kind::STRING, 24, 24)?;
         if task.u32(8) == 64 {
+            self.restored.push((pid, None));
             return self.restore_zombie(task.u32(12), task.u32(16));
         }
-        self.restored.push((pid, self.reader));
+        self.restored.push((pid, Some(self.reader)));
         self.record(kind::THREAD)?;
         self.record(kind::RESTART_BLOCK)?;
         let cpu = self.record(kind::CPU)?;
@@ -768,7 +781,15 @@ impl<'a> Restart<'a> {
         }
         let terminal = signal.i32(312);
         if terminal != 0 && leader {
-            self.restore_controlling_terminal(terminal, signal.i32(316))?;
+            let group = signal.i32(316);
+            // v23 keeps pid objects here, and has negative ones for the groups that are not in the image.
+            let named = self.pids.iter().find(|(objref, _)| *objref == group);
+            let group = match named {
+                Some((_, pid)) => *pid,
+                None if self.layout == Layout::V23 && group < 0 => 0,
+                None => group,
+            };
+            self.restore_controlling_terminal(terminal, group)?;
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ enum State {
     Running,
     /// Sits in a restart call, not acted on yet.
     Called(Call),
-    Held(Held),
+    Held(Box<Held>),
 }
 
 struct Held {
@@ -189,12 +189,12 @@ impl Tracer {
         match self.tracees.get_mut(&tid) {
             Some(state @ State::Called(_)) => {
                 let home = registers(tid)?;
-                *state = State::Held(Held {
+                *state = State::Held(Box::new(Held {
                     home,
                     at_entry: true,
                     stop: None,
                     scratch: 0,
-                });
+                }));
                 Ok(())
             }
             Some(State::Held(_)) => Ok(()),
@@ -268,8 +268,8 @@ impl Tracer {
         Ok(self.scratch::<E>(tid)? + SCRATCH_DATA)
     }
 
-    /// Lets a held task live on: it sleeps until a signal ends it.
-    pub fn let_live<E: From<Gone>>(&mut self, tid: pid_t) -> Result<(), E> {
+    /// Makes a held task ready to live on: it will sleep until a signal ends it.
+    pub fn settle_down<E: From<Gone>>(&mut self, tid: pid_t) -> Result<(), E> {
         // mov eax, SYS_pause; syscall; jmp back
         const SLEEP: [u8; 9] = [0xb8, 34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
         let code = self.scratch::<E>(tid)?;
@@ -292,11 +292,13 @@ impl Tracer {
         regs.rip = code;
         regs.rax = 0;
         regs.orig_rax = u64::MAX;
-        set_registers(tid, &regs)?;
+        Ok(set_registers(tid, &regs)?)
+    }
+
+    /// Lets go of a task that is ready; signals that waited reach it now.
+    pub fn let_go(&mut self, tid: pid_t) {
         self.tracees.remove(&tid);
-        ptrace(libc::PTRACE_DETACH, tid, 0, 0)
-            .map_err(|_| Gone.into())
-            .map(drop)
+        let _ = ptrace(libc::PTRACE_DETACH, tid, 0, 0);
     }
 
     /// Lets a task return from its restart call with this result.
@@ -397,6 +399,12 @@ impl Tracer {
             State::Called(_) => return,
             State::Running => {}
         }
+        if matches!(
+            event,
+            libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE
+        ) {
+            self.expect_child(tid);
+        }
         let (request, signal) = match event {
             libc::PTRACE_EVENT_SECCOMP => {
                 if let Ok(regs) = registers(tid)
@@ -417,6 +425,16 @@ impl Tracer {
             _ => (libc::PTRACE_CONT, 0),
         };
         let _ = ptrace(request, tid, 0, signal as u64);
+    }
+
+    /// A child is traced from its birth, but what its parent does next may be heard of before its first stop.
+    fn expect_child(&mut self, parent: pid_t) {
+        let mut child: libc::c_ulong = 0;
+        let told = ptrace(libc::PTRACE_GETEVENTMSG, parent, 0, &raw mut child as u64).is_ok();
+        let child = child as pid_t;
+        if told && scheduler_state(child).is_some_and(|state| !matches!(state, 'Z' | 'X')) {
+            self.tracees.entry(child).or_insert(State::Running);
+        }
     }
 
     fn forward_signals(&self) {
@@ -458,7 +476,7 @@ fn become_program(
         len: filter.len() as u16,
         filter: filter.as_mut_ptr(),
     };
-    let set = c_long::from(libc::SECCOMP_SET_MODE_FILTER as u32);
+    let set = c_long::from(libc::SECCOMP_SET_MODE_FILTER);
     let mut byte = 0u8;
     // SAFETY: the filter, the arguments (ended by a null) and the mask outlive these calls.
     unsafe {

@@ -26,8 +26,8 @@ pub enum Ending {
 pub struct Verdict {
     /// How it ended.
     pub ending: Ending,
-    /// Saved and new number of every task, in the order of the image; zombies are not among them.
-    pub tasks: Vec<(i32, pid_t)>,
+    /// The number of every task in the image's tree, and in the eyes of this process; zombies have only the first.
+    pub tasks: Vec<(i32, Option<pid_t>)>,
     /// Where the model could not do exactly what the kernel did.
     pub notes: Vec<String>,
 }
@@ -57,7 +57,10 @@ impl Verdict {
             Ending::Unsupported(reason) => format!("unsupported-by-model {reason:?}\n"),
         };
         for (old, new) in &self.tasks {
-            let _ = writeln!(text, "task {old} {new}");
+            let _ = match new {
+                Some(new) => writeln!(text, "task {old} {new}"),
+                None => writeln!(text, "zombie {old}"),
+            };
         }
         for note in &self.notes {
             let _ = writeln!(text, "note {note:?}");

@@ -418,13 +418,16 @@ static int coordinate(void)
 		sigprocmask(SIG_BLOCK, &child, &before);
 		if (!root_ended)
 			kill(root, SIGKILL);
+		/* It may wait for tasks that are no more. */
+		if (!feeder_ended)
+			kill(feeder, SIGKILL);
 	} else {
 		sigprocmask(SIG_BLOCK, &child, &before);
 	}
 	wait_for(&root_ended, &before);
 	close(0);
-	if (write_fully(tasks_to_feeder[1], "done", 4) == 0)
-		wait_for(&feeder_ended, &before);
+	write_fully(tasks_to_feeder[1], "done", 4);
+	wait_for(&feeder_ended, &before);
 	return error ? 1 : 0;
 }
 

@@ -233,6 +233,11 @@ impl Splitter {
         }
     }
 
+    /// Whether the last record has been read; what may follow is nobody's.
+    pub fn is_complete(&self) -> bool {
+        matches!(self.at, At::Trailing)
+    }
+
     /// So many of the bytes of [`Splitter::passing`] went by.
     pub fn passed(&mut self, bytes: u64) {
         if let At::Passing(left) = self.at {

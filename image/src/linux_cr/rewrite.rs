@@ -100,6 +100,11 @@ impl Rewriter {
         self.splitter.passing()
     }
 
+    /// Whether the image's last record has been read; bytes may follow it.
+    pub fn is_complete(&self) -> bool {
+        self.splitter.is_complete()
+    }
+
     /// So many went by.
     pub fn passed(&mut self, bytes: u64) {
         self.splitter.passed(bytes);

@@ -1,0 +1,596 @@
+//! Carries a plan out: which bytes of which files change.
+
+use super::entry::{Description, End, FileType, Link, inherited_description, inherited_slot};
+use super::image::{Image, Table};
+use crate::Error;
+use crate::advice::{Action, Advice, Target, TaskSelector};
+use crate::caller::Caller;
+use crate::plan::{self, Change, Fate, Planner, TablePlan};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A descriptor of the caller that CRIU is to be started with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// The name for `--inherit-fd fd[N]:name`.
+    pub name: String,
+    /// The caller's descriptor.
+    pub number: i32,
+}
+
+/// What becomes of an image.
+#[derive(Clone, Debug, Default)]
+pub struct Rewrite {
+    /// The files that change, by name, as they are to be.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// What is changed, for people.
+    pub changes: Vec<Change>,
+    /// The items that selected nothing, for people.
+    pub unmatched: Vec<String>,
+}
+
+/// What CRIU must inherit for a [`rewrite`] with the same advice and caller: one
+/// for each open file description, whatever the image turns out to have. So CRIU
+/// can be given them before it says where the image is.
+pub fn inherited(advice: &Advice, caller: &Caller) -> Vec<Inherited> {
+    let mut descriptions = BTreeMap::new();
+    for item in &advice.items {
+        if !matches!(item.action, Action::Preserve | Action::Add) {
+            continue;
+        }
+        let (from, to) = match item.target {
+            Target::Number(number) => (number, number),
+            Target::Range(from, to) => (from, to.unwrap_or(i32::MAX)),
+            _ => continue,
+        };
+        for (&number, file) in caller.files.range(from..=to) {
+            descriptions.entry(file.description).or_insert(number);
+        }
+    }
+    descriptions
+        .into_iter()
+        .map(|(description, number)| Inherited {
+            name: name_of(description),
+            number,
+        })
+        .collect()
+}
+
+/// CRIU compares names without the slash that a path begins with.
+fn name_of(description: i32) -> String {
+    format!("ckptadv-preserve-{description}")
+}
+
+/// Meets advice with an image.
+///
+/// # Errors
+/// Those of the [`Planner`]; [`Error::Unsupported`] where what is dropped or
+/// replaced cannot be taken out without a change to something else of the image.
+pub fn rewrite(image: &Image, advice: &Advice, caller: Caller) -> Result<Rewrite, Error> {
+    let order = image.tables_in_order();
+    let root = image.root_table();
+    let elsewhere = image
+        .tables
+        .iter()
+        .filter(|(id, _)| Some(**id) != root)
+        .flat_map(|(_, table)| table.slots.iter().map(|slot| slot.number))
+        .collect();
+    let mut planner = Planner::new(advice, caller, true)?.with_census(elsewhere);
+    for table in image.tables.values() {
+        refuse_part_of_a_shared_table(advice, image, table)?;
+    }
+    let mut plans = BTreeMap::new();
+    for &id in &order {
+        let table = &image.tables[&id];
+        let descriptors: Vec<plan::Descriptor<'_>> = table
+            .slots
+            .iter()
+            .map(|slot| {
+                let description = &image.descriptions[&slot.description];
+                plan::Descriptor {
+                    number: slot.number,
+                    description: description.id.into(),
+                    kind: description.kind,
+                    path: description.path.as_deref(),
+                    access: description.access,
+                }
+            })
+            .collect();
+        let pids = image.pids(table);
+        plans.insert(id, planner.table(&pids, Some(id) == root, &descriptors)?);
+    }
+    let unmatched = planner.finish()?;
+    let edit = Edit::new(image, &plans, planner.changes());
+    edit.check()?;
+    Ok(Rewrite {
+        files: edit.files(planner.caller())?,
+        changes: planner.changes().to_vec(),
+        unmatched,
+    })
+}
+
+/// CRIU restores one table for all the tasks that share it.
+fn refuse_part_of_a_shared_table(
+    advice: &Advice,
+    image: &Image,
+    table: &Table,
+) -> Result<(), Error> {
+    if table.tasks.len() < 2 {
+        return Ok(());
+    }
+    let root = image.tasks[0].pid;
+    for item in &advice.items {
+        let task = match item.task {
+            Some(TaskSelector::Pid(pid)) if image.pids(table).contains(&pid) => pid,
+            Some(TaskSelector::Root) if table.tasks.contains(&root) => root,
+            _ => continue,
+        };
+        let tasks: Vec<String> = table.tasks.iter().map(i32::to_string).collect();
+        return Err(Error::unsupported(
+            format!("{item}: task {task}"),
+            format!(
+                "its file table is shared by the tasks {}, and advice for one of them alone \
+                 cannot be done: leave the task out, or write \"*:\" for all",
+                tasks.join(", ")
+            ),
+        ));
+    }
+    Ok(())
+}
+
+impl Image {
+    /// The tasks that have a table, each followed by its threads.
+    fn pids(&self, table: &Table) -> Vec<i32> {
+        self.tasks
+            .iter()
+            .filter(|task| table.tasks.contains(&task.pid))
+            .flat_map(|task| std::iter::once(task.pid).chain(task.threads.iter().copied()))
+            .collect()
+    }
+}
+
+/// A plan on its way into an image.
+struct Edit<'a> {
+    image: &'a Image,
+    plans: &'a BTreeMap<u32, TablePlan>,
+    changes: &'a [Change],
+    /// The tables that hold each description, before and after.
+    before: BTreeMap<u32, BTreeSet<u32>>,
+    after: BTreeMap<u32, BTreeSet<u32>>,
+    /// Descriptions that wait in queues.
+    in_flight: BTreeSet<u32>,
+}
+
+/// A descriptor that is dropped or replaced.
+struct Released<'a> {
+    table: u32,
+    number: i32,
+    description: &'a Description,
+}
+
+impl<'a> Edit<'a> {
+    fn new(image: &'a Image, plans: &'a BTreeMap<u32, TablePlan>, changes: &'a [Change]) -> Self {
+        let mut before: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        let mut after = before.clone();
+        for (&id, plan) in plans {
+            for (slot, fate) in image.tables[&id].slots.iter().zip(&plan.fates) {
+                before.entry(slot.description).or_default().insert(id);
+                if *fate == Fate::Keep {
+                    after.entry(slot.description).or_default().insert(id);
+                }
+            }
+        }
+        let in_flight = image.flights.iter().flat_map(|f| &f.descriptions).copied();
+        Edit {
+            image,
+            plans,
+            changes,
+            before,
+            after,
+            in_flight: in_flight.collect(),
+        }
+    }
+
+    fn released(&self) -> Vec<Released<'a>> {
+        let mut released = Vec::new();
+        for (&id, plan) in self.plans {
+            for (slot, fate) in self.image.tables[&id].slots.iter().zip(&plan.fates) {
+                if *fate != Fate::Keep {
+                    released.push(Released {
+                        table: id,
+                        number: slot.number,
+                        description: &self.image.descriptions[&slot.description],
+                    });
+                }
+            }
+        }
+        released
+    }
+
+    /// Whether no descriptor and no queue refers to a description afterwards.
+    fn is_gone(&self, id: u32) -> bool {
+        !self.after.contains_key(&id) && !self.in_flight.contains(&id)
+    }
+
+    /// Whether some of the tables that held a description still do, but not all.
+    fn is_moved(&self, id: u32) -> bool {
+        self.before.get(&id) != self.after.get(&id) && !self.is_gone(id)
+    }
+
+    fn refusal(&self, released: &Released<'_>, why: impl Into<String>) -> Error {
+        let task = self.image.tables[&released.table].tasks[0];
+        let item = self
+            .changes
+            .iter()
+            .find(|change| (change.task, change.number) == (task, released.number))
+            .map_or("advice", |change| &change.item);
+        Error::unsupported(
+            format!(
+                "{item}: task {task} descriptor {} ({})",
+                released.number, released.description.kind
+            ),
+            why,
+        )
+    }
+
+    /// "task T descriptor N", of a descriptor that stays, for messages.
+    fn who_keeps(&self, id: u32) -> String {
+        for (&table, plan) in self.plans {
+            let table = &self.image.tables[&table];
+            for (slot, fate) in table.slots.iter().zip(&plan.fates) {
+                if slot.description == id && *fate == Fate::Keep {
+                    return format!("task {} descriptor {}", table.tasks[0], slot.number);
+                }
+            }
+        }
+        "a socket's queue".to_owned()
+    }
+
+    /// Refuses what cannot be right without a change to something else.
+    fn check(&self) -> Result<(), Error> {
+        let released = self.released();
+        if released.is_empty() {
+            return Ok(());
+        }
+        let ends = Ends::new(self.image);
+        let watches = self.watches();
+        for released in &released {
+            self.check_type(released)?;
+            self.check_locks(released)?;
+            if let Some(set) = watches.get(&(released.table, released.number)) {
+                return Err(self.refusal(
+                    released,
+                    format!(
+                        "the epoll set of {} watches it, and what a set watches cannot be changed \
+                         yet: leave it as it is, or advise the set as well",
+                        self.who_keeps(*set)
+                    ),
+                ));
+            }
+            match &released.description.link {
+                Link::Epoll(watched) => self.check_set(released, watched)?,
+                Link::Unix { inode, peer } => self.check_socket(released, *inode, *peer, &ends)?,
+                Link::Inet { here, there } => {
+                    let other = ends.connections.get(&(there, here));
+                    self.check_other_end(released, other.copied())?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_type(&self, released: &Released<'_>) -> Result<(), Error> {
+        match released.description.file_type {
+            FileType::REG
+            | FileType::PIPE
+            | FileType::FIFO
+            | FileType::INETSK
+            | FileType::UNIXSK
+            | FileType::EVENTFD
+            | FileType::EVENTPOLL
+            | FileType::INOTIFY
+            | FileType::SIGNALFD
+            | FileType::TTY
+            | FileType::TIMERFD
+            | FileType::MEMFD => Ok(()),
+            FileType(number) => Err(self.refusal(
+                released,
+                format!(
+                    "descriptors of this kind (CRIU's type {number}) cannot be taken out of an \
+                     image yet: leave it as it is"
+                ),
+            )),
+        }
+    }
+
+    fn check_locks(&self, released: &Released<'_>) -> Result<(), Error> {
+        if self.image.locks.is_empty() {
+            return Ok(());
+        }
+        let tasks = self.image.pids(&self.image.tables[&released.table]);
+        let locked = self
+            .image
+            .locks
+            .iter()
+            .find(|lock| lock.number == released.number && tasks.contains(&lock.task));
+        match locked {
+            None => Ok(()),
+            Some(lock) => Err(self.refusal(
+                released,
+                format!(
+                    "task {} holds a lock by it, and locks cannot be taken out of an image yet: \
+                     leave it as it is",
+                    lock.task
+                ),
+            )),
+        }
+    }
+
+    /// The table and number of everything that the sets which stay watch, each with
+    /// its set: a set names what it watches by numbers of the task that restores
+    /// it.
+    fn watches(&self) -> BTreeMap<(u32, i32), u32> {
+        let mut watches = BTreeMap::new();
+        for (&set, tables) in &self.after {
+            let Link::Epoll(watched) = &self.image.descriptions[&set].link else {
+                continue;
+            };
+            for &table in tables {
+                watches.extend(watched.iter().map(|&n| ((table, n as i32), set)));
+            }
+        }
+        watches
+    }
+
+    /// A set that goes in one table and stays in others is restored by another
+    /// task, whose numbers must mean the same files.
+    fn check_set(&self, released: &Released<'_>, watched: &[u32]) -> Result<(), Error> {
+        let id = released.description.id;
+        if !self.is_moved(id) {
+            return Ok(());
+        }
+        let same = watched.iter().all(|&number| {
+            let mut means = self.before[&id].iter().map(|table| {
+                let number = i32::try_from(number).ok()?;
+                let slot = self.image.tables[table].slot(number)?;
+                Some(slot.description)
+            });
+            let first = means.next().flatten();
+            first.is_some() && means.all(|other| other == first)
+        });
+        if same && self.after.contains_key(&id) {
+            return Ok(());
+        }
+        Err(self.refusal(
+            released,
+            format!(
+                "{} keeps this epoll set, and its own numbers are not those that the set watches: \
+                 advise it in every task (\"*:{}\")",
+                self.who_keeps(id),
+                released.number
+            ),
+        ))
+    }
+
+    fn check_socket(
+        &self,
+        released: &Released<'_>,
+        inode: u32,
+        peer: u32,
+        ends: &Ends<'_>,
+    ) -> Result<(), Error> {
+        let id = released.description.id;
+        let mut towards = ends.towards.get(&inode).into_iter().flatten().copied();
+        if self.is_gone(id) {
+            let bereft = towards.find(|other| !self.is_gone(other.id));
+            self.check_other_end(released, bereft)?;
+            if self.image.flights.iter().any(|flight| flight.socket == id) {
+                return Err(self.refusal(
+                    released,
+                    "descriptors wait in its queue, and they cannot be taken out of an image yet: \
+                     leave it as it is",
+                ));
+            }
+        } else if self.is_moved(id) {
+            // CRIU makes a pair in one task, and takes it for granted that the
+            // first task that has the one end has the other.
+            let mut peers = towards.chain(ends.sockets.get(&peer).copied());
+            let apart = peers.find(|other| {
+                !self.is_gone(other.id) && self.after.get(&other.id) != self.after.get(&id)
+            });
+            if let Some(other) = apart {
+                return Err(self.refusal(
+                    released,
+                    format!(
+                        "{} keeps it, and CRIU cannot restore it there apart from its other end \
+                         ({}): advise it in every task (\"*:{}\"), or both ends",
+                        self.who_keeps(id),
+                        self.who_keeps(other.id),
+                        released.number
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_other_end(
+        &self,
+        released: &Released<'_>,
+        other: Option<&Description>,
+    ) -> Result<(), Error> {
+        match other {
+            Some(other) if self.is_gone(released.description.id) && !self.is_gone(other.id) => {
+                Err(self.refusal(
+                    released,
+                    format!(
+                        "its other end stays ({}) and cannot be hung up yet: leave it as it is, \
+                         or advise both ends",
+                        self.who_keeps(other.id)
+                    ),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The files that change.
+    fn files(&self, caller: &Caller) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+        let mut files = BTreeMap::new();
+        let mut given = Given::new(self.image);
+        for (id, plan) in self.plans {
+            if plan.is_untouched() {
+                continue;
+            }
+            let table = &self.image.tables[id];
+            files.insert(table.file.clone(), given.table(table, plan, caller)?);
+        }
+        if let Some(bytes) = self.descriptions(&given) {
+            files.insert("files.img".to_owned(), bytes);
+        }
+        Ok(files)
+    }
+
+    /// files.img without what nothing refers to any more, with what the caller
+    /// gives; `None` where that changes nothing.
+    fn descriptions(&self, given: &Given) -> Option<Vec<u8>> {
+        // Mappings, executables and directories refer to these two, and CRIU
+        // opens neither without need. The others it would open, bind, or trip on.
+        let stays = |d: &Description| matches!(d.file_type, FileType::REG | FileType::MEMFD);
+        let mut gone: Vec<_> = self
+            .image
+            .descriptions
+            .values()
+            .filter(|d| self.before.contains_key(&d.id) && self.is_gone(d.id) && !stays(d))
+            .map(|d| d.span.clone())
+            .collect();
+        if gone.is_empty() && given.descriptions.is_empty() {
+            return None;
+        }
+        gone.sort_by_key(|span| span.start);
+        let old = &self.image.files;
+        let mut new = Vec::with_capacity(old.len() + 64 * given.descriptions.len());
+        let mut copied = 0;
+        for span in gone {
+            new.extend_from_slice(&old[copied..span.start]);
+            copied = span.end;
+        }
+        new.extend_from_slice(&old[copied..]);
+        for (description, id) in &given.descriptions {
+            let path = format!("/{}", name_of(*description));
+            inherited_description(*id, &path).entry(&mut new);
+        }
+        Some(new)
+    }
+}
+
+/// Descriptions that are an end of something, by what leads to them.
+#[derive(Default)]
+struct Ends<'a> {
+    /// Unix sockets by inode.
+    sockets: BTreeMap<u32, &'a Description>,
+    /// Unix sockets by the inode of their peer.
+    towards: BTreeMap<u32, Vec<&'a Description>>,
+    /// Internet sockets by their own and their other end.
+    connections: BTreeMap<(&'a End, &'a End), &'a Description>,
+}
+
+impl<'a> Ends<'a> {
+    fn new(image: &'a Image) -> Self {
+        let mut ends = Ends::default();
+        for description in image.descriptions.values() {
+            match &description.link {
+                Link::Unix { inode, peer } => {
+                    ends.sockets.insert(*inode, description);
+                    if *peer != 0 {
+                        ends.towards.entry(*peer).or_default().push(description);
+                    }
+                }
+                Link::Inet { here, there } => {
+                    ends.connections.insert((here, there), description);
+                }
+                _ => {}
+            }
+        }
+        ends
+    }
+}
+
+/// The descriptions that the caller gives, each with its new id.
+struct Given {
+    descriptions: BTreeMap<i32, u32>,
+    next: u64,
+    taken: BTreeSet<Vec<u8>>,
+}
+
+impl Given {
+    fn new(image: &Image) -> Self {
+        let highest = image.descriptions.keys().next_back();
+        let ours = |path: &&Vec<u8>| path.starts_with(b"/ckptadv-preserve-");
+        Given {
+            descriptions: BTreeMap::new(),
+            next: highest.map_or(1, |&id| u64::from(id) + 1),
+            taken: image
+                .descriptions
+                .values()
+                .filter_map(|d| d.path.as_ref())
+                .filter(ours)
+                .cloned()
+                .collect(),
+        }
+    }
+
+    fn id(&mut self, from: i32, caller: &Caller) -> Result<u32, Error> {
+        let description = caller.files[&from].description;
+        if let Some(&id) = self.descriptions.get(&description) {
+            return Ok(id);
+        }
+        let path = format!("/{}", name_of(description));
+        if self.taken.contains(path.as_bytes()) {
+            return Err(Error::unsupported(
+                format!("descriptor {from}"),
+                format!(
+                    "the image has an open file {path}, the name by which CRIU is handed this \
+                     one: start the restart with it on another number"
+                ),
+            ));
+        }
+        let id = u32::try_from(self.next).map_err(|_| Error::Image {
+            file: "files.img".to_owned(),
+            offset: 0,
+            reason: "no id is left for another file".to_owned(),
+        })?;
+        self.next += 1;
+        self.descriptions.insert(description, id);
+        Ok(id)
+    }
+
+    fn table(
+        &mut self,
+        table: &Table,
+        plan: &TablePlan,
+        caller: &Caller,
+    ) -> Result<Vec<u8>, Error> {
+        let first = table.slots.first().map(|slot| slot.span.start);
+        let mut new = table.bytes[..first.unwrap_or(table.bytes.len())].to_vec();
+        for (slot, fate) in table.slots.iter().zip(&plan.fates) {
+            match *fate {
+                Fate::Keep => new.extend_from_slice(&table.bytes[slot.span.clone()]),
+                Fate::Drop => {}
+                Fate::Give(from) => {
+                    let id = self.id(from, caller)?;
+                    inherited_slot(slot.number, id, slot.flags).entry(&mut new);
+                }
+            }
+        }
+        for &(number, from) in &plan.added {
+            let id = self.id(from, caller)?;
+            let flags = match caller.files[&from].close_on_exec {
+                true => libc::FD_CLOEXEC as u32,
+                false => 0,
+            };
+            inherited_slot(number, id, flags).entry(&mut new);
+        }
+        Ok(new)
+    }
+}

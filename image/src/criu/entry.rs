@@ -1,0 +1,441 @@
+//! What the entries of image files say, as far as descriptors are concerned.
+//!
+//! Field numbers are those of CRIU's `images/*.proto`.
+
+use super::wire::{Entry, Message, Writer};
+use crate::Error;
+use crate::advice::Kind;
+use crate::caller::Access;
+use std::ops::Range;
+
+/// The type of a file entry (`fd_types`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileType(pub u32);
+
+#[rustfmt::skip]
+impl FileType {
+    pub const REG: FileType = FileType(1);
+    pub const PIPE: FileType = FileType(2);
+    pub const FIFO: FileType = FileType(3);
+    pub const INETSK: FileType = FileType(4);
+    pub const UNIXSK: FileType = FileType(5);
+    pub const EVENTFD: FileType = FileType(6);
+    pub const EVENTPOLL: FileType = FileType(7);
+    pub const INOTIFY: FileType = FileType(8);
+    pub const SIGNALFD: FileType = FileType(9);
+    pub const PACKETSK: FileType = FileType(10);
+    pub const TTY: FileType = FileType(11);
+    pub const FANOTIFY: FileType = FileType(12);
+    pub const NETLINKSK: FileType = FileType(13);
+    pub const NS: FileType = FileType(14);
+    pub const TUNF: FileType = FileType(15);
+    pub const TIMERFD: FileType = FileType(17);
+    pub const MEMFD: FileType = FileType(18);
+    pub const BPFMAP: FileType = FileType(19);
+    pub const PIDFD: FileType = FileType(20);
+
+    /// The field of a file entry that holds what is particular to the type.
+    fn body(self) -> Option<u32> {
+        Some(match self {
+            FileType::REG => 3,
+            FileType::INETSK => 4,
+            FileType::EVENTPOLL => 9,
+            FileType::UNIXSK => 16,
+            FileType::FIFO => 17,
+            FileType::PIPE => 18,
+            FileType::TTY => 19,
+            FileType::MEMFD => 20,
+            _ => return None,
+        })
+    }
+
+    fn kind(self, mode: Option<u32>) -> Kind {
+        match self {
+            FileType::REG => match mode.map_or(libc::S_IFREG, |mode| mode & libc::S_IFMT) {
+                libc::S_IFDIR => Kind::Dir,
+                libc::S_IFCHR => Kind::Chr,
+                libc::S_IFBLK => Kind::Blk,
+                libc::S_IFREG => Kind::Reg,
+                _ => Kind::Other,
+            },
+            FileType::PIPE => Kind::Pipe,
+            FileType::FIFO => Kind::Fifo,
+            FileType::INETSK => Kind::Inet,
+            FileType::UNIXSK => Kind::Unix,
+            FileType::EVENTFD => Kind::Eventfd,
+            FileType::EVENTPOLL => Kind::Epoll,
+            FileType::INOTIFY => Kind::Inotify,
+            FileType::SIGNALFD => Kind::Signalfd,
+            FileType::PACKETSK => Kind::Packet,
+            FileType::TTY => Kind::Tty,
+            FileType::FANOTIFY => Kind::Fanotify,
+            FileType::NETLINKSK => Kind::Netlink,
+            FileType::NS => Kind::Ns,
+            FileType::TUNF => Kind::Tun,
+            FileType::TIMERFD => Kind::Timerfd,
+            FileType::MEMFD => Kind::Memfd,
+            FileType::BPFMAP => Kind::Bpf,
+            FileType::PIDFD => Kind::Pidfd,
+            _ => Kind::Other,
+        }
+    }
+}
+
+/// A process of the image (pstree.img).
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// Its pid, as the image has it.
+    pub pid: i32,
+    /// Its parent's; 0 for the root task.
+    pub parent: i32,
+    /// Its threads' pids, without its own.
+    pub threads: Vec<i32>,
+    /// Which file table it has; `None` for a zombie.
+    pub table: Option<u32>,
+}
+
+/// One descriptor of a file table (fdinfo-N.img).
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// The descriptor.
+    pub number: i32,
+    /// The id of its open file description.
+    pub description: u32,
+    /// FD_CLOEXEC.
+    pub flags: u32,
+    pub(super) span: Range<usize>,
+}
+
+/// One open file description (an entry of files.img).
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// Its id.
+    pub id: u32,
+    /// What kind of file it is.
+    pub kind: Kind,
+    /// The absolute path that it was opened by or is bound to, where the image
+    /// has one.
+    pub path: Option<Vec<u8>>,
+    /// The access that it had.
+    pub access: Access,
+    /// The offset, where the kind has one.
+    pub position: Option<u64>,
+    pub(super) file_type: FileType,
+    pub(super) link: Link,
+    pub(super) span: Range<usize>,
+}
+
+/// What a description has to do with others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Link {
+    None,
+    /// A unix socket: the names by which sockets of the image know each other.
+    Unix {
+        inode: u32,
+        peer: u32,
+    },
+    /// A connected internet socket: its two ends.
+    Inet {
+        here: End,
+        there: End,
+    },
+    /// An epoll set: the numbers that it watches, of the task that restores it.
+    Epoll(Vec<u32>),
+    /// It is opened by the path of a regular file entry.
+    By(u32),
+}
+
+/// One end of a connection: protocol, address, port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct End {
+    pub protocol: u32,
+    pub address: Vec<u32>,
+    pub port: u32,
+}
+
+/// A lock that a task holds by a descriptor (filelocks.img).
+#[derive(Clone, Debug)]
+pub(super) struct Lock {
+    pub task: i32,
+    pub number: i32,
+}
+
+/// A packet in a socket's queue that carries descriptors (sk-queues.img).
+#[derive(Clone, Debug)]
+pub(super) struct Flight {
+    /// The description of the socket that it waits in.
+    pub socket: u32,
+    /// What it carries.
+    pub descriptions: Vec<u32>,
+}
+
+fn missing(message: &Message<'_>, what: &str) -> Error {
+    message.error(format!("the entry has no {what}"))
+}
+
+/// A pid or descriptor: neither has the top bit.
+fn number(message: &Message<'_>, value: u32, what: &str) -> Result<i32, Error> {
+    i32::try_from(value).map_err(|_| message.error(format!("{value} cannot be a {what}")))
+}
+
+impl Task {
+    pub(super) fn read(message: &Message<'_>) -> Result<Self, Error> {
+        let [pid, parent, _, _, _] = message.numbers::<5>()?;
+        let pid = pid.filter(|&pid| pid != 0);
+        let pid = number(message, pid.ok_or_else(|| missing(message, "pid"))?, "pid")?;
+        let parent = parent.ok_or_else(|| missing(message, "parent"))?;
+        let mut threads = Vec::new();
+        for field in message.fields() {
+            let field = field?;
+            if field.number == 5 {
+                field.append_to(&mut threads)?;
+            }
+        }
+        let mut others = Vec::with_capacity(threads.len());
+        for thread in threads {
+            let thread = number(message, thread, "pid")?;
+            if thread != pid {
+                others.push(thread);
+            }
+        }
+        Ok(Task {
+            pid,
+            parent: number(message, parent, "pid")?,
+            threads: others,
+            table: None,
+        })
+    }
+}
+
+impl Slot {
+    pub(super) fn read(entry: &Entry<'_>) -> Result<Self, Error> {
+        let message = &entry.message;
+        let [id, flags, _, fd] = message.numbers::<4>()?;
+        let fd = fd.ok_or_else(|| missing(message, "descriptor"))?;
+        Ok(Slot {
+            number: number(message, fd, "descriptor")?,
+            description: id.ok_or_else(|| missing(message, "file id"))?,
+            flags: flags.ok_or_else(|| missing(message, "flags"))?,
+            span: entry.span.clone(),
+        })
+    }
+}
+
+impl Lock {
+    pub(super) fn read(message: &Message<'_>) -> Result<Self, Error> {
+        let [_, _, task, number] = message.numbers::<4>()?;
+        Ok(Lock {
+            task: task.ok_or_else(|| missing(message, "pid"))? as i32,
+            number: number.ok_or_else(|| missing(message, "descriptor"))? as i32,
+        })
+    }
+}
+
+impl Flight {
+    /// The packet, and how many bytes of data follow it.
+    pub(super) fn read(message: &Message<'_>) -> Result<(Self, u64), Error> {
+        let [socket, length, ..] = message.numbers::<3>()?;
+        let mut flight = Flight {
+            socket: socket.ok_or_else(|| missing(message, "socket"))?,
+            descriptions: Vec::new(),
+        };
+        for field in message.fields() {
+            let field = field?;
+            if field.number != 4 {
+                continue;
+            }
+            for field in field.message()?.fields() {
+                let field = field?;
+                if field.number == 2 {
+                    field.append_to(&mut flight.descriptions)?;
+                }
+            }
+        }
+        let length = length.ok_or_else(|| missing(message, "length"))?;
+        Ok((flight, u64::from(length)))
+    }
+}
+
+impl Description {
+    pub(super) fn read(entry: &Entry<'_>) -> Result<Self, Error> {
+        let message = &entry.message;
+        let [file_type, id] = message.numbers::<2>()?;
+        let file_type = FileType(file_type.ok_or_else(|| missing(message, "type"))?);
+        let mut description = Description {
+            id: id.ok_or_else(|| missing(message, "id"))?,
+            kind: file_type.kind(None),
+            path: None,
+            access: Access::of_flags(libc::O_RDWR),
+            position: None,
+            file_type,
+            link: Link::None,
+            span: entry.span.clone(),
+        };
+        let Some(wanted) = file_type.body() else {
+            return Ok(description);
+        };
+        let mut body = None;
+        for field in message.fields() {
+            let field = field?;
+            if field.number == wanted && body.replace(field.message()?).is_some() {
+                return Err(message.error(format!("field {wanted} stands twice")));
+            }
+        }
+        let body = body.ok_or_else(|| missing(message, "part for its type"))?;
+        description.read_body(&body)?;
+        Ok(description)
+    }
+
+    fn read_body(&mut self, body: &Message<'_>) -> Result<(), Error> {
+        let mut numbers = [None; 16];
+        numbers.copy_from_slice(&body.numbers::<16>()?);
+        let field = |number: usize| numbers[number - 1];
+        let need = |number, what| field(number).ok_or_else(|| missing(body, what));
+        match self.file_type {
+            FileType::REG => {
+                self.kind = self.file_type.kind(field(10));
+                self.access = Access::of_flags(need(2, "flags")? as i32);
+                self.position = position(body, 3)?;
+                self.path = Some(absolute(body, 6)?);
+            }
+            FileType::MEMFD => {
+                self.access = Access::of_flags(need(2, "flags")? as i32);
+                self.position = position(body, 3)?;
+            }
+            FileType::PIPE => self.access = Access::of_flags(need(3, "flags")? as i32),
+            FileType::FIFO => self.link = field(3).map_or(Link::None, Link::By),
+            FileType::TTY => {
+                self.access = Access::of_flags(need(3, "flags")? as i32);
+                self.link = field(6).map_or(Link::None, Link::By);
+            }
+            FileType::UNIXSK => {
+                self.link = Link::Unix {
+                    inode: need(2, "inode")?,
+                    peer: need(8, "peer")?,
+                };
+                self.path = bound_to(body)?;
+            }
+            FileType::EVENTPOLL => {
+                let mut watched = Vec::new();
+                for field in body.fields() {
+                    let field = field?;
+                    if field.number == 4 {
+                        let watch = field.message()?;
+                        let [_, number] = watch.numbers::<2>()?;
+                        watched.push(number.ok_or_else(|| missing(&watch, "descriptor"))?);
+                    }
+                }
+                self.link = Link::Epoll(watched);
+            }
+            FileType::INETSK => {
+                let mut ends = [Vec::new(), Vec::new()];
+                for field in body.fields() {
+                    let field = field?;
+                    match field.number {
+                        11 => field.append_to(&mut ends[0])?,
+                        12 => field.append_to(&mut ends[1])?,
+                        _ => {}
+                    }
+                }
+                let [here, there] = ends;
+                let protocol = need(5, "protocol")?;
+                let port = need(8, "port")?;
+                if port != 0 {
+                    self.link = Link::Inet {
+                        here: End {
+                            protocol,
+                            address: here,
+                            port: need(7, "port")?,
+                        },
+                        there: End {
+                            protocol,
+                            address: there,
+                            port,
+                        },
+                    };
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn position(body: &Message<'_>, number: u32) -> Result<Option<u64>, Error> {
+    let mut position = None;
+    for field in body.fields() {
+        let field = field?;
+        if field.number == number {
+            position = Some(field.u64()?);
+        }
+    }
+    Ok(position)
+}
+
+fn string<'a>(body: &Message<'a>, number: u32) -> Result<Option<&'a [u8]>, Error> {
+    let mut string = None;
+    for field in body.fields() {
+        let field = field?;
+        if field.number == number {
+            string = Some(field.message()?.bytes());
+        }
+    }
+    Ok(string)
+}
+
+/// A path, which images have with and without the slash in front.
+fn absolute(body: &Message<'_>, number: u32) -> Result<Vec<u8>, Error> {
+    let path = string(body, number)?.ok_or_else(|| missing(body, "path"))?;
+    let mut absolute = Vec::with_capacity(path.len() + 1);
+    if !path.starts_with(b"/") {
+        absolute.push(b'/');
+    }
+    absolute.extend_from_slice(path);
+    Ok(absolute)
+}
+
+/// The path that a unix socket is bound to; abstract names are none.
+fn bound_to(body: &Message<'_>) -> Result<Option<Vec<u8>>, Error> {
+    let Some(name) = string(body, 11)? else {
+        return Ok(None);
+    };
+    let name = name.split(|&byte| byte == 0).next().unwrap_or(name);
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let mut path = Vec::new();
+    if !name.starts_with(b"/")
+        && let Some(directory) = string(body, 14)?
+    {
+        path.extend_from_slice(directory);
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    Ok(Some(path))
+}
+
+/// A file table's entry for a descriptor that `--inherit-fd` gives.
+pub(super) fn inherited_slot(number: i32, description: u32, flags: u32) -> Writer {
+    Writer::default()
+        .number(1, description.into())
+        .number(2, flags.into())
+        .number(3, FileType::REG.0.into())
+        .number(4, number as u64)
+}
+
+/// The description that CRIU replaces by the descriptor that `--inherit-fd` has
+/// for the path. A regular file's is handed on as it is: neither opened anew, nor
+/// checked, nor sought in.
+pub(super) fn inherited_description(id: u32, path: &str) -> Writer {
+    let nobody = (1..=5).fold(Writer::default(), |owner, field| owner.number(field, 0));
+    let file = Writer::default()
+        .number(1, id.into())
+        .number(2, 0)
+        .number(3, 0)
+        .message(5, nobody)
+        .bytes(6, path.as_bytes());
+    Writer::default()
+        .number(1, FileType::REG.0.into())
+        .number(2, id.into())
+        .message(3, file)
+}

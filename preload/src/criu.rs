@@ -1,0 +1,289 @@
+//! CRIU: a criu that restores reads the files that advice changes from memory,
+//! and is started with the caller's descriptors to inherit.
+//!
+//! What is inherited must be known when criu reads its options, which is before
+//! it says where the image is (over RPC much before), so everything that the
+//! caller gives is offered, under names that do not depend on the image. The
+//! image is read, and the request checked, when criu opens `files.img`, by the
+//! descriptor that it has of the directory; no task exists then. The files on
+//! disk are never written to.
+
+mod arguments;
+mod files;
+
+use crate::state::State;
+use arguments::{Invocation, Verb};
+use ckpt_image::advice::{Action, Advice, Target};
+use ckpt_image::caller::Caller;
+use ckpt_image::criu::{self as image, Image};
+use ckpt_image::plan::Planner;
+use ckpt_restart::settings::Settings;
+use ckpt_restart::{Error, caller, info, log, refuse, warn};
+use files::{Opened, in_memory};
+use libc::{c_char, c_int};
+use once_cell::sync::OnceCell;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::fmt::Write as _;
+use std::io;
+use std::os::fd::{AsRawFd, IntoRawFd};
+
+/// Below criu's service descriptors, above what programs use.
+const OUT_OF_THE_WAY: c_int = 160;
+
+/// What a restore of this process is to be told.
+enum Request {
+    /// The advice, what the caller has, whether it is only to be shown.
+    Advice(Advice, Caller, bool),
+    /// Nothing may be restored; it has been said why.
+    Refused(c_int),
+}
+
+static REQUEST: OnceCell<Request> = OnceCell::new();
+
+/// What criu reads instead of the files of one directory.
+struct Served {
+    /// Device and inode of the directory.
+    directory: (u64, u64),
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+/// Forked tasks inherit it.
+static SERVED: Mutex<Option<Served>> = Mutex::new(None);
+
+/// Runs before main, where a CKPT_ variable is set: prepares a criu that restores.
+/// False where the process is no criu at all.
+pub fn start(state: &State) -> bool {
+    if !is_criu() {
+        return false;
+    }
+    let Some(invocation) = arguments::parse(&state.arguments) else {
+        return true;
+    };
+    let request = match (&state.settings, invocation.verb) {
+        (Ok(settings), Verb::Dump) => {
+            if !settings.advice.is_empty() {
+                warn_of_dump();
+            }
+            return true;
+        }
+        (Err(_), Verb::Dump) => return true,
+        (Ok(settings), _) => prepare(settings, invocation),
+        (Err(error), _) => Err(error.clone().into()),
+    };
+    let request = request.unwrap_or_else(|error| {
+        refuse!("{error}: nothing is restored");
+        if invocation.verb == Verb::Restore {
+            // SAFETY: ends the process; nothing of it has run yet.
+            unsafe { libc::_exit(1) }
+        }
+        Some(Request::Refused(error.errno()))
+    });
+    if let Some(request) = request {
+        let _ = REQUEST.set(request);
+    }
+    true
+}
+
+fn warn_of_dump() {
+    warn!("advice is not obeyed by a dump yet: this one goes on without it");
+}
+
+/// Whether the program is criu, whatever it is called and however it was
+/// started: it exports what its plugins call.
+fn is_criu() -> bool {
+    // SAFETY: the name is a NUL-terminated string.
+    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"criu_get_image_dir".as_ptr()) };
+    !symbol.is_null()
+}
+
+/// Checks what can be checked before the image is known, and lays out what criu
+/// is to inherit; `None` where nothing is asked for.
+fn prepare(settings: &Settings, invocation: Invocation) -> Result<Option<Request>, Error> {
+    if let Some(path) = &settings.log_file {
+        let what = format!("CKPT_LOG_FILE={}", path.display());
+        log::to_file(path).map_err(|e| Error::system(what, e))?;
+    }
+    if !settings.unknown.is_empty() {
+        warn!("{}: no such variable", settings.unknown.join(", "));
+    }
+    let advice = &settings.advice;
+    if advice.is_empty() && !settings.dry_run {
+        return Ok(None);
+    }
+    if invocation.streams {
+        return Err(ckpt_image::Error::unsupported(
+            "criu --stream",
+            "an image that comes out of a streamer cannot be advised: extract it to a directory",
+        )
+        .into());
+    }
+    let caller =
+        examine(advice).map_err(|e| Error::system("cannot examine the caller's descriptors", e))?;
+    Planner::new(advice, caller.clone(), true)?;
+    let inherited = image::inherited(advice, &caller);
+    if !inherited.is_empty() && invocation.verb == Verb::Serve {
+        // It ends where its configuration has descriptors to inherit.
+        return Err(ckpt_image::Error::unsupported(
+            "criu service",
+            "the caller's descriptors cannot be given to what a service restores yet: use criu \
+             restore or criu swrk, or only CKPT_IGNORE",
+        )
+        .into());
+    }
+    if !inherited.is_empty() {
+        hand_over(&inherited)
+            .map_err(|e| Error::system("cannot hand criu the caller's descriptors", e))?;
+    }
+    Ok(Some(Request::Advice(
+        advice.clone(),
+        caller,
+        settings.dry_run,
+    )))
+}
+
+/// The caller's descriptors that advice is about.
+fn examine(advice: &Advice) -> io::Result<Caller> {
+    let given = |number: &c_int| {
+        advice.items.iter().any(|item| match item.target {
+            _ if item.action == Action::Ignore => false,
+            Target::Number(wanted) => wanted == *number,
+            Target::Range(from, to) => (from..=to.unwrap_or(c_int::MAX)).contains(number),
+            _ => false,
+        })
+    };
+    let mut all = Caller::default();
+    for number in caller::open_numbers()?.into_iter().filter(given) {
+        let file = caller::examine(number, Vec::new())?;
+        all.files.insert(number, file);
+    }
+    caller::group(&mut all, |number| number);
+    Ok(all)
+}
+
+/// Copies what criu inherits out of the way, and tells criu by the configuration
+/// file that CRIU_CONFIG_FILE names, after what the user's says.
+fn hand_over(inherited: &[image::Inherited]) -> io::Result<()> {
+    const VARIABLE: &str = "CRIU_CONFIG_FILE";
+    let mut text = match std::env::var_os(VARIABLE) {
+        Some(path) => std::fs::read(path).unwrap_or_default(), // As criu does.
+        None => Vec::new(),
+    };
+    let mut lines = String::from("\n");
+    for image::Inherited { name, number } in inherited {
+        let copy = caller::copy_above(*number, OUT_OF_THE_WAY)?;
+        let _ = writeln!(lines, "inherit-fd fd[{copy}]:{name}");
+    }
+    text.extend_from_slice(lines.as_bytes());
+    let low = in_memory(&text, true)?;
+    let config = caller::copy_above(low.as_raw_fd(), OUT_OF_THE_WAY)?;
+    // SAFETY: the process has one thread, its main has not begun.
+    unsafe { std::env::set_var(VARIABLE, format!("/proc/self/fd/{config}")) };
+    Ok(())
+}
+
+/// openat(2) and openat64: what advice changes comes from memory.
+///
+/// * `real`: the real call, for a path and flags.
+///
+/// # Safety
+/// `path` is what the program gave: a string, as for openat(2).
+pub unsafe fn on_openat(
+    directory: c_int,
+    path: *const c_char,
+    flags: c_int,
+    real: impl Fn(*const c_char, c_int) -> c_int,
+) -> c_int {
+    const NOT_READ: c_int = libc::O_ACCMODE | libc::O_CREAT | libc::O_PATH | libc::O_DIRECTORY;
+    let Some(request) = REQUEST.get() else {
+        return real(path, flags);
+    };
+    if path.is_null() {
+        return real(path, flags);
+    }
+    // SAFETY: not null, and a string as the caller promises.
+    let name = unsafe { CStr::from_ptr(path) }.to_bytes();
+    if flags & NOT_READ != libc::O_RDONLY {
+        if name == b"files.img" && flags & libc::O_CREAT != 0 {
+            warn_of_dump();
+        }
+        return real(path, flags);
+    }
+    let served = if name == b"files.img" {
+        let open = |name: &CStr| real(name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        match request.carry_out(directory, &Opened { open: &open }) {
+            Ok(()) => serve(directory, "files.img", flags),
+            Err(errno) => Err(io::Error::from_raw_os_error(errno)),
+        }
+    } else if name.starts_with(b"fdinfo-") && name.ends_with(b".img") {
+        serve(directory, &String::from_utf8_lossy(name), flags)
+    } else {
+        Ok(None)
+    };
+    match served {
+        Ok(Some(fd)) => fd,
+        Ok(None) => real(path, flags),
+        Err(error) => {
+            // SAFETY: errno is a plain thread-local int.
+            unsafe { *libc::__errno_location() = error.raw_os_error().unwrap_or(libc::EIO) };
+            -1
+        }
+    }
+}
+
+impl Request {
+    /// Reads the image, and has the files that advice changes ready; the errno
+    /// that stops the restore otherwise.
+    fn carry_out(&self, directory: c_int, files: &Opened<'_>) -> Result<(), c_int> {
+        *SERVED.lock() = None;
+        let (advice, caller, dry_run) = match self {
+            Request::Refused(errno) => return Err(*errno),
+            Request::Advice(advice, caller, dry_run) => (advice, caller, *dry_run),
+        };
+        let rewrite = Image::read(files)
+            .and_then(|image| image::rewrite(&image, advice, caller.clone()))
+            .map_err(|error| {
+                refuse!("{error}: nothing is restored");
+                error.errno()
+            })?;
+        for unmatched in &rewrite.unmatched {
+            warn!("nothing matched: {unmatched}");
+        }
+        if dry_run {
+            for change in &rewrite.changes {
+                refuse!("plan: {change}");
+            }
+            refuse!("{}", Error::DryRun);
+            return Err(Error::DryRun.errno());
+        }
+        for change in &rewrite.changes {
+            info!("{change}");
+        }
+        let directory = caller::identity(directory).map_err(|error| {
+            refuse!("the image directory: {error}: nothing is restored");
+            error.raw_os_error().unwrap_or(libc::EIO)
+        })?;
+        *SERVED.lock() = Some(Served {
+            directory,
+            files: rewrite.files,
+        });
+        Ok(())
+    }
+}
+
+/// A descriptor of what a file is to be; `None` where it stays as it is.
+fn serve(directory: c_int, name: &str, flags: c_int) -> io::Result<Option<c_int>> {
+    let served = SERVED.lock();
+    let Some(served) = served.as_ref() else {
+        return Ok(None);
+    };
+    let Some(bytes) = served.files.get(name) else {
+        return Ok(None);
+    };
+    if caller::identity(directory)? != served.directory {
+        return Ok(None);
+    }
+    let file = in_memory(bytes, flags & libc::O_CLOEXEC != 0)?;
+    Ok(Some(file.into_raw_fd()))
+}

@@ -1,0 +1,750 @@
+//! End to end, with a real criu: what becomes of the descriptors of a program
+//! that is dumped and restored with advice, seen in /proc/PID/fd.
+
+use harness::criu::{Image, Restore, Restored, World};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+
+type Links = BTreeMap<i32, String>;
+
+/// Holds and dumps; words may name the test's directory `@`. `None` where these
+/// tests cannot run here, or this criu cannot dump it.
+fn dump<'w>(world: &'w World, words: &[&str], options: &[&str]) -> Option<Image<'w>> {
+    let at = world.path("");
+    let words: Vec<String> = words.iter().map(|w| w.replace('@', &at)).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match world.hold(&words).dump_with(options) {
+        Ok(image) => Some(image),
+        Err(said) => {
+            let of_this_criu = said.contains("Can't get 1:16 opt");
+            assert!(of_this_criu, "criu dump of {words:?}: {said}");
+            eprintln!("SKIPPED: this criu cannot dump {words:?}");
+            None
+        }
+    }
+}
+
+/// The tables of all tasks.
+fn tables(image: &Image<'_>, restored: &Restored) -> Vec<Links> {
+    image.pids.iter().map(|&pid| restored.links(pid)).collect()
+}
+
+/// What a plain restore gives, and that the image is untouched by all that
+/// follows.
+fn native(image: &Image<'_>, options: &[&str]) -> Vec<Links> {
+    let restored = image.restore().options(options).run().restored();
+    tables(image, &restored)
+}
+
+struct Row {
+    words: &'static [&'static str],
+    options: &'static [&'static str],
+    /// CKPT_IGNORE
+    ignore: &'static str,
+    /// The task (0: the root) and the numbers that it lacks afterwards.
+    lacks: &'static [(usize, &'static [i32])],
+}
+
+const fn row(words: &'static [&'static str], ignore: &'static str, gone: &'static [i32]) -> Row {
+    match gone {
+        [7] => Row {
+            words,
+            options: &[],
+            ignore,
+            lacks: &[(0, &[7])],
+        },
+        [8] => Row {
+            words,
+            options: &[],
+            ignore,
+            lacks: &[(0, &[8])],
+        },
+        [7, 8] => Row {
+            words,
+            options: &[],
+            ignore,
+            lacks: &[(0, &[7, 8])],
+        },
+        [9] => Row {
+            words,
+            options: &[],
+            ignore,
+            lacks: &[(0, &[9])],
+        },
+        _ => panic!("another row"),
+    }
+}
+
+#[rustfmt::skip]
+const DROPPED: &[Row] = &[
+    row(&["7=reg:@f"], "7", &[7]),
+    row(&["7=ro:@f"], "7", &[7]),
+    row(&["7=append:@f"], "7", &[7]),
+    row(&["7=dir:@"], "7", &[7]),
+    row(&["7=dev:/dev/zero"], "7", &[7]),
+    row(&["7=deleted:@f"], "7", &[7]),
+    row(&["7=map:@f"], "7", &[7]),
+    row(&["7=reg:@f", "8=dup:7"], "7", &[7]),
+    row(&["7=reg:@f", "8=dup:7"], "8", &[8]),
+    row(&["7=reg:@f", "thread"], "7", &[7]),
+    row(&["7=pipe:8"], "7", &[7]),
+    row(&["7=pipe:8"], "8", &[8]),
+    row(&["7=pipe:8", "8=write:data"], "7-8", &[7, 8]),
+    row(&["7=pipe:8", "8=write:data"], "8", &[8]),
+    row(&["7=pipe:8", "8=write:data"], "7", &[7]),
+    row(&["7=fifo:@f"], "7", &[7]),
+    row(&["7=pair:8", "7=write:data"], "7,8", &[7, 8]),
+    row(&["7=pair:8", "9=dup:7"], "9", &[9]),
+    row(&["7=dgram:8", "7=write:data"], "7,8", &[7, 8]),
+    row(&["7=listen:@sock"], "7", &[7]),
+    row(&["7=eventfd"], "7", &[7]),
+    row(&["7=timerfd"], "7", &[7]),
+    row(&["7=signalfd"], "7", &[7]),
+    row(&["7=inotify"], "7", &[7]),
+    row(&["7=memfd"], "7", &[7]),
+    row(&["7=eventfd", "9=epoll:7"], "9", &[9]),
+    row(&["7=pty:8"], "8", &[8]),
+    row(&["7=pty:8"], "7,8", &[7, 8]),
+    row(&["7=inet"], "7", &[7]),
+    row(&["7=udp"], "7", &[7]),
+    Row { words: &["7=tcp:8"], options: &["--tcp-established", "--network-lock", "skip"], ignore: "7,8", lacks: &[(0, &[7, 8])] },
+    Row { words: &["7=eventfd", "9=epoll:7"], options: &[], ignore: "7,9", lacks: &[(0, &[7, 9])] },
+    Row { words: &["7=pair:8", "9=reg:@f", "7=send:9"], options: &[], ignore: "9", lacks: &[(0, &[9])] },
+    Row { words: &["7=pair:8", "9=pipe:10", "7=send:9"], options: &[], ignore: "9", lacks: &[(0, &[9])] },
+    // Trees: a number means every task that shares the file.
+    Row { words: &["7=reg:@f", "fork"], options: &[], ignore: "7", lacks: &[(0, &[7]), (1, &[7])] },
+    Row { words: &["7=reg:@f", "fork"], options: &[], ignore: "root:7", lacks: &[(0, &[7])] },
+    Row { words: &["7=reg:@f", "fork", "7=reg:@g"], options: &[], ignore: "7", lacks: &[(0, &[7])] },
+    Row { words: &["7=reg:@f", "fork", "7=reg:@g"], options: &[], ignore: "*:7", lacks: &[(0, &[7]), (1, &[7])] },
+    Row { words: &["fork", "7=reg:@g"], options: &[], ignore: "7", lacks: &[(1, &[7])] },
+    Row { words: &["7=reg:@f", "clone"], options: &[], ignore: "7", lacks: &[(0, &[7]), (1, &[7])] },
+    Row { words: &["7=pipe:8", "fork"], options: &[], ignore: "root:7", lacks: &[(0, &[7])] },
+    Row { words: &["7=pipe:8", "fork"], options: &[], ignore: "root:7-8", lacks: &[(0, &[7, 8])] },
+    Row { words: &["7=pipe:8", "fork"], options: &[], ignore: "7-8", lacks: &[(0, &[7, 8]), (1, &[7, 8])] },
+    Row { words: &["7=pair:8", "fork"], options: &[], ignore: "7-8", lacks: &[(0, &[7, 8]), (1, &[7, 8])] },
+    Row { words: &["7=pair:8", "fork"], options: &[], ignore: "root:7-8", lacks: &[(0, &[7, 8])] },
+    Row { words: &["7=pty:8", "fork"], options: &[], ignore: "root:7-8", lacks: &[(0, &[7, 8])] },
+    Row { words: &["7=eventfd", "9=epoll:7", "fork"], options: &[], ignore: "root:9", lacks: &[(0, &[9])] },
+    Row { words: &["7=eventfd", "9=epoll:7", "fork"], options: &[], ignore: "root:7,root:9", lacks: &[(0, &[7, 9])] },
+];
+
+#[test]
+fn what_is_ignored_is_gone_and_nothing_else_changes() {
+    for row in DROPPED {
+        eprintln!("{:?} IGNORE={}", row.words, row.ignore);
+        let Some(world) = World::new() else { return };
+        let Some(image) = dump(&world, row.words, row.options) else {
+            continue;
+        };
+        let mut expected = native(&image, row.options);
+        for (task, numbers) in row.lacks {
+            for number in *numbers {
+                assert!(
+                    expected[*task].remove(number).is_some(),
+                    "no {number} in the image"
+                );
+            }
+        }
+        let before = image.files();
+        let restore = image
+            .restore()
+            .options(row.options)
+            .advice("IGNORE", row.ignore);
+        let restored = restore.run().restored();
+        assert_eq!(
+            tables(&image, &restored),
+            expected,
+            "{:?} {}",
+            row.words,
+            row.ignore
+        );
+        drop(restored);
+        for (name, bytes) in image.files() {
+            assert!(
+                name == "stats-restore" || before.get(&name) == Some(&bytes),
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_preserved_is_the_callers_and_nothing_else_changes() {
+    for row in DROPPED {
+        eprintln!("{:?} PRESERVE={}", row.words, row.ignore);
+        let Some(world) = World::new() else { return };
+        let Some(image) = dump(&world, row.words, row.options) else {
+            continue;
+        };
+        let mut expected = native(&image, row.options);
+        let given = world.open("given");
+        let mut restore = image
+            .restore()
+            .options(row.options)
+            .advice("PRESERVE", row.ignore);
+        for (task, numbers) in row.lacks {
+            for number in *numbers {
+                expected[*task].insert(*number, world.path("given"));
+                restore = restore.fd(*number, &given);
+            }
+        }
+        let restored = restore.run().restored();
+        assert_eq!(
+            tables(&image, &restored),
+            expected,
+            "{:?} {}",
+            row.words,
+            row.ignore
+        );
+        for (task, numbers) in row.lacks {
+            for number in *numbers {
+                assert!(restored.shares(image.pids[*task], *number, &given));
+            }
+        }
+    }
+}
+
+/// What libc gives, owned.
+fn made(fd: i32) -> OwnedFd {
+    assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: it was made just now, for the caller.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Everything that a caller may have, by name.
+fn sources(world: &World) -> Vec<(&'static str, OwnedFd)> {
+    let (read, write) = std::io::pipe().expect("a pipe");
+    let (socket, _) = UnixStream::pair().expect("a pair of sockets");
+    let open = |path: &str, write: bool| -> OwnedFd {
+        let file = File::options().read(true).write(write).open(path);
+        file.expect(path).into()
+    };
+    // SAFETY: each call makes a descriptor out of integers and constant strings.
+    let others = unsafe {
+        [
+            ("eventfd", made(libc::eventfd(0, 0))),
+            (
+                "timerfd",
+                made(libc::timerfd_create(libc::CLOCK_MONOTONIC, 0)),
+            ),
+            ("epoll", made(libc::epoll_create1(0))),
+            ("inotify", made(libc::inotify_init())),
+            ("memfd", made(libc::memfd_create(c"given".as_ptr(), 0))),
+            (
+                "udp",
+                made(libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)),
+            ),
+            (
+                "netlink",
+                made(libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, 0)),
+            ),
+            (
+                "pidfd",
+                made(libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) as i32),
+            ),
+        ]
+    };
+    let (master, slave) = terminal();
+    let mut all = vec![
+        ("file", world.open("source").into()),
+        ("read-only file", open("/etc/passwd", false)),
+        ("directory", open("/", false)),
+        ("deleted file", {
+            let file = world.open("deleted");
+            fs::remove_file(world.path("deleted")).expect("it is there");
+            file.into()
+        }),
+        ("device", open("/dev/zero", true)),
+        ("namespace", open("/proc/self/ns/net", false)),
+        ("pipe, read end", read.into()),
+        ("pipe, write end", write.into()),
+        ("socket", socket.into()),
+        ("terminal", slave.into()),
+        ("master of a terminal", master),
+    ];
+    all.extend(others);
+    all
+}
+
+#[test]
+fn whatever_the_caller_has_can_be_added() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &["7=reg:@f", "fork"], &[]) else {
+        return;
+    };
+    let sources = sources(&world);
+    let mut restore = image.restore().advice("PRESERVE", "40-");
+    for (number, (_, fd)) in (40..).zip(&sources) {
+        restore = restore.fd(number, fd);
+    }
+    let restored = restore.run().restored();
+    for (number, (what, fd)) in (40..).zip(&sources) {
+        assert!(restored.shares(image.root, number, fd), "{what}");
+    }
+    let child = restored.links(image.pids[1]);
+    assert_eq!(child.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 7]);
+}
+
+#[test]
+fn the_log_goes_on_where_the_caller_says() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(
+        &world,
+        &["1=append:@log", "2=dup:1", "7=reg:@f", "count"],
+        &[],
+    ) else {
+        return;
+    };
+    fs::remove_file(world.path("f")).expect("the program had it");
+    fs::remove_file(world.path("log")).expect("the program wrote it");
+    let plain = image.restore().run();
+    assert!(plain.said.contains("No such file"), "{}", plain.said);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let restored = image
+        .restore()
+        .advice("PRESERVE", "1,2")
+        .advice("IGNORE", "7")
+        .fd(1, &writer)
+        .fd(2, &writer)
+        .run()
+        .restored();
+    assert!(restored.same((image.root, 1), (image.root, 2)));
+    // criu's own messages come out of the same pipe.
+    let counts = BufReader::new(reader)
+        .lines()
+        .map_while(Result::ok)
+        .take(50)
+        .any(|line| line.parse::<u32>().is_ok());
+    assert!(counts, "the program does not count on");
+    assert!(!restored.links(image.root).contains_key(&7));
+}
+
+#[test]
+fn an_offset_is_shared_with_the_caller() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &["1=append:@log", "count"], &[]) else {
+        return;
+    };
+    let mut out = world.open("out");
+    out.write_all(b"from the caller\n").expect("written");
+    let restored = image
+        .restore()
+        .advice("PRESERVE", "1")
+        .fd(1, &out)
+        .run()
+        .restored();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    drop(restored);
+    out.write_all(b"again\n").expect("written");
+    let text = fs::read_to_string(world.path("out")).expect("text");
+    assert!(
+        text.starts_with("from the caller\n") && text.ends_with("\nagain\n"),
+        "{text}"
+    );
+    assert!(text.lines().count() > 3, "{text}");
+}
+
+#[test]
+fn numbers_of_one_description_stay_together_and_others_apart() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(
+        &world,
+        &["7=reg:@f", "8=reg:@g", "9=reg:@h", "8=cloexec", "fork"],
+        &[],
+    ) else {
+        return;
+    };
+    let (one, two) = (world.open("one"), world.open("one"));
+    let restored = image
+        .restore()
+        .advice("PRESERVE", "7-9,20,*:21")
+        .fd(7, &one)
+        .fd(8, &one)
+        .fd(9, &two)
+        .fd(20, &two)
+        .fd(21, &one)
+        .run()
+        .restored();
+    let (root, child) = (image.pids[0], image.pids[1]);
+    assert!(restored.same((root, 7), (root, 8)));
+    assert!(!restored.same((root, 7), (root, 9)));
+    assert!(restored.same((root, 9), (root, 20)));
+    for number in 7..=9 {
+        assert!(restored.same((root, number), (child, number)));
+    }
+    assert!(restored.same((root, 21), (child, 21)) && restored.same((root, 21), (root, 7)));
+    assert!(!restored.links(child).contains_key(&20));
+    let cloexec = |number| {
+        let flags = restored.info(root, number, "flags").expect("flags");
+        u32::from_str_radix(&flags, 8).expect("octal") & libc::O_CLOEXEC as u32 != 0
+    };
+    assert!(cloexec(8) && !cloexec(7) && !cloexec(20));
+}
+
+#[test]
+fn a_child_goes_on_watching_what_the_root_task_dropped() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &["7=eventfd", "9=epoll:7", "fork"], &[]) else {
+        return;
+    };
+    let restored = image
+        .restore()
+        .advice("IGNORE", "root:7,root:9")
+        .run()
+        .restored();
+    let watch = restored.info(image.pids[1], 9, "tfd").expect("a watch");
+    assert!(watch.starts_with("7 "), "{watch}");
+}
+
+/// As when the program closes it: the terminal is hung up.
+#[test]
+fn a_terminal_whose_master_is_dropped_is_hung_up() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &["7=pty:8"], &[]) else {
+        return;
+    };
+    let restored = image.restore().advice("IGNORE", "7").run().restored();
+    let links = restored.links(image.root);
+    assert!(!links.contains_key(&7));
+    assert!(links[&8].ends_with(" (deleted)"), "{}", links[&8]);
+}
+
+/// A pair that lies outside the image: master, slave.
+fn terminal() -> (OwnedFd, File) {
+    // SAFETY: integers only.
+    let master = made(unsafe { libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY) });
+    let mut index = 0;
+    // SAFETY: there is room for the number of the terminal.
+    let found = unsafe {
+        libc::unlockpt(master.as_raw_fd());
+        libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &mut index)
+    };
+    assert_eq!(found, 0);
+    let slave = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY)
+        .open(format!("/dev/pts/{index}"));
+    (master, slave.expect("the slave"))
+}
+
+#[test]
+fn a_job_whose_terminal_is_gone_comes_back() {
+    let Some(world) = World::new() else { return };
+    let (master, slave) = terminal();
+    let held = world.hold_on(&slave, &["ctty", "7=dup:0", "fork"]);
+    let image = held.dump_with(&["-j"]).expect("criu dump");
+    drop((master, slave));
+    let plain = image.restore().run();
+    assert!(plain.said.contains("tty: "), "{}", plain.said);
+    let (input, out) = (world.open("in"), world.open("out"));
+    for (preserve, ignore, expected) in [
+        ("0,1,2", "7", vec![0, 1, 2]),
+        ("1,2", "0,7", vec![1, 2]),
+        ("", "0-2,7", vec![]),
+    ] {
+        let restore = image.restore().fd(0, &input).fd(1, &out).fd(2, &out);
+        let restore = restore
+            .advice("PRESERVE", preserve)
+            .advice("IGNORE", ignore);
+        let restored = restore.run().restored();
+        for task in &image.pids {
+            let numbers: Vec<i32> = restored.links(*task).into_keys().collect();
+            assert_eq!(numbers, expected);
+            assert!(!expected.contains(&1) || restored.shares(*task, 1, &out));
+        }
+    }
+}
+
+#[test]
+fn in_a_pipeline_only_the_last_one_s_output_moves() {
+    let Some(world) = World::new() else { return };
+    let words = ["1=append:@log", "7=pipe:8", "fork", "1=dup:8"];
+    let Some(image) = dump(&world, &words, &[]) else {
+        return;
+    };
+    let given = world.open("given");
+    let restored = image
+        .restore()
+        .advice("PRESERVE", "1")
+        .fd(1, &given)
+        .run()
+        .restored();
+    let (root, child) = (image.pids[0], image.pids[1]);
+    assert!(restored.shares(root, 1, &given));
+    assert!(restored.same((child, 1), (root, 8)));
+}
+
+#[test]
+fn a_task_without_descriptors_is_given_one() {
+    let Some(world) = World::new() else { return };
+    let words = ["0=close", "1=close", "2=close"];
+    let Some(image) = dump(&world, &words, &[]) else {
+        return;
+    };
+    let given = world.open("given");
+    let restored = image
+        .restore()
+        .advice("PRESERVE", "5")
+        .fd(5, &given)
+        .run()
+        .restored();
+    assert_eq!(
+        restored.links(image.root),
+        [(5, world.path("given"))].into()
+    );
+}
+
+struct Refused {
+    words: &'static [&'static str],
+    options: &'static [&'static str],
+    advice: &'static [(&'static str, &'static str)],
+    says: &'static str,
+}
+
+#[rustfmt::skip]
+const REFUSED: &[Refused] = &[
+    // What cannot be right without a change to something else.
+    Refused { words: &["7=pair:8"], options: &[], advice: &[("IGNORE", "7")], says: "descriptor 7 (unix): its other end stays" },
+    Refused { words: &["7=dgram:8"], options: &[], advice: &[("IGNORE", "8")], says: "descriptor 8 (unix): its other end stays" },
+    Refused { words: &["7=pair:8", "fork"], options: &[], advice: &[("IGNORE", "root:7")], says: "apart from its other end" },
+    Refused { words: &["7=pair:8", "fork"], options: &[], advice: &[("IGNORE", "7")], says: "its other end stays" },
+    Refused { words: &["7=pair:8", "9=reg:@f", "7=send:9"], options: &[], advice: &[("IGNORE", "7-8")], says: "descriptors wait in its queue" },
+    Refused { words: &["7=eventfd", "9=epoll:7"], options: &[], advice: &[("IGNORE", "7")], says: "the epoll set of task" },
+    Refused { words: &["7=eventfd", "9=epoll:7", "fork", "7=eventfd"], options: &[], advice: &[("IGNORE", "root:9")], says: "keeps this epoll set" },
+    Refused { words: &["7=flock:@f"], options: &["--file-locks"], advice: &[("IGNORE", "7")], says: "holds a lock by it" },
+    Refused { words: &["7=reg:@f", "clone"], options: &[], advice: &[("IGNORE", "root:7")], says: "file table is shared by the tasks" },
+    Refused { words: &["7=tcp:8"], options: &["--tcp-established", "--network-lock", "skip"], advice: &[("IGNORE", "7")], says: "its other end stays" },
+    // What cannot be meant.
+    Refused { words: &[], options: &[], advice: &[("PRESERVE", "70")], says: "descriptor 70 is not open here" },
+    Refused { words: &["7=reg:@f"], options: &[], advice: &[("PRESERVE", "30")], says: "needs descriptor 30" },
+    Refused { words: &[], options: &[], advice: &[("PRESERVE", "1")], says: "needs descriptor 1 for writing" },
+    Refused { words: &[], options: &[], advice: &[("IGNORE", "12"), ("STRICT", "strict")], says: "no task has 12; open are 0-2" },
+    Refused { words: &[], options: &[], advice: &[("IGNORE", "0"), ("DRY_RUN", "1")], says: "plan: task" },
+    Refused { words: &[], options: &[], advice: &[("DRY_RUN", "1")], says: "dry run: nothing is restored" },
+    // A typo in any variable, with and without advice.
+    Refused { words: &[], options: &[], advice: &[("IGNORE", "7,,8")], says: "CKPT_IGNORE: " },
+    Refused { words: &[], options: &[], advice: &[("PRESERVE", "one")], says: "CKPT_PRESERVE: \"one\": column 1" },
+    Refused { words: &[], options: &[], advice: &[("SUBSTITUTE", "1")], says: "CKPT_SUBSTITUTE: " },
+    Refused { words: &[], options: &[], advice: &[("STRICT", "very")], says: "CKPT_STRICT: " },
+    Refused { words: &[], options: &[], advice: &[("DRY_RUN", "yes")], says: "CKPT_DRY_RUN: " },
+    Refused { words: &[], options: &[], advice: &[("LOG", "loud")], says: "CKPT_LOG: " },
+    Refused { words: &[], options: &[], advice: &[("ACCEPT", "-")], says: "CKPT_ACCEPT: " },
+    Refused { words: &[], options: &[], advice: &[("RESTART_NR", "x")], says: "CKPT_RESTART_NR: " },
+    Refused { words: &[], options: &[], advice: &[("LOG_FILE", "/nowhere/log")], says: "CKPT_LOG_FILE=/nowhere/log" },
+    // What is not done yet.
+    Refused { words: &[], options: &[], advice: &[("IGNORE", "type=pipe")], says: "cannot be selected yet" },
+    Refused { words: &[], options: &[], advice: &[("SUBSTITUTE", "1=2")], says: "substitution" },
+    Refused { words: &[], options: &[], advice: &[("REPORT", "/tmp/report")], says: "CKPT_REPORT" },
+];
+
+#[test]
+fn what_cannot_be_right_is_refused_before_a_task_is_made() {
+    for row in REFUSED {
+        eprintln!("{:?} {:?}", row.words, row.advice);
+        let Some(world) = World::new() else { return };
+        // The image has 30 open for writing, the caller only for reading.
+        let mut words = row.words.to_vec();
+        if row.advice == [("PRESERVE", "30")] {
+            words.push("30=reg:@w");
+        }
+        let Some(image) = dump(&world, &words, row.options) else {
+            continue;
+        };
+        let read_only = File::open("/dev/null").expect("/dev/null");
+        let mut restore = image
+            .restore()
+            .options(row.options)
+            .fd(30, &read_only)
+            .fd(1, &read_only);
+        for (name, value) in row.advice {
+            restore = restore.advice(name, value);
+        }
+        let said = restore.run().refused();
+        assert!(said.contains(row.says), "{said}");
+        assert!(said.starts_with("ckptadv: "), "{said}");
+    }
+}
+
+#[test]
+fn images_that_are_not_what_they_say_are_refused() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &["7=reg:@f"], &[]) else {
+        return;
+    };
+    let fdinfo = image
+        .files()
+        .into_keys()
+        .find(|name| name.starts_with("fdinfo-"))
+        .expect("a file table");
+    type Damage = fn(Vec<u8>) -> Vec<u8>;
+    let cases: [(&str, Damage, &str); 4] = [
+        (
+            "files.img",
+            |b| b[..b.len() - 1].to_vec(),
+            "files.img: offset",
+        ),
+        ("files.img", |_| b"not an image".to_vec(), "its magic is"),
+        (&fdinfo, |b| b[..b.len() - 3].to_vec(), "img: offset"),
+        (&fdinfo, |b| [&b[..], &b[8..]].concat(), "stands twice"),
+    ];
+    for (name, damage, says) in cases {
+        let path = image.directory.join(name);
+        let good = fs::read(&path).expect("a file of the image");
+        fs::write(&path, damage(good.clone())).expect("damaged");
+        let said = image.restore().advice("IGNORE", "7").run().refused();
+        assert!(said.contains(says), "{name}: {said}");
+        fs::write(&path, good).expect("mended");
+    }
+    let files = image.directory.join("files.img");
+    fs::rename(&files, world.path("kept")).expect("moved");
+    let said = image.restore().advice("IGNORE", "7").run().refused();
+    assert!(
+        said.contains("files.img: offset 0: the file is missing"),
+        "{said}"
+    );
+    fs::write(image.directory.join("reg-files.img"), b"").expect("an old layout");
+    let said = image.restore().advice("IGNORE", "7").run().refused();
+    assert!(said.contains("CRIU before 3"), "{said}");
+}
+
+#[test]
+fn what_is_unmatched_is_said_and_does_no_harm() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &["7=reg:@f"], &[]) else {
+        return;
+    };
+    let outcome = image
+        .restore()
+        .advice("IGNORE", "12")
+        .advice("FOO", "x")
+        .run();
+    assert!(
+        outcome
+            .said
+            .contains("ckptadv: warning: nothing matched: CKPT_IGNORE=12")
+    );
+    assert!(
+        outcome
+            .said
+            .contains("ckptadv: warning: CKPT_FOO: no such variable")
+    );
+    drop(outcome.restored());
+    let quiet = image
+        .restore()
+        .advice("IGNORE", "12")
+        .advice("STRICT", "best-effort")
+        .run();
+    assert!(!quiet.said.contains("ckptadv"), "{}", quiet.said);
+    drop(quiet.restored());
+    let log = world.path("messages");
+    let outcome = image
+        .restore()
+        .advice("IGNORE", "7")
+        .advice("LOG", "info")
+        .advice("LOG_FILE", &log);
+    let outcome = outcome.run();
+    assert!(!outcome.said.contains("ckptadv"), "{}", outcome.said);
+    let said = fs::read_to_string(&log).expect("messages");
+    assert!(said.contains("descriptor 7 (reg "), "{said}");
+    drop(outcome.restored());
+}
+
+#[test]
+fn without_advice_the_library_does_nothing() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &["7=reg:@f", "8=pipe:9", "fork"], &[]) else {
+        return;
+    };
+    let expected = native(&image, &[]);
+    let restored = image.restore().library().run().restored();
+    assert_eq!(tables(&image, &restored), expected);
+}
+
+#[test]
+fn the_users_own_inheritance_and_configuration_stay() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &["7=reg:@f", "8=reg:@g", "9=reg:@h"], &[]) else {
+        return;
+    };
+    for name in ["f", "g", "h"] {
+        fs::remove_file(world.path(name)).expect("the program had it");
+    }
+    let (ours, by_option, by_file) = (world.open("1"), world.open("2"), world.open("3"));
+    let key = |name: &str| world.path(name).trim_start_matches('/').to_owned();
+    let config = world.path("criu.conf");
+    fs::write(&config, format!("inherit-fd fd[22]:{}", key("h"))).expect("written");
+    let restored = image
+        .restore()
+        .advice("PRESERVE", "7")
+        .env("CRIU_CONFIG_FILE", &config)
+        .options(&["--inherit-fd", &format!("fd[21]:{}", key("g"))])
+        .fd(7, &ours)
+        .fd(21, &by_option)
+        .fd(22, &by_file)
+        .run()
+        .restored();
+    for (number, file) in [(7, &ours), (8, &by_option), (9, &by_file)] {
+        assert!(restored.shares(image.root, number, file), "{number}");
+    }
+}
+
+/// `criu swrk` with a request on its socket, as runc, crun and go-criu drive it.
+fn over_rpc(image: &Image<'_>, prepare: impl FnOnce(Restore<'_>) -> Restore<'_>) -> (bool, String) {
+    let mut ends = [0; 2];
+    // SAFETY: there is room for two descriptors.
+    let made_pair = unsafe {
+        libc::socketpair(
+            libc::AF_UNIX,
+            libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC,
+            0,
+            ends.as_mut_ptr(),
+        )
+    };
+    assert_eq!(made_pair, 0);
+    let [mut client, server] = ends.map(|fd| File::from(made(fd)));
+    let directory = File::open(&image.directory).expect("the image");
+    // criu_req { type: RESTORE, opts { images_dir_fd, log_level: 2, rst_sibling: true } }
+    // criu looks for the directory among the descriptors of the socket's maker.
+    let images = directory.as_raw_fd() as u8;
+    assert!(images < 0x80, "one byte of a varint");
+    let options = [&[0x08, images][..], &[0x48, 2], &[0xd0, 0x01, 1]].concat();
+    let request = [&[0x08, 2, 0x12, options.len() as u8][..], &options].concat();
+    client.write_all(&request).expect("asked");
+    let restore = prepare(image.restore()).fd(30, &server);
+    let mut command = std::process::Command::new(harness::criu::program());
+    command.args(["swrk", "30"]);
+    let outcome = restore.run_as(command);
+    drop(server);
+    let mut answer = [0; 512];
+    let length = client.read(&mut answer).unwrap_or(0);
+    let success = answer[..length].starts_with(&[0x08, 2, 0x10, 1]);
+    (success, outcome.said.clone())
+}
+
+#[test]
+fn a_restore_over_rpc_obeys() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &["7=reg:@f", "8=reg:@g"], &[]) else {
+        return;
+    };
+    fs::remove_file(world.path("f")).expect("the program had it");
+    let given = world.open("given");
+    let (success, said) = over_rpc(&image, |r| {
+        r.advice("PRESERVE", "8")
+            .advice("IGNORE", "7")
+            .fd(8, &given)
+    });
+    assert!(success, "{said}");
+    let (success, said) = over_rpc(&image, |r| r.advice("PRESERVE", "one"));
+    assert!(
+        !success && said.contains("CKPT_PRESERVE: \"one\""),
+        "{said}"
+    );
+    let (success, said) = over_rpc(&image, |r| r.advice("IGNORE", "7").advice("DRY_RUN", "1"));
+    assert!(!success && said.contains("plan: task"), "{said}");
+}

@@ -1,0 +1,570 @@
+//! A real criu: a program is started, dumped, restored as the test says, and its
+//! descriptors are looked at from outside.
+//!
+//! ```no_run
+//! use harness::criu::World;
+//! let Some(world) = World::new() else { return };
+//! let log = world.path("log");
+//! let image = world.hold(&[&format!("1=append:{log}"), "7=eventfd", "count"]).dump();
+//! let out = world.open("out");
+//! let restored = image.restore().advice("PRESERVE", "1").fd(1, &out).run().restored();
+//! assert_eq!(restored.links(restored.root)[&1], world.path("out"));
+//! ```
+//!
+//! What was started is ended when its guard goes, by its pid. The test process
+//! becomes a subreaper, so that restored tasks are its children to wait for: a
+//! task cannot be restored while the one of that pid is not gone altogether.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a program or a criu may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A directory for one test, and the criu to use.
+pub struct World {
+    directory: PathBuf,
+    criu: PathBuf,
+}
+
+/// Whether these tests can run. Without root they say that they did not, and fail
+/// where CI is set, so that nothing is thought tested that was not.
+fn may_run() -> bool {
+    // SAFETY: geteuid takes nothing.
+    if unsafe { libc::geteuid() } == 0 {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "CRIU tests need root");
+    eprintln!("SKIPPED: CRIU tests need root");
+    false
+}
+
+/// The criu to test with: `CRIU` names a program, `CRIU_SUITE` one that
+/// `tests/setup-criu` has unpacked (trixie where neither is set).
+///
+/// # Panics
+/// It is not there.
+pub fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os("CRIU") {
+        return path.into();
+    }
+    let suite = std::env::var("CRIU_SUITE").unwrap_or_else(|_| "trixie".to_owned());
+    let path = target().join(format!("criu-{suite}/criu"));
+    assert!(path.exists(), "no {}: run tests/setup-criu", path.display());
+    path
+}
+
+/// The library under test.
+///
+/// # Panics
+/// It is not built.
+pub fn library() -> PathBuf {
+    let path = match std::env::var_os("CKPTADV_LIBRARY") {
+        Some(path) => path.into(),
+        None => target().join("release/libckptadv.so"),
+    };
+    assert!(
+        path.exists(),
+        "no {}: run cargo build --release",
+        path.display()
+    );
+    path
+}
+
+/// The directory that cargo builds in: tests lie in `debug/deps` of it.
+fn target() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    test.ancestors()
+        .nth(3)
+        .expect("tests lie in target/debug/deps")
+        .to_owned()
+}
+
+/// `tests/programs/holder.c`, built.
+fn holder() -> &'static Path {
+    static HOLDER: OnceLock<PathBuf> = OnceLock::new();
+    HOLDER.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/holder.c");
+        let binary = target().join(format!("holder-{}", std::process::id()));
+        let built = Command::new("cc")
+            .args(["-O1", "-Wall", "-pthread", "-o"])
+            .args([&binary, &source])
+            .status()
+            .expect("a C compiler");
+        assert!(built.success(), "{} does not compile", source.display());
+        binary
+    })
+}
+
+impl World {
+    /// An empty directory; `None` where these tests cannot run here.
+    ///
+    /// # Panics
+    /// Something that is needed is missing.
+    pub fn new() -> Option<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        if !may_run() {
+            return None;
+        }
+        // SAFETY: prctl with integers; it makes orphans children of this process.
+        unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+        let name = format!(
+            "ckptadv-criu-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir(&directory).expect("a directory for the test");
+        Some(World {
+            directory,
+            criu: program(),
+        })
+    }
+
+    /// The path of a file in the directory.
+    pub fn path(&self, name: &str) -> String {
+        self.directory.join(name).to_string_lossy().into_owned()
+    }
+
+    /// A file in the directory, open for reading and writing, made if need be.
+    ///
+    /// # Panics
+    /// It cannot be opened.
+    pub fn open(&self, name: &str) -> File {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(self.path(name))
+            .expect("a file of the test")
+    }
+
+    /// Starts the holder with these words (see its source). Descriptors 0, 1 and
+    /// 2 are /dev/null where no word says otherwise.
+    ///
+    /// # Panics
+    /// It cannot do what the words say.
+    pub fn hold(&self, words: &[&str]) -> Held<'_> {
+        let null = File::options().read(true).write(true).open("/dev/null");
+        self.hold_on(&null.expect("/dev/null"), words)
+    }
+
+    /// As [`World::hold`], with another file than /dev/null.
+    ///
+    /// # Panics
+    /// It cannot do what the words say.
+    pub fn hold_on(&self, standard: &impl AsRawFd, words: &[&str]) -> Held<'_> {
+        let ready = self.directory.join("ready");
+        let _ = fs::remove_file(&ready);
+        let mut program = Command::new(holder());
+        program.arg(&ready).args(words).env_clear().current_dir("/");
+        let standard = [0, 1, 2].map(|number| (standard.as_raw_fd(), number));
+        // SAFETY: only fcntl, dup2 and close are called in the child.
+        unsafe { program.pre_exec(move || inherit(&standard)) };
+        #[expect(clippy::zombie_processes, reason = "it is waited for by its pid")]
+        let program = program.spawn().expect("the holder starts");
+        let root = program.id() as i32;
+        let count = 1 + words
+            .iter()
+            .filter(|w| ["fork", "clone"].contains(w))
+            .count();
+        let mut held = Held {
+            world: self,
+            tasks: Tasks {
+                root,
+                pids: vec![root],
+            },
+        };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let text = fs::read_to_string(&ready).unwrap_or_default();
+            let pids: Vec<i32> = text.lines().filter_map(|l| l.parse().ok()).collect();
+            if pids.len() == count {
+                held.tasks.pids = pids;
+                held.tasks.pids.sort_unstable();
+                return held;
+            }
+            assert!(!text.contains("holder:"), "{words:?}: {text}");
+            assert!(Instant::now() < deadline, "the holder is not ready");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Runs a criu to its end: its exit status and what it and the library said.
+    fn criu(&self, command: &mut Command) -> (Option<i32>, String) {
+        let said = self.path("criu.err");
+        let file = File::create(&said).expect("a file for messages");
+        // A file, since a restored task may hold what criu was given.
+        command.stderr(file);
+        let mut child = command.spawn().expect("criu starts");
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("criu is a child of the test") {
+                break status.code();
+            }
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("criu hangs; it said: {}", read(&said));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        (status, read(&said))
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("left for you to look at: {}", self.directory.display());
+        } else {
+            let _ = fs::remove_dir_all(&self.directory);
+        }
+    }
+}
+
+fn read(path: &str) -> String {
+    fs::read(path)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default()
+}
+
+/// Processes that end with their guard.
+struct Tasks {
+    root: i32,
+    pids: Vec<i32>,
+}
+
+impl Tasks {
+    /// Ends them, parents first, so that their children become ours. What is no
+    /// child of this process is none of its business, whatever its pid.
+    fn end(&mut self) {
+        for pid in std::mem::take(&mut self.pids) {
+            if wait_for(pid, libc::WNOHANG) == 0 {
+                // SAFETY: kill takes integers; the pid is that of a child, which
+                // nobody else waits for.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+                wait_for(pid, 0);
+            }
+        }
+    }
+
+    /// Waits for the end of tasks that criu has killed.
+    fn wait(&self) {
+        for &pid in &self.pids {
+            wait_for(pid, 0);
+        }
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// waitid(2): the pid of what ended, 0 where it runs, -1 where it is no child.
+fn wait_for(pid: i32, flags: i32) -> i32 {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = flags | libc::WEXITED;
+    // SAFETY: there is room for what is written.
+    let result = unsafe { libc::waitid(libc::P_PID, pid as u32, info.as_mut_ptr(), flags) };
+    // SAFETY: zeroes are a siginfo_t.
+    let ended = unsafe { info.assume_init().si_pid() };
+    if result < 0 { -1 } else { ended }
+}
+
+/// A program that was started.
+pub struct Held<'w> {
+    world: &'w World,
+    tasks: Tasks,
+}
+
+impl<'w> Held<'w> {
+    /// Its first process.
+    pub fn root(&self) -> i32 {
+        self.tasks.root
+    }
+
+    /// Dumps it, which ends it.
+    ///
+    /// # Panics
+    /// criu cannot.
+    pub fn dump(self) -> Image<'w> {
+        self.dump_with(&[])
+            .unwrap_or_else(|said| panic!("criu dump: {said}"))
+    }
+
+    /// Dumps it, with more options.
+    ///
+    /// # Errors
+    /// What criu says where it cannot.
+    pub fn dump_with(self, options: &[&str]) -> Result<Image<'w>, String> {
+        let directory = self.world.directory.join("image");
+        fs::create_dir(&directory).expect("a directory for the image");
+        let mut command = Command::new(&self.world.criu);
+        command
+            .args(["dump", "-t", &self.tasks.root.to_string(), "-D"])
+            .arg(&directory)
+            .args(options);
+        let (status, said) = self.world.criu(&mut command);
+        if status != Some(0) {
+            return Err(said);
+        }
+        self.tasks.wait();
+        Ok(Image {
+            world: self.world,
+            directory,
+            root: self.tasks.root,
+            pids: self.tasks.pids.clone(),
+        })
+    }
+}
+
+/// A program that was dumped.
+pub struct Image<'w> {
+    world: &'w World,
+    /// The directory of its files.
+    pub directory: PathBuf,
+    /// Its first process.
+    pub root: i32,
+    /// All its processes, ascending.
+    pub pids: Vec<i32>,
+}
+
+impl Image<'_> {
+    /// A restore, yet without advice and library.
+    pub fn restore(&self) -> Restore<'_> {
+        Restore {
+            image: self,
+            environment: BTreeMap::new(),
+            options: Vec::new(),
+            descriptors: Vec::new(),
+        }
+    }
+
+    /// The names of the files of the image with their bytes.
+    ///
+    /// # Panics
+    /// One cannot be read.
+    pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        fs::read_dir(&self.directory)
+            .expect("the image is there")
+            .map(|entry| {
+                let entry = entry.expect("the image can be listed");
+                let name = entry.file_name().to_string_lossy().into_owned();
+                (name, fs::read(entry.path()).expect("a file of the image"))
+            })
+            .collect()
+    }
+}
+
+/// A restore being prepared.
+pub struct Restore<'i> {
+    image: &'i Image<'i>,
+    environment: BTreeMap<String, String>,
+    options: Vec<String>,
+    descriptors: Vec<(RawFd, RawFd)>,
+}
+
+impl Restore<'_> {
+    /// With the library, and `CKPT_NAME=value`.
+    pub fn advice(self, name: &str, value: &str) -> Self {
+        self.library().env(&format!("CKPT_{name}"), value)
+    }
+
+    /// With the library.
+    pub fn library(self) -> Self {
+        self.env("LD_PRELOAD", &library().to_string_lossy())
+    }
+
+    /// With a variable.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// With more options for criu.
+    pub fn options(mut self, options: &[&str]) -> Self {
+        self.options.extend(options.iter().map(|&o| o.to_owned()));
+        self
+    }
+
+    /// With a descriptor, which must stay open until then. 0, 1 and 2 are /dev/null
+    /// and a file without it.
+    pub fn fd(mut self, number: RawFd, file: &impl AsRawFd) -> Self {
+        self.descriptors.push((file.as_raw_fd(), number));
+        self
+    }
+
+    /// Restores it.
+    pub fn run(self) -> Outcome {
+        let image = self.image;
+        let mut command = Command::new(&image.world.criu);
+        command
+            .args(["restore", "-d", "-D"])
+            .arg(&image.directory)
+            .args(&self.options);
+        self.run_as(command)
+    }
+
+    /// Restores it with another command that ends when the restore has.
+    pub fn run_as(self, mut command: Command) -> Outcome {
+        let image = self.image;
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        command
+            .env_clear()
+            .env("PATH", path)
+            .envs(&self.environment)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        let descriptors = self.descriptors.clone();
+        // SAFETY: only fcntl, dup2 and close are called in the child.
+        unsafe { command.pre_exec(move || inherit(&descriptors)) };
+        let (status, said) = image.world.criu(&mut command);
+        let mut tasks = Tasks {
+            root: image.root,
+            pids: image.pids.clone(),
+        };
+        let began = tasks
+            .pids
+            .iter()
+            .any(|&pid| wait_for(pid, libc::WNOHANG | libc::WNOWAIT) != -1);
+        if status != Some(0) {
+            tasks.end();
+        }
+        Outcome {
+            status,
+            said,
+            began,
+            restored: Restored {
+                root: image.root,
+                _tasks: tasks,
+            },
+        }
+    }
+}
+
+/// Puts descriptors at their numbers, in a child before exec.
+fn inherit(descriptors: &[(RawFd, RawFd)]) -> io::Result<()> {
+    const OUT_OF_THE_WAY: RawFd = 400;
+    let check = |result: i32| match result {
+        -1 => Err(io::Error::last_os_error()),
+        other => Ok(other),
+    };
+    let high: Vec<RawFd> = descriptors
+        .iter()
+        // SAFETY: fcntl with integers.
+        .map(|&(from, _)| {
+            check(unsafe { libc::fcntl(from, libc::F_DUPFD_CLOEXEC, OUT_OF_THE_WAY) })
+        })
+        .collect::<io::Result<_>>()?;
+    for (from, &(_, to)) in high.iter().zip(descriptors) {
+        // SAFETY: dup2 with integers.
+        check(unsafe { libc::dup2(*from, to) })?;
+    }
+    Ok(())
+}
+
+/// What came of a restore.
+pub struct Outcome {
+    /// The exit status; `None` for a signal.
+    pub status: Option<i32>,
+    /// What criu and the library said.
+    pub said: String,
+    /// A task was made, whatever became of it.
+    pub began: bool,
+    restored: Restored,
+}
+
+impl Outcome {
+    /// The tasks that run now.
+    ///
+    /// # Panics
+    /// They were not restored.
+    pub fn restored(self) -> Restored {
+        assert_eq!(self.status, Some(0), "not restored: {}", self.said);
+        self.restored
+    }
+
+    /// What the library said, in its one line.
+    ///
+    /// # Panics
+    /// Something was restored, or the library said nothing.
+    pub fn refused(self) -> String {
+        assert_eq!(self.status, Some(1), "not refused: {}", self.said);
+        assert!(!self.began, "a task was made: {}", self.said);
+        let lines: Vec<&str> = self
+            .said
+            .lines()
+            .filter(|line| line.starts_with("ckptadv: "))
+            .collect();
+        assert!(!lines.is_empty(), "the library is silent: {}", self.said);
+        lines.join("\n")
+    }
+}
+
+/// A program that was restored.
+pub struct Restored {
+    /// Its first process.
+    pub root: i32,
+    /// Ends them with this.
+    _tasks: Tasks,
+}
+
+impl Restored {
+    /// What the descriptors of a task are, as /proc/PID/fd has them, without
+    /// inode numbers: `pipe:`, `socket:`.
+    ///
+    /// # Panics
+    /// There is no such task.
+    pub fn links(&self, task: i32) -> BTreeMap<i32, String> {
+        fs::read_dir(format!("/proc/{task}/fd"))
+            .expect("the task runs")
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                let number = entry.file_name().to_str()?.parse().ok()?;
+                let link = fs::read_link(entry.path()).ok()?;
+                let link = link.to_string_lossy();
+                let kind = link.split(":[").next().unwrap_or(&link);
+                let suffix = if kind == link { "" } else { ":" };
+                Some((number, format!("{kind}{suffix}")))
+            })
+            .collect()
+    }
+
+    /// A field of /proc/PID/fdinfo/N.
+    pub fn info(&self, task: i32, number: i32, field: &str) -> Option<String> {
+        let text = fs::read_to_string(format!("/proc/{task}/fdinfo/{number}")).ok()?;
+        let line = text.lines().find_map(|l| l.strip_prefix(field))?;
+        Some(line.trim_start_matches(':').trim().to_owned())
+    }
+
+    /// Whether a task's descriptor is the open file description of one here.
+    pub fn shares(&self, task: i32, number: i32, file: &impl AsRawFd) -> bool {
+        same(task, number, std::process::id() as i32, file.as_raw_fd())
+    }
+
+    /// Whether two descriptors of tasks are one open file description.
+    pub fn same(&self, a: (i32, i32), b: (i32, i32)) -> bool {
+        same(a.0, a.1, b.0, b.1)
+    }
+}
+
+fn same(task: i32, number: i32, other: i32, other_number: i32) -> bool {
+    const KCMP_FILE: i32 = 0;
+    // SAFETY: kcmp takes integers only.
+    let order =
+        unsafe { libc::syscall(libc::SYS_kcmp, task, other, KCMP_FILE, number, other_number) };
+    assert!(order >= 0, "kcmp: {}", io::Error::last_os_error());
+    order == 0
+}

@@ -1,0 +1,543 @@
+//! An unmodified restart program obeys advice: the C restart program under the library, judged by the model of the
+//! restart call and by the descriptors of the tasks that live afterwards.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use harness::linux_cr::{Feed, Outcome, Restart, Verdict, image, table};
+use harness::world::make_fifo;
+use harness::{criu::library, report};
+
+/// The one task of the image `files`.
+const FILES: i32 = 534;
+
+fn restart(name: &str) -> Restart {
+    Restart::new(&image(name)).scenario(name).preload(library())
+}
+
+/// A file in a directory of this test's, which is gone with it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(test: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("ckptadv-{test}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn log(&self, name: &str) -> File {
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(self.file(name))
+            .unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn terminal() -> (OwnedFd, OwnedFd) {
+    let (mut master, mut slave) = (-1, -1);
+    let none = std::ptr::null_mut();
+    // SAFETY: both places are writable; no name, settings or size are given.
+    let result = unsafe { libc::openpty(&mut master, &mut slave, none, none.cast(), none.cast()) };
+    assert_eq!(result, 0);
+    // SAFETY: both were just opened.
+    unsafe { (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) }
+}
+
+fn flags(fd: &OwnedFd) -> i32 {
+    // SAFETY: no memory is involved.
+    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) }
+}
+
+fn offset(fd: &OwnedFd) -> i64 {
+    // SAFETY: no memory is involved.
+    unsafe { libc::lseek(fd.as_raw_fd(), 0, libc::SEEK_CUR) }
+}
+
+/// The example with its executable in the home that every world has of its own.
+fn at_home(example: &[u8]) -> Vec<u8> {
+    let (from, to) = (b"/usr/bin/example\0", b"/home/u/example\0\0");
+    let mut image = example.to_vec();
+    let at = image
+        .windows(from.len())
+        .position(|bytes| bytes == from)
+        .unwrap();
+    image[at..at + to.len()].copy_from_slice(to);
+    image
+}
+
+#[track_caller]
+fn assert_restarted(outcome: &Outcome) {
+    assert_eq!(outcome.verdict, Verdict::Restarted, "{}", outcome.stderr());
+}
+
+/// Refused before any task existed.
+#[track_caller]
+fn assert_refused(outcome: &mut Outcome, words: &[&str]) {
+    assert_eq!(outcome.verdict, Verdict::NoRestart, "{}", outcome.stderr());
+    assert!(outcome.tasks.is_empty());
+    assert_ne!(harness::linux_cr::exit_code(outcome.wait()), 0);
+    let said = outcome.stderr();
+    for word in words {
+        assert!(said.contains(word), "no \"{word}\" in: {said}");
+    }
+}
+
+/// What a row of the kernel's outcomes demands of this version.
+#[derive(Debug, PartialEq, Eq)]
+enum Demand {
+    /// The same descriptors.
+    Same,
+    /// A refusal: the grammar, the kind or the sharing is for later.
+    Refusal,
+    /// The model cannot judge the image yet.
+    Nothing,
+}
+
+fn demand(name: &str, ignored: &str) -> Demand {
+    if ignored.contains('/') || ignored.contains("type=") {
+        return Demand::Refusal;
+    }
+    match name {
+        "files" | "mapped" | "threads" | "fork-shared" | "zombie" | "many" => Demand::Same,
+        "shared-table" if matches!(ignored, "0" | "3") => Demand::Same,
+        _ if name.contains("socket") || name.contains("unix") || name.contains("tcp") => {
+            Demand::Nothing
+        }
+        "pty" if ignored == "0" => Demand::Nothing,
+        "pipe-tree" if matches!(ignored, "665:0" | "*:0") => Demand::Same,
+        "epoll-stale" if ignored == "4" => Demand::Same,
+        _ => Demand::Refusal,
+    }
+}
+
+fn every_row(feed: Feed) {
+    if !harness::is_root() {
+        return;
+    }
+    let mut failures = Vec::new();
+    let mut same = 0;
+    for row in table("ignored.tsv") {
+        let (name, ignored, expected) = (&row[0], &row[1], &row[3]);
+        let demand = demand(name, ignored);
+        if demand == Demand::Nothing {
+            continue;
+        }
+        let mut outcome = restart(name).feed(feed).env("CKPT_IGNORE", ignored).run();
+        let verdict = outcome.verdict.clone();
+        let right = match demand {
+            Demand::Same => {
+                same += 1;
+                verdict == Verdict::Restarted && {
+                    let report = outcome.report();
+                    // The program that reported to the kernel's side broke off at 8 KB.
+                    report::agree(&report, expected)
+                        || (name == "many" && report.starts_with(expected.as_str()))
+                }
+            }
+            _ => {
+                outcome.wait();
+                verdict != Verdict::Restarted
+                    && outcome.tasks.is_empty()
+                    && outcome.stderr().contains("restart refused: ")
+            }
+        };
+        if !right {
+            let said = outcome.stderr();
+            failures.push(format!(
+                "{name} {ignored}: {verdict:?}, not {demand:?}\n{said}"
+            ));
+        }
+    }
+    assert!(same >= 45, "{same} rows restarted");
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn what_is_ignored_is_gone_as_the_real_kernel_has_it() {
+    every_row(Feed::File);
+}
+
+#[test]
+fn what_is_ignored_is_gone_also_when_the_image_comes_through_a_pipe() {
+    every_row(Feed::Pipe);
+}
+
+#[test]
+fn standard_descriptors_are_the_callers() {
+    if !harness::is_root() {
+        return;
+    }
+    let scratch = Scratch::new("standard");
+    let log = scratch.log("log");
+    let outcome = restart("files")
+        .env("CKPT_PRESERVE", "0,1,2")
+        .descriptor(1, log.try_clone().unwrap())
+        .descriptor(2, log)
+        .run();
+    assert_restarted(&outcome);
+    let path = scratch.file("log").display().to_string();
+    assert_eq!(outcome.link(FILES, 1), path);
+    assert_eq!(outcome.link(FILES, 2), path);
+    assert_eq!(outcome.link(FILES, 3), "/mnt/files/a");
+    // The image was on 0: the program must not come back reading it.
+    assert_eq!(outcome.link(FILES, 0), "/dev/null");
+    assert_eq!(outcome.numbers(FILES), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 60]);
+    let one = outcome.take(FILES, 1);
+    assert_ne!(flags(&one) & libc::O_APPEND, 0);
+    // 1 and 2 were one description of the caller's, and are one now.
+    let two = outcome.take(FILES, 2);
+    File::from(one).write_all(b"one\n").unwrap();
+    assert_eq!(offset(&two), 4);
+    assert_eq!(std::fs::read(scratch.file("log")).unwrap(), b"one\n");
+}
+
+#[test]
+fn a_file_is_reopened_with_the_callers_mode_and_offset() {
+    if !harness::is_root() {
+        return;
+    }
+    let scratch = Scratch::new("offset");
+    std::fs::write(scratch.file("f"), b"0123456789").unwrap();
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(scratch.file("f"))
+        .unwrap();
+    file.seek(SeekFrom::Start(7)).unwrap();
+    for feed in [Feed::File, Feed::Pipe, Feed::Option] {
+        let outcome = restart("files")
+            .feed(feed)
+            .env("CKPT_PRESERVE", "3,20")
+            .env("CKPT_IGNORE", "4,5-9")
+            .descriptor(3, file.try_clone().unwrap())
+            .descriptor(20, File::open("/dev/zero").unwrap())
+            .run();
+        assert_restarted(&outcome);
+        assert_eq!(outcome.numbers(FILES), [0, 1, 2, 3, 20, 60]);
+        let three = outcome.take(FILES, 3);
+        assert_eq!(offset(&three), 7);
+        assert_eq!(flags(&three) & libc::O_ACCMODE, libc::O_RDWR);
+        assert_eq!(outcome.link(FILES, 20), "/dev/zero");
+        assert_eq!(outcome.link(FILES, 60), "/mnt/files/c");
+        let warning = "re-opened for writing without O_APPEND";
+        assert!(outcome.stderr().contains(warning), "{}", outcome.stderr());
+    }
+    // Not shared: the caller's offset stays.
+    assert_eq!(file.stream_position().unwrap(), 7);
+}
+
+#[test]
+fn terminals_and_named_fifos_can_be_given() {
+    if !harness::is_root() {
+        return;
+    }
+    let scratch = Scratch::new("terminals");
+    let (master, slave) = terminal();
+    make_fifo(&scratch.file("fifo")).unwrap();
+    let fifo = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(scratch.file("fifo"))
+        .unwrap();
+    let reader = File::open(scratch.file("fifo")).unwrap();
+    let outcome = restart("files")
+        .env("CKPT_PRESERVE", "1,6,20")
+        .descriptor(1, slave)
+        .descriptor(6, reader)
+        .descriptor(20, fifo)
+        .run();
+    assert_restarted(&outcome);
+    assert!(outcome.link(FILES, 1).starts_with("/dev/pts/"));
+    assert_eq!(
+        outcome.link(FILES, 6),
+        scratch.file("fifo").display().to_string()
+    );
+    File::from(outcome.take(FILES, 20))
+        .write_all(b"through")
+        .unwrap();
+    let mut buffer = [0; 16];
+    let six = File::from(outcome.take(FILES, 6));
+    assert_eq!(std::io::Read::read(&mut &six, &mut buffer).unwrap(), 7);
+    drop(master);
+}
+
+#[test]
+fn what_the_kernel_cannot_open_anew_is_refused_with_a_way_out() {
+    if !harness::is_root() {
+        return;
+    }
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let (socket, _peer) = UnixStream::pair().unwrap();
+    let (master, _slave) = terminal();
+    // SAFETY: no memory is involved, and the result is a descriptor of our own.
+    let counter = unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, 0)) };
+    let sources: [(OwnedFd, &str); 4] = [
+        (writer.into(), "named fifo"),
+        (socket.into(), "socket"),
+        (master, "master"),
+        (counter, "eventfd"),
+    ];
+    for (source, way_out) in sources {
+        let mut outcome = restart("files")
+            .env("CKPT_PRESERVE", "20")
+            .descriptor(20, source)
+            .run();
+        assert_refused(
+            &mut outcome,
+            &["CKPT_PRESERVE=20", "descriptor 20", way_out],
+        );
+    }
+}
+
+#[test]
+fn a_direction_that_the_number_needs_is_demanded() {
+    if !harness::is_root() {
+        return;
+    }
+    let mut outcome = restart("files")
+        .env("CKPT_PRESERVE", "1")
+        .descriptor(1, File::open("/dev/null").unwrap())
+        .run();
+    assert_refused(
+        &mut outcome,
+        &["CKPT_PRESERVE=1", "task 534", "writing", "1<>FILE"],
+    );
+    let mut outcome = restart("files").env("CKPT_PRESERVE", "9").run();
+    assert_refused(&mut outcome, &["CKPT_PRESERVE=9", "not open here"]);
+}
+
+#[test]
+fn a_typo_restarts_nothing() {
+    if !harness::is_root() {
+        return;
+    }
+    for feed in [Feed::File, Feed::Pipe] {
+        for (name, value, says) in [
+            ("CKPT_PRESERVE", "0,,1", "column 3"),
+            ("CKPT_PRESERVE", "9999999", "column 1"),
+            ("CKPT_IGNORE", "3,x", "column 3"),
+            ("CKPT_SUBSTITUTE", "1=there", "column 2"),
+            ("CKPT_STRICT", "yes", "best-effort"),
+            ("CKPT_DRY_RUN", "maybe", "expected 1"),
+            ("CKPT_LOG", "loud", "trace"),
+            ("CKPT_LOG_FILE", "/nowhere/at/all", "No such file"),
+            ("CKPT_ACCEPT", "x", "column 1"),
+            ("CKPT_RESTART_NR", "-1", "system call"),
+            // Right, and for a later version.
+            ("CKPT_SUBSTITUTE", "1=2", "not done yet"),
+            ("CKPT_IGNORE", "/tmp/*", "not"),
+            ("CKPT_REPORT", "/tmp/report", "not done yet"),
+        ] {
+            let mut outcome = restart("files").feed(feed).env(name, value).run();
+            assert_refused(&mut outcome, &["ckptadv: restart refused: ", name, says]);
+        }
+    }
+}
+
+#[test]
+fn an_unknown_variable_draws_one_warning() {
+    if !harness::is_root() {
+        return;
+    }
+    let outcome = restart("files").env("CKPT_IGNORED", "3").run();
+    assert_restarted(&outcome);
+    assert_eq!(outcome.stderr().matches("CKPT_IGNORED").count(), 1);
+    assert_eq!(outcome.numbers(FILES).len(), 11);
+}
+
+#[test]
+fn a_dry_run_tells_the_plan_and_restores_nothing() {
+    if !harness::is_root() {
+        return;
+    }
+    for feed in [Feed::File, Feed::Pipe] {
+        let mut outcome = restart("files")
+            .feed(feed)
+            .env("CKPT_IGNORE", "3")
+            .env("CKPT_DRY_RUN", "1")
+            .run();
+        assert_ne!(outcome.verdict, Verdict::Restarted);
+        assert_ne!(harness::linux_cr::exit_code(outcome.wait()), 0);
+        let said = outcome.stderr();
+        let plan = "plan: task 534 descriptor 3 (reg /mnt/files/a): dropped [CKPT_IGNORE=3]";
+        assert!(said.contains(plan), "{said}");
+        assert!(said.contains("Operation canceled"), "{said}");
+    }
+}
+
+#[test]
+fn unmatched_advice_is_told_and_strict_refuses() {
+    if !harness::is_root() {
+        return;
+    }
+    let says = "CKPT_IGNORE=12: no task has 12; open are 0-9, 60";
+    for feed in [Feed::File, Feed::Pipe] {
+        let advised = || restart("files").feed(feed).env("CKPT_IGNORE", "12");
+        let outcome = advised().run();
+        assert_restarted(&outcome);
+        assert_eq!(
+            outcome.stderr().matches(says).count(),
+            1,
+            "{}",
+            outcome.stderr()
+        );
+        let quiet = advised().env("CKPT_STRICT", "best-effort").run();
+        assert_restarted(&quiet);
+        assert_eq!(quiet.stderr(), "");
+        let mut strict = advised().env("CKPT_STRICT", "strict").run();
+        assert_ne!(strict.verdict, Verdict::Restarted);
+        strict.wait();
+        assert!(strict.tasks.is_empty());
+        assert!(strict.stderr().contains(says), "{}", strict.stderr());
+    }
+}
+
+#[test]
+fn a_task_is_named_by_the_pid_that_the_image_has() {
+    if !harness::is_root() {
+        return;
+    }
+    let scratch = Scratch::new("task");
+    for feed in [Feed::File, Feed::Pipe] {
+        let outcome = restart("fork-shared")
+            .feed(feed)
+            .env("CKPT_PRESERVE", "888:1")
+            .env("CKPT_IGNORE", "886:3,888:30,root:2")
+            .descriptor(1, scratch.log("log"))
+            .run();
+        assert_restarted(&outcome);
+        assert_eq!(outcome.numbers(886), [0, 1]);
+        assert_eq!(outcome.numbers(888), [1, 2, 3, 7]);
+        assert_eq!(outcome.link(886, 1), "/mnt/fork-shared/log");
+        assert_eq!(
+            outcome.link(888, 1),
+            scratch.file("log").display().to_string()
+        );
+    }
+}
+
+#[test]
+fn a_program_that_restarts_itself_obeys_too() {
+    if !harness::is_root() {
+        return;
+    }
+    let scratch = Scratch::new("self");
+    for feed in [Feed::File, Feed::Pipe, Feed::Option] {
+        let outcome = restart("files")
+            .feed(feed)
+            .args(["--self"])
+            .env("CKPT_PRESERVE", "1")
+            .env("CKPT_IGNORE", "3-60")
+            .descriptor(1, scratch.log("log"))
+            .run();
+        assert_restarted(&outcome);
+        assert_eq!(outcome.tasks.len(), 1);
+        let task = outcome.tasks[0].0;
+        assert_eq!(outcome.numbers(task), [0, 1, 2]);
+        assert_eq!(
+            outcome.link(task, 1),
+            scratch.file("log").display().to_string()
+        );
+    }
+}
+
+#[test]
+fn a_terminal_of_the_outside_is_taken_whole_or_not_at_all() {
+    if !harness::is_root() {
+        return;
+    }
+    let world = || {
+        std::fs::create_dir_all("/home/u").unwrap();
+        std::fs::write("/home/u/data.txt", b"data").unwrap();
+        std::fs::write("/home/u/example", b"").unwrap();
+    };
+    let (_master, slave) = terminal();
+    let slave = File::from(slave);
+    for (name, number) in [("example-v20", 302), ("example", 305)] {
+        let example = || {
+            Restart::new(&at_home(&image(name)))
+                .number(number)
+                .args(["--nr".to_owned(), number.to_string()])
+                .preload(library())
+                .prepare(world)
+        };
+        let dropped = example().env("CKPT_IGNORE", "0-2").run();
+        assert_restarted(&dropped);
+        assert_eq!(dropped.numbers(4242), [3, 4, 5, 6]);
+
+        let given = example()
+            .env("CKPT_PRESERVE", "0,1,2")
+            .descriptor(1, slave.try_clone().unwrap())
+            .descriptor(2, slave.try_clone().unwrap())
+            .run();
+        assert_restarted(&given);
+        assert_eq!(given.numbers(4242), [0, 1, 2, 3, 4, 5, 6]);
+        assert!(given.link(4242, 1).starts_with("/dev/pts/"));
+
+        let mut partly = example().env("CKPT_IGNORE", "0,1").run();
+        assert_refused(&mut partly, &["/dev/pts/3", "CKPT_IGNORE=4242:2"]);
+    }
+}
+
+#[test]
+fn an_image_without_a_known_restart_call_is_told_about() {
+    if !harness::is_root() {
+        return;
+    }
+    let mut outcome = restart("files")
+        .args(["--nr", "999"])
+        .number(999)
+        .env("CKPT_IGNORE", "3")
+        .run();
+    assert_restarted(&outcome);
+    assert!(
+        outcome.numbers(FILES).contains(&3),
+        "999 is no number that the library knows"
+    );
+    outcome.finish();
+    let said = outcome.stderr();
+    assert_eq!(said.matches("no restart was seen").count(), 1, "{said}");
+    assert!(said.contains("CKPT_RESTART_NR"), "{said}");
+
+    let outcome = restart("files")
+        .args(["--nr", "999"])
+        .number(999)
+        .env("CKPT_IGNORE", "3")
+        .env("CKPT_RESTART_NR", "999")
+        .run();
+    assert_restarted(&outcome);
+    assert!(!outcome.numbers(FILES).contains(&3));
+}
+
+#[test]
+fn few_descriptors_and_closed_ones_do_no_harm() {
+    if !harness::is_root() {
+        return;
+    }
+    let scratch = Scratch::new("few");
+    let outcome = restart("files")
+        .descriptor_limit(64)
+        .env("CKPT_PRESERVE", "1,2")
+        .descriptor(1, scratch.log("log"))
+        .descriptor(2, scratch.log("log"))
+        .run();
+    assert_restarted(&outcome);
+    assert_eq!(
+        outcome.link(FILES, 2),
+        scratch.file("log").display().to_string()
+    );
+}

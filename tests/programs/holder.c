@@ -1,0 +1,332 @@
+/*
+ * holder: holds descriptors of given kinds at given numbers, and nothing else.
+ *
+ *   holder READY WORD...
+ *
+ * in a session of its own. When everything is as asked, each of its processes adds its pid to the file READY. Words:
+ *
+ *   N=reg:PATH N=ro:PATH N=append:PATH   a regular file, made if need be
+ *   N=dir:PATH N=dev:PATH N=fifo:PATH    what is there (a fifo is made)
+ *   N=deleted:PATH                       a file that has lost its name
+ *   N=map:PATH N=flock:PATH              a file that is mapped; that is locked
+ *   N=dup:M                              as M
+ *   N=pipe:M N=pair:M N=dgram:M          N and M are the ends (N the reading one)
+ *   N=tcp:M N=pty:M                      likewise (N the accepted one; the master)
+ *   N=listen:PATH N=inet N=udp           listening sockets; a bound one
+ *   N=eventfd N=timerfd N=signalfd N=inotify N=memfd
+ *   N=epoll:M[,M...]                     an epoll set that watches these
+ *   N=send:M                             M is sent into the socket N and waits at its other end
+ *   N=cloexec N=close                    marked close-on-exec; closed
+ *   N=write:TEXT                         written into N
+ *   ctty                                 descriptor 0 becomes the controlling terminal
+ *   count                                writes 1, 2, ... to descriptor 1, a line every 20 ms
+ *   fork, clone, thread                  the rest is for a child; for one that shares the file table; another thread
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/inotify.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <sys/un.h>
+#include <termios.h>
+#include <unistd.h>
+
+#define HIGHEST 900
+#define OUT_OF_THE_WAY 600
+
+static char wanted[HIGHEST];
+static int shares_the_table;
+
+static const char *ready;
+
+/* Said in READY, since standard error may be what is held. */
+static void fail(const char *what)
+{
+	int error = errno;
+
+	dprintf(open(ready, O_WRONLY | O_CREAT | O_APPEND, 0644), "holder: %s: %s\n", what, strerror(error));
+	_exit(1);
+}
+
+static int must(int result, const char *what)
+{
+	if (result < 0)
+		fail(what);
+	return result;
+}
+
+/* Everything is first opened out of the way, so that no number is taken by accident. */
+static int place(int fd, int number, const char *what)
+{
+	int high = must(fcntl(must(fd, what), F_DUPFD, OUT_OF_THE_WAY), what);
+
+	close(fd);
+	must(dup2(high, number), what);
+	close(high);
+	wanted[number] = 1;
+	return number;
+}
+
+static void place_both(int *fds, int a, int b, const char *what)
+{
+	int high = must(fcntl(fds[1], F_DUPFD, OUT_OF_THE_WAY), what);
+
+	if (fds[1] != a && fds[1] != b)
+		close(fds[1]);
+	place(fds[0], a, what);
+	must(dup2(high, b), what);
+	close(high);
+	wanted[b] = 1;
+}
+
+static void watch(int set, int number, char *list)
+{
+	place(set, number, "epoll");
+	for (char *word = strtok(list, ","); word; word = strtok(NULL, ",")) {
+		struct epoll_event event = { .events = EPOLLIN, .data.fd = atoi(word) };
+
+		must(epoll_ctl(number, EPOLL_CTL_ADD, atoi(word), &event), "epoll_ctl");
+	}
+}
+
+static struct sockaddr_in loopback(void)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+
+	return address;
+}
+
+static int inet(int type)
+{
+	struct sockaddr_in address = loopback();
+	int fd = must(socket(AF_INET, type, 0), "socket");
+
+	must(bind(fd, (struct sockaddr *)&address, sizeof(address)), "bind");
+	if (type == SOCK_STREAM)
+		must(listen(fd, 4), "listen");
+	return fd;
+}
+
+static void connection(int accepted, int connected)
+{
+	struct sockaddr_in address;
+	socklen_t length = sizeof(address);
+	int listener = inet(SOCK_STREAM), fds[2];
+
+	must(getsockname(listener, (struct sockaddr *)&address, &length), "getsockname");
+	fds[1] = must(socket(AF_INET, SOCK_STREAM, 0), "socket");
+	must(connect(fds[1], (struct sockaddr *)&address, length), "connect");
+	fds[0] = must(accept(listener, NULL, NULL), "accept");
+	close(listener);
+	place_both(fds, accepted, connected, "tcp");
+}
+
+static int listener(const char *path)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = must(socket(AF_UNIX, SOCK_STREAM, 0), "socket");
+
+	strncpy(address.sun_path, path, sizeof(address.sun_path) - 1);
+	must(bind(fd, (struct sockaddr *)&address, sizeof(address)), "bind");
+	must(listen(fd, 4), "listen");
+	return fd;
+}
+
+static void terminal(int master, int slave)
+{
+	struct termios raw;
+	int fds[2];
+
+	fds[0] = must(posix_openpt(O_RDWR | O_NOCTTY), "ptmx");
+	must(grantpt(fds[0]), "grantpt");
+	must(unlockpt(fds[0]), "unlockpt");
+	fds[1] = must(open(ptsname(fds[0]), O_RDWR | O_NOCTTY), "pts");
+	must(tcgetattr(fds[1], &raw), "tcgetattr");
+	cfmakeraw(&raw);
+	must(tcsetattr(fds[1], TCSANOW, &raw), "tcsetattr");
+	place_both(fds, master, slave, "pty");
+}
+
+static void send_into(int socket, int number)
+{
+	char byte = 'x', control[CMSG_SPACE(sizeof(int))] = { 0 };
+	struct iovec data = { .iov_base = &byte, .iov_len = 1 };
+	struct msghdr message = {
+		.msg_iov = &data, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+
+	rights->cmsg_level = SOL_SOCKET;
+	rights->cmsg_type = SCM_RIGHTS;
+	rights->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(rights), &number, sizeof(int));
+	must(sendmsg(socket, &message, 0), "sendmsg");
+}
+
+static void hold(int number, char *kind)
+{
+	char *argument = strchr(kind, ':');
+	int other = 0, fd, fds[2];
+	sigset_t none;
+
+	if (argument) {
+		*argument++ = 0;
+		other = atoi(argument);
+	}
+#define IS(name) (!strcmp(kind, name))
+	if (IS("reg"))
+		place(open(argument, O_RDWR | O_CREAT, 0644), number, argument);
+	else if (IS("ro"))
+		place(open(argument, O_RDONLY | O_CREAT, 0644), number, argument);
+	else if (IS("append"))
+		place(open(argument, O_WRONLY | O_CREAT | O_APPEND, 0644), number, argument);
+	else if (IS("dir"))
+		place(open(argument, O_RDONLY | O_DIRECTORY), number, argument);
+	else if (IS("dev"))
+		place(open(argument, O_RDWR), number, argument);
+	else if (IS("fifo")) {
+		mkfifo(argument, 0644);
+		place(open(argument, O_RDWR), number, argument);
+	} else if (IS("deleted")) {
+		place(open(argument, O_RDWR | O_CREAT, 0644), number, argument);
+		must(unlink(argument), argument);
+	} else if (IS("map")) {
+		place(open(argument, O_RDWR | O_CREAT, 0644), number, argument);
+		must(ftruncate(number, 4096), argument);
+		if (mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, number, 0) == MAP_FAILED)
+			fail("mmap");
+	} else if (IS("flock")) {
+		place(open(argument, O_RDWR | O_CREAT, 0644), number, argument);
+		must(flock(number, LOCK_EX), "flock");
+	} else if (IS("dup"))
+		place(dup(other), number, "dup");
+	else if (IS("pipe")) {
+		must(pipe(fds), "pipe");
+		place_both(fds, number, other, "pipe");
+	} else if (IS("pair") || IS("dgram")) {
+		must(socketpair(AF_UNIX, IS("pair") ? SOCK_STREAM : SOCK_DGRAM, 0, fds), "socketpair");
+		place_both(fds, number, other, "socketpair");
+	} else if (IS("tcp"))
+		connection(number, other);
+	else if (IS("pty"))
+		terminal(number, other);
+	else if (IS("listen"))
+		place(listener(argument), number, argument);
+	else if (IS("inet"))
+		place(inet(SOCK_STREAM), number, "inet");
+	else if (IS("udp"))
+		place(inet(SOCK_DGRAM), number, "udp");
+	else if (IS("eventfd"))
+		place(eventfd(7, 0), number, "eventfd");
+	else if (IS("timerfd"))
+		place(timerfd_create(CLOCK_MONOTONIC, 0), number, "timerfd");
+	else if (IS("signalfd")) {
+		sigemptyset(&none);
+		place(signalfd(-1, &none, 0), number, "signalfd");
+	} else if (IS("inotify")) {
+		fd = must(inotify_init(), "inotify");
+		must(inotify_add_watch(fd, "/tmp", IN_CREATE), "inotify");
+		place(fd, number, "inotify");
+	} else if (IS("memfd"))
+		place(memfd_create("held", 0), number, "memfd");
+	else if (IS("epoll"))
+		watch(epoll_create1(0), number, argument);
+	else if (IS("send"))
+		send_into(number, other);
+	else if (IS("cloexec"))
+		must(fcntl(number, F_SETFD, FD_CLOEXEC), "cloexec");
+	else if (IS("write"))
+		must(write(number, argument, strlen(argument)), "write");
+	else if (IS("close")) {
+		close(number);
+		wanted[number] = 0;
+	} else {
+		errno = EINVAL;
+		fail(kind);
+	}
+}
+
+static void *wait_for_ever(void *unused)
+{
+	for (;;)
+		pause();
+	return unused;
+}
+
+static void another_thread(void)
+{
+	pthread_t thread;
+
+	errno = pthread_create(&thread, NULL, wait_for_ever, NULL);
+	if (errno)
+		fail("thread");
+}
+
+int main(int argc, char **argv)
+{
+	int counts = 0, fd;
+	char line[32];
+
+	if (argc < 2) {
+		dprintf(2, "usage: holder READY WORD...\n");
+		return 2;
+	}
+	ready = argv[1];
+	setsid();
+	for (fd = 3; fd < HIGHEST; fd++)
+		close(fd);
+	wanted[0] = wanted[1] = wanted[2] = 1;
+	for (char **word = argv + 2; *word; word++) {
+		char *is = strchr(*word, '=');
+
+		if (!strcmp(*word, "count"))
+			counts = 1;
+		else if (!strcmp(*word, "ctty"))
+			must(ioctl(0, TIOCSCTTY, 0), "ctty");
+		else if (!strcmp(*word, "thread"))
+			another_thread();
+		else if (!strcmp(*word, "fork") || !strcmp(*word, "clone")) {
+			long flags = SIGCHLD | (**word == 'c' ? CLONE_FILES : 0);
+
+			if (syscall(SYS_clone, flags, 0, 0, 0, 0) > 0)
+				break;
+			counts = 0;
+			shares_the_table |= flags & CLONE_FILES;
+		} else if (is) {
+			*is = 0;
+			hold(atoi(*word), is + 1);
+		} else {
+			errno = EINVAL;
+			fail(*word);
+		}
+	}
+	for (fd = 0; fd < HIGHEST && !shares_the_table; fd++)
+		if (!wanted[fd])
+			close(fd);
+	fd = must(open(ready, O_WRONLY | O_CREAT | O_APPEND, 0644), ready);
+	must(dprintf(fd, "%d\n", getpid()), ready);
+	close(fd);
+	for (int n = 1; counts; n++) {
+		snprintf(line, sizeof(line), "%d\n", n);
+		if (write(1, line, strlen(line)) < 0)
+			_exit(3);
+		usleep(20000);
+	}
+	wait_for_ever(NULL);
+}
