@@ -674,3 +674,32 @@ fn many_descriptors_are_dropped_in_no_time() {
     assert!(after.tables.values().all(BTreeMap::is_empty));
     assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
 }
+
+/// The session leader has closed its terminal, a child has it: the leader has
+/// been given it by the time the child's table comes.
+#[test]
+fn a_terminal_is_not_taken_when_its_session_has_been_told_of_it() {
+    let mut recipe = one_task(vec![Is::Terminal, Is::Device]);
+    recipe.processes[0].table = [(0, (1, false))].into();
+    recipe.processes[0].leader = true;
+    recipe.processes.push(Process {
+        table: [(1, (0, false)), (2, (0, false))].into(),
+        ..Process::default()
+    });
+    let image = build(&recipe);
+    let item = |from| Item {
+        preserve: false,
+        task: generator::meaning::Task::Every,
+        from,
+        to: Some(2),
+    };
+    let told = rewrite(&image, &[item(1)], &Caller::default(), None, &[]).error;
+    assert!(matches!(told, Some(Error::Unsupported { .. })), "{told:?}");
+    // A child that leads nothing is no reason.
+    recipe.processes[0].leader = false;
+    recipe.processes[1].leader = true;
+    let image = build(&recipe);
+    let rewritten = rewrite(&image, &[item(1)], &Caller::default(), None, &[]);
+    assert_eq!(rewritten.error, None);
+    assert!(check(&rewritten.out).unwrap().controlling.is_empty());
+}
