@@ -451,7 +451,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(settings(1500))]
+    #![proptest_config(settings(1000))]
 
     /// Damaged images are refused, or what is left of them is still an image
     /// where it was one; nothing panics, and memory stays in proportion.
