@@ -3,7 +3,7 @@
 use crate::advice::Options;
 use ckpt_restart::request::{self, Naming, Request, Sources};
 use ckpt_restart::stream::Until;
-use ckpt_restart::{Error, call, caller, directory, stream};
+use ckpt_restart::{Error, caller, directory, log, stream};
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};
@@ -39,7 +39,7 @@ pub fn rewrite(
     let mut request = Request::new(&advice, sources, Naming::Numbered, Some(input.as_raw_fd()))?;
     if let Some(start) = request::regular_at(input.as_fd()) {
         let rewriter = request.check(input.as_fd(), start)?;
-        call::report(&rewriter, false);
+        log::report(rewriter.changes(), rewriter.warnings(), false);
     }
     let mut output = Output::open(output)?;
     let mut rewriter = request.rewriter()?;
@@ -51,7 +51,7 @@ pub fn rewrite(
         None,
     )?;
     if !request.is_checked() {
-        call::report(&rewriter, false);
+        log::report(rewriter.changes(), rewriter.warnings(), false);
     }
     output.keep()
 }

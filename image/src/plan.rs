@@ -115,6 +115,7 @@ pub struct Planner {
     /// Whether the engine gives the caller's description itself.
     shares: bool,
     root: BTreeMap<i32, u64>,
+    root_pid: i32,
     /// Numbers that a task other than the root has, where the whole image is
     /// known in advance.
     census: Option<BTreeSet<i32>>,
@@ -190,6 +191,7 @@ impl Planner {
             strictness: advice.strictness,
             shares,
             root: BTreeMap::new(),
+            root_pid: 0,
             census: None,
             alone: false,
             tasks: BTreeMap::new(),
@@ -231,7 +233,8 @@ impl Planner {
         let task = pids.first().copied().unwrap_or(0);
         let by_number: BTreeMap<i32, &Descriptor<'_>> =
             descriptors.iter().map(|d| (d.number, d)).collect();
-        if root && self.root.is_empty() {
+        if root && self.root_pid == 0 {
+            self.root_pid = task;
             self.root = by_number
                 .values()
                 .map(|d| (d.number, d.description))
@@ -244,7 +247,7 @@ impl Planner {
 
         let mut chosen: BTreeMap<i32, (usize, Fate)> = BTreeMap::new();
         for index in 0..self.bound.len() {
-            if !self.means(index, pids, root) {
+            if !self.means(index, pids) {
                 continue;
             }
             for (number, fate) in self.selected(index, root, task, &by_number)? {
@@ -363,10 +366,10 @@ impl Planner {
         }
     }
 
-    fn means(&self, index: usize, pids: &[i32], root: bool) -> bool {
+    fn means(&self, index: usize, pids: &[i32]) -> bool {
         match self.bound[index].item.task {
             None | Some(TaskSelector::Every) => true,
-            Some(TaskSelector::Root) => root,
+            Some(TaskSelector::Root) => pids.contains(&self.root_pid),
             Some(TaskSelector::Pid(pid)) => pids.contains(&pid),
         }
     }
@@ -444,7 +447,7 @@ impl Planner {
             .bound
             .iter()
             .filter(|bound| !bound.matched)
-            .map(|bound| format!("{}: {}", bound.item, self.instead(&bound.item)))
+            .map(|bound| format!("{}: {}", bound.item, self.instead(bound)))
             .collect();
         if self.strictness == Strictness::Strict && !unmatched.is_empty() {
             return Err(Error::Unmatched {
@@ -454,13 +457,17 @@ impl Planner {
         Ok(unmatched)
     }
 
-    fn instead(&self, item: &Item) -> String {
+    fn instead(&self, bound: &Bound) -> String {
+        let item = &bound.item;
         let target = match &item.target {
             Target::Number(number) => number.to_string(),
             Target::Range(from, Some(to)) => format!("{from}-{to}"),
             Target::Range(from, None) => format!("{from}-"),
             _ => "such a descriptor".to_owned(),
         };
+        if item.action != Action::Ignore && bound.numbers.is_empty() {
+            return format!("nothing in {target} is open here, so nothing is preserved");
+        }
         if let Some(TaskSelector::Pid(pid)) = item.task {
             return match self.tasks.get(&pid) {
                 Some(open) => format!("task {pid} has no {target}; open there: {}", ranges(open)),
@@ -655,6 +662,14 @@ mod tests {
                 .map_err(|e| e.errno()),
             Err(libc::EEXIST)
         );
+    }
+
+    #[test]
+    fn the_root_task_is_one_task_also_where_it_shares_its_table() {
+        let mut p = planner("root:1", "");
+        let shared = descriptors(&[(1, 2)]);
+        assert_eq!(p.table(&[10], true, &shared).unwrap().fates, [Fate::Drop]);
+        assert_eq!(p.table(&[11], true, &shared).unwrap().fates, [Fate::Keep]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use ckpt_image::caller::Caller;
 use ckpt_image::criu::{self as image, Image};
 use ckpt_image::plan::Planner;
 use ckpt_restart::settings::Settings;
-use ckpt_restart::{Error, caller, info, log, refuse, warn};
+use ckpt_restart::{Error, caller, log, warn};
 use files::{Opened, in_memory};
 use libc::{c_char, c_int};
 use once_cell::sync::OnceCell;
@@ -65,19 +65,14 @@ pub fn start(state: &State) -> bool {
     let Some(invocation) = arguments::parse(&state.arguments) else {
         return true;
     };
-    let request = match (&state.settings, invocation.verb) {
-        (Ok(settings), Verb::Dump) => {
-            if !settings.advice.is_empty() {
-                warn_of_dump();
-            }
-            return true;
+    if invocation.verb == Verb::Dump {
+        if !state.settings.advice.is_empty() || state.settings.mistake.is_some() {
+            warn_of_dump();
         }
-        (Err(_), Verb::Dump) => return true,
-        (Ok(settings), _) => prepare(settings, invocation),
-        (Err(error), _) => Err(error.clone().into()),
-    };
-    let request = request.unwrap_or_else(|error| {
-        refuse!("{error}: nothing is restored");
+        return true;
+    }
+    let request = prepare(&state.settings, invocation).unwrap_or_else(|error| {
+        log::refused(&error);
         if invocation.verb == Verb::Restore {
             // SAFETY: ends the process; nothing of it has run yet.
             unsafe { libc::_exit(1) }
@@ -115,13 +110,7 @@ fn is_criu() -> bool {
 /// Checks what can be checked before the image is known, and lays out what criu
 /// is to inherit; `None` where nothing is asked for.
 fn prepare(settings: &Settings, invocation: Invocation) -> Result<Option<Request>, Error> {
-    if let Some(path) = &settings.log_file {
-        let what = format!("CKPT_LOG_FILE={}", path.display());
-        log::to_file(path).map_err(|e| Error::system(what, e))?;
-    }
-    if !settings.unknown.is_empty() {
-        warn!("{}: no such variable", settings.unknown.join(", "));
-    }
+    settings.begin()?;
     let advice = &settings.advice;
     if advice.is_empty() && !settings.dry_run {
         return Ok(None);
@@ -240,25 +229,19 @@ impl Request {
         let rewrite = Image::read(files)
             .and_then(|image| image::rewrite(&image, advice, caller.clone()))
             .map_err(|error| {
-                refuse!("{error}: nothing is restored");
+                let error = Error::from(error);
+                log::refused(&error);
                 error.errno()
             })?;
-        for unmatched in &rewrite.unmatched {
-            warn!("nothing matched: {unmatched}");
-        }
+        log::report(&rewrite.changes, &rewrite.unmatched, dry_run);
         if dry_run {
-            for change in &rewrite.changes {
-                refuse!("plan: {change}");
-            }
-            refuse!("{}", Error::DryRun);
+            log::refused(&Error::DryRun);
             return Err(Error::DryRun.errno());
         }
-        for change in &rewrite.changes {
-            info!("{change}");
-        }
         let directory = caller::identity(directory).map_err(|error| {
-            refuse!("the image directory: {error}: nothing is restored");
-            error.raw_os_error().unwrap_or(libc::EIO)
+            let error = Error::system("the image directory", error);
+            log::refused(&error);
+            error.errno()
         })?;
         *SERVED.lock() = Some(Served {
             directory,

@@ -12,14 +12,14 @@ use redhook::{hook, real};
 
 hook! {
     unsafe fn read(fd: c_int, buffer: *mut c_void, count: size_t) -> ssize_t => on_read {
-        linux_cr::on_read(fd, buffer, unsafe { real!(read)(fd, buffer, count) })
+        linux_cr::on_read(fd, buffer, count, unsafe { real!(read)(fd, buffer, count) })
     }
 }
 
 hook! {
     unsafe fn __read_chk(fd: c_int, buffer: *mut c_void, count: size_t, size: size_t) -> ssize_t
         => on_read_chk {
-        linux_cr::on_read(fd, buffer, unsafe { real!(__read_chk)(fd, buffer, count, size) })
+        linux_cr::on_read(fd, buffer, count, unsafe { real!(__read_chk)(fd, buffer, count, size) })
     }
 }
 

@@ -14,8 +14,8 @@ use ckpt_image::linux_cr::begins_like_an_image;
 use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_restart::call::{self, Shape};
 use ckpt_restart::request::{self, Naming, Request, Sources};
-use ckpt_restart::{Error, caller, debug, log, refuse, warn};
-use libc::{c_int, c_long, c_void, ssize_t};
+use ckpt_restart::{Error, caller, debug, log, warn};
+use libc::{c_int, c_long, c_void, size_t, ssize_t};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use std::os::fd::BorrowedFd;
@@ -42,6 +42,7 @@ static SEEN: AtomicPtr<AtomicBool> = AtomicPtr::new(std::ptr::null_mut());
 
 /// The first record of a little-endian image: its type and length.
 const PREFIX: [u8; 8] = [1, 0, 0, 0, 72, 0, 0, 0];
+const FIRST_RECORD: usize = 72;
 
 /// A descriptor to preserve.
 struct Kept {
@@ -52,9 +53,7 @@ struct Kept {
 
 /// Before main: notes which descriptors are to be preserved.
 pub fn start(state: &State) {
-    let Ok(settings) = &state.settings else {
-        return;
-    };
+    let settings = &state.settings;
     let mut numbers: Vec<i32> = Vec::new();
     for item in &settings.advice.items {
         match (&item.action, &item.target) {
@@ -102,7 +101,11 @@ pub fn end(state: &State) {
 
 /// After a read: the first bytes of an image are the moment to look at the
 /// request.
-pub fn on_read(fd: c_int, buffer: *const c_void, result: ssize_t) -> ssize_t {
+///
+/// Whoever asks for more than the first record is a program that copies or
+/// unpacks an image: one that restarts leaves the rest to the kernel, and reads
+/// the head exactly.
+pub fn on_read(fd: c_int, buffer: *const c_void, count: size_t, result: ssize_t) -> ssize_t {
     let Ok(length) = usize::try_from(result) else {
         return result;
     };
@@ -116,7 +119,7 @@ pub fn on_read(fd: c_int, buffer: *const c_void, result: ssize_t) -> ssize_t {
         });
         return result;
     }
-    if length < 8 {
+    if length < 8 || count > FIRST_RECORD {
         return result;
     }
     // SAFETY: read(2) has just written this many bytes there.
@@ -209,7 +212,7 @@ pub fn on_syscall(
     let Some(state) = state() else {
         return real(arguments[1]);
     };
-    let configured = state.settings.as_ref().ok().and_then(|s| s.restart_nr);
+    let configured = state.settings.restart_nr;
     let shape = match call::shape(number, arguments, configured) {
         // Tasks call on small stacks, and may share their memory.
         None | Some(Shape::Task) => return real(arguments[1]),
@@ -235,11 +238,11 @@ pub fn on_syscall(
             return fail(errno);
         }
     };
-    let dry_run = state.settings.as_ref().is_ok_and(|s| s.dry_run);
+    let dry_run = state.settings.dry_run;
     match call::carry(request, shape, dry_run, &with) {
         Ok(result) => result,
         Err(error) => {
-            say_refused(&error);
+            log::refused(&error);
             fail(error.errno())
         }
     }
@@ -254,7 +257,7 @@ fn look_at(
     let looked = REQUEST.get_or_init(|| {
         map_seen();
         prepare(state, fd, start).map_err(|error| {
-            say_refused(&error);
+            log::refused(&error);
             error.errno()
         })
     });
@@ -264,25 +267,9 @@ fn look_at(
     }
 }
 
-fn say_refused(error: &Error) {
-    match error {
-        Error::DryRun => refuse!("{error}"),
-        error => refuse!("restart refused: {error}"),
-    }
-}
-
 fn prepare(state: &State, fd: c_int, start: Option<u64>) -> Result<Option<Request>, Error> {
-    let settings = match &state.settings {
-        Ok(settings) => settings,
-        Err(error) => return Err(error.clone().into()),
-    };
-    if let Some(path) = &settings.log_file {
-        log::to_file(path)
-            .map_err(|e| Error::system(format!("CKPT_LOG_FILE={}", path.display()), e))?;
-    }
-    for name in &settings.unknown {
-        warn!("{name} is no variable of this library: see libckptadv(8)");
-    }
+    let settings = &state.settings;
+    settings.begin()?;
     if settings.advice.is_empty() && !settings.dry_run {
         return Ok(None);
     }
@@ -299,7 +286,7 @@ fn prepare(state: &State, fd: c_int, start: Option<u64>) -> Result<Option<Reques
         // SAFETY: the program has it open for the length of its call.
         let image = unsafe { BorrowedFd::borrow_raw(fd) };
         let rewriter = request.check(image, start)?;
-        call::report(&rewriter, settings.dry_run);
+        log::report(rewriter.changes(), rewriter.warnings(), settings.dry_run);
         if settings.dry_run {
             return Err(Error::DryRun);
         }

@@ -1,7 +1,6 @@
 //! What the process was started with, and the two moments at which the library
 //! acts by itself: before main, and at exit.
 
-use ckpt_image::Error;
 use ckpt_restart::settings::Settings;
 use ckpt_restart::{caller, log};
 use once_cell::sync::OnceCell;
@@ -10,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the process was started with.
 pub struct State {
-    /// The settings, or why no restart may happen.
-    pub settings: Result<Settings, Error>,
+    /// The CKPT_ variables.
+    pub settings: Settings,
     /// The process that was started, as opposed to its forked children.
     pub pid: c_int,
     /// Its arguments, the program's name first.
@@ -51,8 +50,7 @@ extern "C" fn start(argc: c_int, argv: *const *const c_char, envp: *const *const
         Some((entry[..equals].to_vec(), entry[equals + 1..].to_vec()))
     });
     let settings = Settings::read(environment, caller::descriptor_limit());
-    let level = settings.as_ref().ok().and_then(|s| s.log);
-    log::start(level.unwrap_or(log::Level::Warn));
+    log::start(settings.log.unwrap_or(log::Level::Warn));
     let count = usize::try_from(argc).unwrap_or(0);
     let state = State {
         settings,

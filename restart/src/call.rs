@@ -10,7 +10,7 @@ use crate::caller;
 use crate::error::Error;
 use crate::request::Request;
 use crate::stream::{self, Pump, Until};
-use crate::{debug, info};
+use crate::{debug, log};
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -155,21 +155,7 @@ pub fn give_up(real: &dyn Fn(i32) -> i64) {
 
 fn say(request: &Request, rewriter: &ckpt_image::linux_cr::Rewriter, dry_run: bool) {
     if !request.is_checked() {
-        report(rewriter, dry_run);
-    }
-}
-
-/// Says what is changed, and what may not be as meant.
-pub fn report(rewriter: &ckpt_image::linux_cr::Rewriter, dry_run: bool) {
-    for change in rewriter.changes() {
-        if dry_run {
-            crate::refuse!("plan: {change}");
-        } else {
-            info!("{change}");
-        }
-    }
-    for warning in rewriter.warnings() {
-        crate::warn!("{warning}");
+        log::report(rewriter.changes(), rewriter.warnings(), dry_run);
     }
 }
 

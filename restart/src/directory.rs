@@ -1,7 +1,7 @@
 //! A CRIU image on disk.
 
 use crate::error::Error;
-use crate::{caller, info, warn};
+use crate::{caller, log, warn};
 use ckpt_image::advice::Advice;
 use ckpt_image::criu::{Directory, Image, inherited, rewrite};
 use std::collections::BTreeMap;
@@ -38,9 +38,6 @@ pub fn rewrite_to(advice: &Advice, from: &Path, to: &Path) -> Result<(), Error> 
     let caller = caller::given(advice).map_err(|e| Error::system("/proc/self/fd", e))?;
     let options = inherited(advice, &caller);
     let rewrite = rewrite(&Image::read(&Stored(from))?, advice, caller)?;
-    for unmatched in &rewrite.unmatched {
-        warn!("nothing matched: {unmatched}");
-    }
     if to.exists() {
         return Err(failed(io::ErrorKind::AlreadyExists.into()));
     }
@@ -52,9 +49,7 @@ pub fn rewrite_to(advice: &Advice, from: &Path, to: &Path) -> Result<(), Error> 
         let _ = fs::remove_dir_all(&new);
         return Err(failed(error));
     }
-    for change in &rewrite.changes {
-        info!("{change}");
-    }
+    log::report(&rewrite.changes, &rewrite.unmatched, false);
     if !options.is_empty() {
         let options = options
             .iter()

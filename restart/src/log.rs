@@ -6,6 +6,7 @@
 //! it was in the beginning: a program that opens something else as 2 does not
 //! find our words in it.
 
+use ckpt_image::plan::Change;
 use std::ffi::CString;
 use std::fmt;
 use std::io;
@@ -81,7 +82,8 @@ pub fn say(level: Level, message: fmt::Arguments<'_>) {
         Level::Debug => "debug: ",
         Level::Trace => "trace: ",
     };
-    let line = format!("ckptadv: {kind}{message}").replace('\n', " ") + "\n";
+    // Names of files come from the image and may hold what a terminal acts on.
+    let line = format!("ckptadv: {kind}{message}").replace(char::is_control, "?") + "\n";
     // SAFETY: errno is a plain thread-local int.
     let errno = unsafe { *libc::__errno_location() };
     match FILE.get() {
@@ -103,6 +105,29 @@ pub fn say(level: Level, message: fmt::Arguments<'_>) {
     }
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
+}
+
+/// Says that a restart is refused: nothing is restored.
+pub fn refused(error: &crate::Error) {
+    match error {
+        crate::Error::DryRun => say(Level::Error, format_args!("{error}")),
+        error => say(Level::Error, format_args!("restart refused: {error}")),
+    }
+}
+
+/// Says what a request comes to: the plan where it is only asked for, otherwise
+/// what is done; and what may not be as meant.
+pub fn report(changes: &[Change], warnings: &[String], dry_run: bool) {
+    for change in changes {
+        if dry_run {
+            say(Level::Error, format_args!("plan: {change}"));
+        } else {
+            say(Level::Info, format_args!("{change}"));
+        }
+    }
+    for warning in warnings {
+        say(Level::Warn, format_args!("{warning}"));
+    }
 }
 
 /// Says that something was refused.

@@ -1,6 +1,6 @@
 //! The CKPT_ variables (ckpt_advice(7)), read once and never changed.
 
-use crate::log::Level;
+use crate::log::{self, Level};
 use ckpt_image::Error;
 use ckpt_image::advice::{Action, Advice, Item, Source, Strictness, parse_list};
 use std::path::PathBuf;
@@ -20,6 +20,9 @@ pub struct Settings {
     pub restart_nr: Option<i64>,
     /// Variables whose name begins with CKPT_ and that nobody knows.
     pub unknown: Vec<String>,
+    /// The first value that cannot be read, or cannot be obeyed yet. It must
+    /// refuse a restart, also where there is no advice.
+    pub mistake: Option<Error>,
 }
 
 /// The variables that are known, for checks of documentation against code.
@@ -43,14 +46,9 @@ impl Settings {
     ///   are passed over, empty values are as good as none.
     /// * `limit`: RLIMIT_NOFILE.
     ///
-    /// # Errors
-    /// [`Error::Syntax`] for a value that cannot be read, [`Error::Unsupported`]
-    /// for a variable that is documented and not acted on yet. Either must
-    /// refuse a restart, also where there is no advice.
-    pub fn read(
-        environment: impl Iterator<Item = (Vec<u8>, Vec<u8>)>,
-        limit: u64,
-    ) -> Result<Self, Error> {
+    /// All are read also where one has a mistake, so that the mistake is told
+    /// where CKPT_LOG_FILE wants it.
+    pub fn read(environment: impl Iterator<Item = (Vec<u8>, Vec<u8>)>, limit: u64) -> Self {
         let mut settings = Settings::default();
         let mut ignore: Vec<Item> = Vec::new();
         for (name, value) in environment {
@@ -58,29 +56,62 @@ impl Settings {
                 continue;
             }
             let name = String::from_utf8_lossy(&name).into_owned();
-            let list = |action: Action| parse_list(&name, &value, &action, limit);
-            match name.as_str() {
-                "CKPT_PRESERVE" => settings.advice.items.extend(list(Action::Preserve)?),
-                "CKPT_IGNORE" => ignore = list(Action::Ignore)?,
-                "CKPT_SUBSTITUTE" => {
-                    let stand_in = Action::Substitute(Source::Descriptor(0));
-                    settings.advice.items.extend(list(stand_in)?);
-                }
-                "CKPT_STRICT" => settings.advice.strictness = strictness(&name, &value)?,
-                "CKPT_DRY_RUN" => settings.dry_run = switch(&name, &value)?,
-                "CKPT_LOG" => settings.log = Some(level(&name, &value)?),
-                "CKPT_LOG_FILE" => settings.log_file = Some(path(value)),
-                "CKPT_RESTART_NR" => settings.restart_nr = Some(number(&name, &value)?),
-                "CKPT_ACCEPT" => {
-                    list(Action::Preserve)?;
-                    return Err(not_yet(&name, "advice that travels with an image"));
-                }
-                "CKPT_REPORT" => return Err(not_yet(&name, "the report")),
-                _ => settings.unknown.push(name),
+            if let Err(mistake) = settings.set(name, value, limit, &mut ignore) {
+                settings.mistake.get_or_insert(mistake);
             }
         }
         settings.advice.items.append(&mut ignore);
-        Ok(settings)
+        settings
+    }
+
+    fn set(
+        &mut self,
+        name: String,
+        value: Vec<u8>,
+        limit: u64,
+        ignore: &mut Vec<Item>,
+    ) -> Result<(), Error> {
+        let list = |action: Action| parse_list(&name, &value, &action, limit);
+        match name.as_str() {
+            "CKPT_PRESERVE" => self.advice.items.extend(list(Action::Preserve)?),
+            "CKPT_IGNORE" => *ignore = list(Action::Ignore)?,
+            "CKPT_SUBSTITUTE" => {
+                let stand_in = Action::Substitute(Source::Descriptor(0));
+                self.advice.items.extend(list(stand_in)?);
+            }
+            "CKPT_STRICT" => self.advice.strictness = strictness(&name, &value)?,
+            "CKPT_DRY_RUN" => self.dry_run = switch(&name, &value)?,
+            "CKPT_LOG" => self.log = Some(level(&name, &value)?),
+            "CKPT_LOG_FILE" => self.log_file = Some(path(value)),
+            "CKPT_RESTART_NR" => self.restart_nr = Some(number(&name, &value)?),
+            "CKPT_ACCEPT" => {
+                list(Action::Preserve)?;
+                return Err(not_yet(&name, "advice that travels with an image"));
+            }
+            "CKPT_REPORT" => return Err(not_yet(&name, "the report")),
+            _ => self.unknown.push(name),
+        }
+        Ok(())
+    }
+
+    /// What an engine does first, once it sees a restart: sends messages where
+    /// they are wanted, and refuses where a variable has a mistake.
+    ///
+    /// # Errors
+    /// The mistake; or what the system says of CKPT_LOG_FILE.
+    pub fn begin(&self) -> Result<(), crate::Error> {
+        if let Some(path) = &self.log_file {
+            log::to_file(path).map_err(|e| {
+                crate::Error::system(format!("CKPT_LOG_FILE={}", path.display()), e)
+            })?;
+        }
+        if let Some(mistake) = &self.mistake {
+            return Err(mistake.clone().into());
+        }
+        for name in &self.unknown {
+            crate::warn!("{name} is no variable of this library: see libckptadv(8)");
+        }
+        Ok(())
     }
 }
 
@@ -142,7 +173,7 @@ fn path(value: Vec<u8>) -> PathBuf {
 mod tests {
     use super::*;
 
-    fn read(pairs: &[(&str, &str)]) -> Result<Settings, Error> {
+    fn read(pairs: &[(&str, &str)]) -> Settings {
         let environment = pairs
             .iter()
             .map(|(n, v)| (n.as_bytes().to_vec(), v.as_bytes().to_vec()));
@@ -155,17 +186,24 @@ mod tests {
             if matches!(*name, "CKPT_LOG_FILE" | "CKPT_REPORT") {
                 continue;
             }
-            let error = read(&[(name, "!")]).expect_err(name);
+            let error = read(&[(name, "!")]).mistake.expect(name);
             assert_eq!(error.errno(), libc::EINVAL, "{name}");
             assert!(error.to_string().starts_with(name), "{error}");
-            assert!(read(&[(name, "")]).is_ok(), "{name}");
+            assert_eq!(read(&[(name, "")]).mistake, None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_mistake_does_not_hide_where_it_is_to_be_told() {
+        let settings = read(&[("CKPT_IGNORE", "3x"), ("CKPT_LOG_FILE", "/tmp/l")]);
+        assert!(settings.mistake.is_some());
+        assert_eq!(settings.log_file, Some("/tmp/l".into()));
     }
 
     #[test]
     fn what_is_not_done_yet_is_refused() {
         for (name, value) in [("CKPT_ACCEPT", "3"), ("CKPT_REPORT", "/tmp/r")] {
-            let error = read(&[(name, value)]).expect_err(name);
+            let error = read(&[(name, value)]).mistake.expect(name);
             assert_eq!(error.errno(), libc::ENOTSUP);
         }
     }
@@ -178,8 +216,8 @@ mod tests {
             ("CKPT_IGNORE", "3"),
             ("CKPT_PRESERVE", "1"),
             ("CKPT_STRICT", "strict"),
-        ])
-        .expect("nothing wrong");
+        ]);
+        assert_eq!(settings.mistake, None);
         assert_eq!(settings.unknown, ["CKPT_IGNORED"]);
         assert_eq!(settings.advice.items.len(), 2);
         assert_eq!(settings.advice.strictness, Strictness::Strict);

@@ -472,14 +472,13 @@ impl Editor {
                 continue;
             };
             let index = self.survey.ttys.get(slave).map_or(0, |tty| tty.index);
-            let list: Vec<String> = numbers.iter().map(i32::to_string).collect();
+            let list: Vec<String> = numbers.iter().map(|n| format!("{task}:{n}")).collect();
             let list = list.join(",");
             return Err(Error::Contradiction {
                 what: format!(
-                    "{item}: terminal /dev/pts/{index} would be left to task {task} on {list} \
-                     and be dead there"
+                    "{item}: terminal /dev/pts/{index} would be left at {list} and be dead there"
                 ),
-                remedy: format!("add CKPT_IGNORE={task}:{list} (or preserve {list} as well)"),
+                remedy: format!("add CKPT_IGNORE={list} (or CKPT_PRESERVE={list})"),
             });
         }
         Ok(())
