@@ -693,6 +693,22 @@ fn the_users_own_inheritance_and_configuration_stay() {
     }
 }
 
+#[test]
+fn an_image_that_does_not_come_out_of_files_is_noticed() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &[], &[]) else {
+        return;
+    };
+    let restore = image.restore().advice("IGNORE", "0");
+    let said = restore.options(&["--stream"]).run().refused();
+    assert!(said.contains("criu --stream: an image"), "{said}");
+    let config = world.path("criu.conf");
+    fs::write(&config, "stream").expect("written");
+    let restore = image.restore().advice("IGNORE", "0");
+    let said = restore.env("CRIU_CONFIG_FILE", &config).run().refused();
+    assert!(said.contains("the advice was not used"), "{said}");
+}
+
 /// `criu swrk` with a request on its socket, as runc, crun and go-criu drive it.
 fn over_rpc(image: &Image<'_>, prepare: impl FnOnce(Restore<'_>) -> Restore<'_>) -> (bool, String) {
     let mut ends = [0; 2];

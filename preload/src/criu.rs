@@ -28,6 +28,7 @@ use std::ffi::CStr;
 use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Below criu's service descriptors, above what programs use.
 const OUT_OF_THE_WAY: c_int = 160;
@@ -48,6 +49,9 @@ struct Served {
     directory: (u64, u64),
     files: BTreeMap<String, Vec<u8>>,
 }
+
+/// criu came for the image.
+static SEEN: AtomicBool = AtomicBool::new(false);
 
 /// Forked tasks inherit it.
 static SERVED: Mutex<Option<Served>> = Mutex::new(None);
@@ -79,6 +83,16 @@ pub fn start(state: &State) -> bool {
         let _ = REQUEST.set(request);
     }
     true
+}
+
+/// At exit: says so where a restore got its image in a way that was not seen.
+pub fn end(state: &State) {
+    // SAFETY: getpid takes nothing.
+    let started = state.pid == unsafe { libc::getpid() };
+    let restores = arguments::parse(&state.arguments).map(|i| i.verb) == Some(Verb::Restore);
+    if started && restores && REQUEST.get().is_some() && !SEEN.load(Ordering::Relaxed) {
+        warn!("criu ended and did not open files.img: the advice was not used");
+    }
 }
 
 fn warn_of_dump() {
@@ -206,6 +220,7 @@ impl Request {
     /// Reads the image, and has the files that advice changes ready; the errno
     /// that stops the restore otherwise.
     fn carry_out(&self, directory: c_int, files: &Opened<'_>) -> Result<(), c_int> {
+        SEEN.store(true, Ordering::Relaxed);
         *SERVED.lock() = None;
         let (advice, caller, dry_run) = match self {
             Request::Refused(errno) => return Err(*errno),

@@ -76,6 +76,7 @@ extern "C" fn start(argc: c_int, argv: *const *const c_char, envp: *const *const
 extern "C" fn end() {
     if let Some(state) = state() {
         crate::linux_cr::end(state);
+        crate::criu::end(state);
     }
 }
 

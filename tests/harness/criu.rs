@@ -16,6 +16,7 @@
 //! task cannot be restored while the one of that pid is not gone altogether.
 
 use crate::{build, is_root};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -83,6 +84,7 @@ impl World {
         if !is_root() {
             return None;
         }
+        own_terminals();
         // SAFETY: prctl with integers; it makes orphans children of this process.
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
         let name = format!(
@@ -199,6 +201,25 @@ impl Drop for World {
             let _ = fs::remove_dir_all(&self.directory);
         }
     }
+}
+
+/// Gives this thread and what it starts a /dev/pts of their own: a terminal can be
+/// restored only while nobody has taken its number.
+fn own_terminals() {
+    thread_local!(static DONE: Cell<bool> = const { Cell::new(false) });
+    if DONE.replace(true) {
+        return;
+    }
+    let (none, private) = (std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE);
+    // SAFETY: every string is a constant that ends in a NUL.
+    let done = unsafe {
+        let (pts, devpts) = (c"/dev/pts".as_ptr(), c"devpts".as_ptr());
+        let options = c"newinstance,ptmxmode=0666,mode=0620".as_ptr();
+        libc::unshare(libc::CLONE_NEWNS) == 0
+            && libc::mount(none, c"/".as_ptr(), none, private, none.cast()) == 0
+            && libc::mount(devpts, pts, devpts, 0, options.cast()) == 0
+    };
+    assert!(done, "an own /dev/pts: {}", io::Error::last_os_error());
 }
 
 fn read(path: &str) -> String {
