@@ -45,6 +45,8 @@ pub struct CallerFile {
     /// FMODE_* bits, as the kernel would give them to a new description of the
     /// same file (Linux-CR writes them into the image).
     pub f_mode: u32,
+    /// An epoll set can watch it.
+    pub pollable: bool,
     /// FD_CLOEXEC is set.
     pub close_on_exec: bool,
     /// Two numbers with one value share an open file description. It is the

@@ -553,6 +553,7 @@ mod tests {
             description: n,
             name: Vec::new(),
             link: format!("/file{n}"),
+            pollable: false,
             not_by_name: None,
         };
         Caller {

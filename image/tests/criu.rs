@@ -271,6 +271,7 @@ fn caller() -> Caller {
         description,
         name: Vec::new(),
         link: format!("/given{description}"),
+        pollable: false,
         not_by_name: None,
     };
     let numbers = [(1, 1), (2, 1), (9, 9), (40, 40)];

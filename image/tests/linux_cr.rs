@@ -14,7 +14,7 @@ use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_image::plan::Planner;
 use generator::build::{File, Head, Kind as Is, Process, Recipe, build, head_only};
 use generator::check::{View, check};
-use generator::meaning::{Becomes, Given, Item, list, outcome};
+use generator::meaning::{After, Becomes, Given, Item, list, outcome};
 use generator::recipes::{advice, damage, recipe};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -102,6 +102,7 @@ fn caller(owns: &BTreeMap<i32, Own>) -> Caller {
             description: number,
             name: format!("/proc/self/fd/{number}").into_bytes(),
             link: format!("/caller/{number}"),
+            pollable: kind != Kind::Reg,
             not_by_name: None,
         };
         if let Some((_, other)) = before.as_ref().filter(|_| shares) {
@@ -282,7 +283,30 @@ fn compare(
             None => prop_assert!(expected.touched.contains(id), "file {} is lost", id),
         }
     }
-    prop_assert_eq!(&after.watches, &before.watches);
+    for (epoll, had) in &before.watches {
+        let mut left = after.watches[epoll].iter();
+        for item in had {
+            if let Some(from) = taken_over(before, &expected.tables, item)
+                && !caller.files[&from].pollable
+                && left.as_slice().first() != Some(item)
+            {
+                continue;
+            }
+            let is = left.next();
+            let same = is == Some(item);
+            let moved = is.is_some_and(|is| {
+                taken_over(before, &expected.tables, item).is_some_and(|from| {
+                    let object = objects[&caller.files[&from].description];
+                    is[12..16] == object.to_le_bytes()
+                        && is[..12] == item[..12]
+                        && is[16..] == item[16..]
+                })
+            });
+            let stays = may_stay(before, &expected.tables, item);
+            prop_assert!(moved || (same && stays), "a watch of {}: {:?}", epoll, is);
+        }
+        prop_assert_eq!(left.next(), None);
+    }
     prop_assert_eq!(&after.mapped, &before.mapped);
     let mut controlling = before.controlling.clone();
     controlling.retain(|_, slave| !expected.taken.contains(slave));
@@ -702,4 +726,34 @@ fn a_terminal_is_not_taken_when_its_session_has_been_told_of_it() {
     let rewritten = rewrite(&image, &[item(1)], &Caller::default(), None, &[]);
     assert_eq!(rewritten.error, None);
     assert!(check(&rewritten.out).unwrap().controlling.is_empty());
+}
+
+/// The caller's number that took the place of the one by which a watch was made.
+fn taken_over(before: &View, tables: &BTreeMap<i32, After>, item: &[u8]) -> Option<i32> {
+    let (number, file) = watch(item);
+    before
+        .tables
+        .iter()
+        .find(|(_, held)| held.get(&number).is_some_and(|held| held.file == file))
+        .and_then(|(table, _)| match tables.get(table)?.get(&number)? {
+            (Becomes::Given(from), _) => Some(*from),
+            _ => None,
+        })
+}
+
+/// Whether a watch may stay with the file that it is of: its number was not
+/// given to another, or somebody still holds the file.
+fn may_stay(before: &View, tables: &BTreeMap<i32, After>, item: &[u8]) -> bool {
+    let (_, file) = watch(item);
+    let held = tables
+        .values()
+        .flat_map(BTreeMap::values)
+        .any(|(becomes, _)| matches!(becomes, Becomes::Kept(kept) if *kept == file));
+    held || taken_over(before, tables, item).is_none()
+}
+
+/// Number and file of a watch.
+fn watch(item: &[u8]) -> (i32, i32) {
+    let field = |at: usize| i32::from_le_bytes(item[at..at + 4].try_into().unwrap());
+    (field(8), field(12))
 }

@@ -116,6 +116,7 @@ pub fn examine(fd: i32, name: Vec<u8>) -> io::Result<CallerFile> {
         access: Access::of_flags(flags),
         flags,
         f_mode: f_mode(fd, kind, flags),
+        pollable: is_pollable(fd, kind),
         close_on_exec,
         description: fd,
         name,
@@ -240,6 +241,21 @@ fn kind(fd: i32, st: &libc::stat, link: &str) -> Kind {
             _ if link.starts_with("anon_inode:bpf") => Kind::Bpf,
             _ => Kind::Other,
         },
+    }
+}
+
+/// Whether an epoll set can watch a file: tried on one of our own.
+fn is_pollable(fd: i32, kind: Kind) -> bool {
+    if matches!(kind, Kind::Reg | Kind::Dir) {
+        return false;
+    }
+    let mut event = libc::epoll_event { events: 0, u64: 0 };
+    // SAFETY: the event is read by the kernel only, and the set is our own.
+    unsafe {
+        let set = libc::epoll_create1(libc::EPOLL_CLOEXEC);
+        let watched = libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, fd, &raw mut event) == 0;
+        libc::close(set);
+        watched
     }
 }
 
@@ -390,6 +406,7 @@ pub fn instead_of_the_image() -> CallerFile {
         },
         flags,
         f_mode,
+        pollable: kind == Kind::Tty,
         close_on_exec: false,
         description: -1,
         name: name.clone().into_bytes(),

@@ -11,7 +11,7 @@
 //! for it goes before the FILE_TABLE record, where the task that reads it still
 //! has the descriptors that it inherited from the restart program.
 
-use super::layout::{Layout, file_type, fixed};
+use super::layout::{Layout, PREFIX, file_type, fixed};
 use super::records::{Prefix, Record, Sink, Splitter};
 use super::survey::{Desc, Interest, Survey};
 use crate::Error;
@@ -33,6 +33,8 @@ const KEPT_FLAGS: i32 = libc::O_ACCMODE
     | libc::O_NOATIME;
 const FMODE_LSEEK: u32 = 4;
 const SIGNAL_TTY: usize = 312;
+/// Bytes of one watch of an epoll set.
+const ITEM: usize = 24;
 
 /// Tells the offset of a descriptor of the caller, at the moment it is asked.
 pub type Offsets = Box<dyn Fn(i32) -> Option<i64> + Send>;
@@ -63,6 +65,7 @@ impl Rewriter {
                 given: BTreeMap::new(),
                 plans: BTreeMap::new(),
                 terminals: Terminals::default(),
+                replaced: BTreeMap::new(),
                 watches: None,
                 warnings: Vec::new(),
             },
@@ -167,8 +170,8 @@ struct Buffered {
 struct Terminals {
     /// By the slave's objref: the item that took it.
     taken: BTreeMap<i32, String>,
-    /// By the slave's objref: task and numbers that keep it.
-    kept: BTreeMap<i32, (i32, BTreeSet<i32>)>,
+    /// By the slave's objref: tasks and numbers that keep it.
+    kept: BTreeMap<i32, BTreeSet<(i32, i32)>>,
     /// The records of ends that no file has needed so far, by objref.
     held: BTreeMap<i32, Vec<u8>>,
     /// By the slave's objref: the task whose controlling terminal it stays.
@@ -190,6 +193,9 @@ struct Editor {
     given: BTreeMap<i32, i32>,
     plans: BTreeMap<i32, TablePlan>,
     terminals: Terminals,
+    /// The caller's numbers that took the place of a file's, by its objref and
+    /// the number.
+    replaced: BTreeMap<i32, BTreeMap<i32, i32>>,
     /// EPOLL_ITEMS, until its items have come.
     watches: Option<Vec<u8>>,
     warnings: Vec<String>,
@@ -254,9 +260,8 @@ impl Editor {
     ) -> Result<(), Error> {
         let version = layout.version;
         if let Some(watches) = self.watches.take() {
-            let items = record.prefix.kind == fixed::BUFFER;
-            for item in 0..(record.bytes.len() - 8) / 24 * usize::from(items) {
-                self.release(record.i32(8 + item * 24 + 12)?)?;
+            if record.prefix.kind == fixed::BUFFER {
+                return self.watches(watches, record);
             }
             self.out.extend_from_slice(&watches);
         }
@@ -300,6 +305,48 @@ impl Editor {
             _ => {}
         }
         self.out.extend_from_slice(record.bytes);
+        Ok(())
+    }
+
+    /// The watches of an epoll set. One of a number that the caller's file took
+    /// passes to that file, where nobody else is known to hold the old one; one
+    /// that was dropped stays, and ends with its file when the restart does.
+    fn watches(&mut self, mut count: Vec<u8>, record: &Record<'_>) -> Result<(), Error> {
+        let mut items = record.bytes[..PREFIX].to_vec();
+        for (index, item) in record.bytes[PREFIX..].chunks_exact(ITEM).enumerate() {
+            let at = PREFIX + index * ITEM;
+            let (number, file) = (record.i32(at + 8)?, record.i32(at + 12)?);
+            let held = self.held.contains_key(&file);
+            let from = self.replaced.get(&file).and_then(|by| by.get(&number));
+            let Some(&from) = from.filter(|_| held) else {
+                self.release(file)?;
+                items.extend_from_slice(item);
+                continue;
+            };
+            let own = self.planner.caller().files.get(&from);
+            if !own.is_some_and(|own| own.pollable) {
+                self.warnings.push(format!(
+                    "descriptor {number} was watched by epoll, and what takes its place ({}) \
+                     cannot be: the watch is gone",
+                    own.map_or("", |own| own.link.as_str())
+                ));
+                continue;
+            }
+            let mut item = item.to_vec();
+            put(&mut item, 12, self.given[&self.description(from)]);
+            items.extend_from_slice(&item);
+        }
+        let left = (items.len() - PREFIX) / ITEM;
+        put(&mut count, 12, i32::try_from(left).unwrap_or(i32::MAX));
+        put(
+            &mut items,
+            4,
+            i32::try_from(PREFIX + left * ITEM).unwrap_or(i32::MAX),
+        );
+        self.out.extend_from_slice(&count);
+        if left > 0 {
+            self.out.extend_from_slice(&items);
+        }
         Ok(())
     }
 
@@ -413,6 +460,8 @@ impl Editor {
                         }
                         Fate::Drop => {}
                         Fate::Give(from) => {
+                            let numbers = self.replaced.entry(desc.file).or_default();
+                            numbers.insert(desc.number, *from);
                             let mut bytes = bytes.to_vec();
                             put(&mut bytes, 8, self.given[&self.description(*from)]);
                             self.out.extend_from_slice(&bytes);
@@ -466,12 +515,8 @@ impl Editor {
             let outside = file.file_type == file_type::TTY && self.survey.is_outside(file.behind);
             if *fate == Fate::Keep {
                 if outside {
-                    let (_, numbers) = self
-                        .terminals
-                        .kept
-                        .entry(file.behind)
-                        .or_insert_with(|| (task, BTreeSet::new()));
-                    numbers.insert(desc.number);
+                    let kept = self.terminals.kept.entry(file.behind).or_default();
+                    kept.insert((task, desc.number));
                 }
                 // The kernel keeps the result of the seek in an int, takes such a
                 // one for an error code and crashes.
@@ -530,11 +575,11 @@ impl Editor {
     /// of it would come back dead.
     fn check_terminals(&self) -> Result<(), Error> {
         for (slave, item) in &self.terminals.taken {
-            let Some((task, numbers)) = self.terminals.kept.get(slave) else {
+            let Some(kept) = self.terminals.kept.get(slave) else {
                 continue;
             };
             let index = self.survey.ttys.get(slave).map_or(0, |tty| tty.index);
-            let list: Vec<String> = numbers.iter().map(|n| format!("{task}:{n}")).collect();
+            let list: Vec<String> = kept.iter().map(|(task, n)| format!("{task}:{n}")).collect();
             let list = list.join(",");
             return Err(Error::Contradiction {
                 what: format!(

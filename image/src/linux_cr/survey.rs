@@ -10,7 +10,7 @@ use crate::advice::Kind;
 use crate::caller::Access;
 use crate::listing::{self, Description, Listing};
 use crate::plan::Descriptor;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 const SIGNAL_TTY: usize = 312;
 const O_DIRECTORY: u32 = 0x10000;
@@ -127,6 +127,11 @@ pub struct Survey {
     /// The pids that the image had before a restart program wrote new ones into
     /// its tree, in the order of the tree.
     pub names: Vec<i32>,
+    /// The threads of each process, without its own.
+    threads: HashMap<i32, Vec<i32>>,
+    processes: usize,
+    /// Terminals of which a file of the image is the master.
+    masters: HashSet<i32>,
     current: Option<usize>,
     pids: Vec<i32>,
     first_pid: i32,
@@ -162,19 +167,13 @@ impl Survey {
 
     /// The pids of a process, its own first.
     pub fn pids_of(&self, process: i32) -> Vec<i32> {
-        let threads = self
-            .tasks
-            .iter()
-            .filter(|task| task.process == process && task.pid != process)
-            .map(|task| task.pid);
-        std::iter::once(process).chain(threads).collect()
+        let threads = self.threads.get(&process).into_iter().flatten();
+        std::iter::once(process).chain(threads.copied()).collect()
     }
 
     /// Whether the whole image is one process.
     pub fn is_one_process(&self) -> bool {
-        self.tasks
-            .iter()
-            .all(|task| task.process == self.root_process())
+        self.processes <= 1
     }
 
     /// The process of the first task.
@@ -214,11 +213,7 @@ impl Survey {
         let Some(end) = self.ttys.get(&tty) else {
             return false;
         };
-        end.link != 0
-            && !self
-                .files
-                .values()
-                .any(|file| file.file_type == file_type::TTY && file.behind == end.link)
+        end.link != 0 && !self.masters.contains(&end.link)
     }
 
     /// Takes a whole record into account.
@@ -384,6 +379,13 @@ impl Survey {
             });
         }
         self.rename();
+        for task in &self.tasks {
+            if task.pid == task.process {
+                self.processes += 1;
+            } else {
+                self.threads.entry(task.process).or_default().push(task.pid);
+            }
+        }
         Ok(())
     }
 
@@ -393,10 +395,8 @@ impl Survey {
             return;
         }
         let now: Vec<i32> = self.tasks.iter().map(|task| task.pid).collect();
-        let named = |pid: i32| {
-            let index = now.iter().position(|&other| other == pid);
-            index.map_or(pid, |index| self.names[index])
-        };
+        let names: HashMap<i32, i32> = now.into_iter().zip(self.names.iter().copied()).collect();
+        let named = |pid: i32| names.get(&pid).copied().unwrap_or(pid);
         for task in &mut self.tasks {
             task.pid = named(task.pid);
             task.process = named(task.process);
@@ -501,6 +501,9 @@ impl Survey {
         let first_end = matches!(file.file_type, file_type::PIPE | file_type::FIFO)
             && !self.queued.contains_key(&file.behind);
         self.buffered = first_end.then_some(file.behind);
+        if file.file_type == file_type::TTY {
+            self.masters.insert(file.behind);
+        }
         self.files.insert(id, file);
         Ok(())
     }

@@ -150,7 +150,7 @@ fn one(
     let is_root = table == root_table;
     let named = |task: Task| match task {
         Task::Unnamed | Task::Every => true,
-        Task::Root => is_root,
+        Task::Root => process == view.tasks.first().map_or(0, |task| task.process),
         Task::Pid(pid) => view
             .tasks
             .iter()
