@@ -626,12 +626,12 @@ fn what_is_unmatched_is_said_and_does_no_harm() {
     assert!(
         outcome
             .said
-            .contains("ckptadv: warning: nothing matched: CKPT_IGNORE=12")
+            .contains("ckptadv: warning: CKPT_IGNORE=12")
     );
     assert!(
         outcome
             .said
-            .contains("ckptadv: warning: CKPT_FOO: no such variable")
+            .contains("ckptadv: warning: CKPT_FOO is no variable of this library")
     );
     drop(outcome.restored());
     let quiet = image

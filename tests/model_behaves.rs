@@ -114,6 +114,8 @@ fn a_program_may_restart_itself() {
         .args(["--self"])
         .run();
     assert_failed(&outcome, "EINVAL");
+    // Nothing has been done to it by then: it gets the error and ends by itself.
+    assert_eq!(exit_code(outcome.status.expect("an end")), 1);
 }
 
 #[test]
@@ -259,39 +261,87 @@ fn what_fits_into_a_pipe_depends_on_where_the_image_is() {
     assert_failed(&with(65536, true).feed(Feed::Pipe).run(), "EPIPE");
 }
 
+/// A hand-made image of pid 4242 on terminal 3, in a world that has its files.
+fn example(name: &str, number: u32, arguments: &[&str]) -> Restart {
+    // /usr is the machine's own: the executable goes to the home of the example.
+    let mut image = image(name);
+    let path = b"/usr/bin/example\0";
+    let exe = image
+        .windows(path.len())
+        .position(|bytes| bytes == path)
+        .expect("the exe");
+    image[exe..exe + path.len()].copy_from_slice(b"/home/u/example\0\0");
+    Restart::new(&image)
+        .number(number)
+        .own_pids()
+        .args(arguments)
+        .prepare(|| {
+            std::fs::create_dir("/home/u").expect("a home");
+            std::fs::write("/home/u/data.txt", "data of the example").expect("a file");
+            std::fs::write("/home/u/example", "").expect("a file");
+        })
+}
+
 #[test]
-fn the_second_layout_restarts_and_a_terminal_without_master_hangs_up() {
+fn both_layouts_restart_and_a_terminal_without_master_hangs_up() {
     if !harness::is_root() {
         return;
     }
-    for (name, number, calls) in [("example-v20", 302, "302"), ("example", 305, "305")] {
-        // /usr is the machine's own: the executable goes to the home of the example.
-        let mut image = image(name);
-        let exe = image
-            .windows(17)
-            .position(|bytes| bytes == b"/usr/bin/example\0")
-            .expect("the exe");
-        image[exe..exe + 17].copy_from_slice(b"/home/u/example\0\0");
-        let restart = Restart::new(&image)
-            .number(number)
-            .own_pids()
-            .args(["--pids"])
-            .prepare(|| {
-                std::fs::create_dir("/home/u").expect("a home");
-                std::fs::write("/home/u/data.txt", "data of the example").expect("a file");
-                std::fs::write("/home/u/example", "").expect("a file");
-            });
-        let mut outcome = restart.run();
+    for (name, number) in [("example-v20", 302), ("example", 305)] {
+        let mut outcome = example(name, number, &["--pids"]).run();
         assert_eq!(
             outcome.verdict,
             Verdict::Restarted,
-            "{calls}: {}",
+            "{name}: {}",
             outcome.stderr()
         );
         // The call succeeds; the signal comes with the end of the last hold on the master.
         assert_eq!(exit_code(outcome.wait()), 0);
         assert!(!alive(outcome.pid(4242)));
     }
+}
+
+#[test]
+fn a_terminal_needs_its_number_and_its_foreground_group() {
+    if !harness::is_root() {
+        return;
+    }
+    let taken = example("example-v20", 302, &["--pids"]).prepare(|| {
+        for _ in 0..4 {
+            // Held for as long as this test runs, in a devpts that only this world has.
+            std::mem::forget(std::fs::File::open("/dev/ptmx").expect("a terminal"));
+        }
+    });
+    assert_failed(&taken.run(), "EBUSY");
+    let renamed = example("example-v20", 302, &[]);
+    assert_failed(&renamed.run(), "ESRCH");
+}
+
+#[test]
+fn what_made_the_kernel_oops_fails() {
+    if !harness::is_root() {
+        return;
+    }
+    let whole = image("files");
+    // The first regular file that is not only appended to: `a` at 5.
+    let seekable =
+        |place: &edit::Place| place.kind == 304 && edit::u32_at(&whole, place.at + 24) == 5;
+    let file = edit::places(&whole)
+        .into_iter()
+        .find(seekable)
+        .expect("a file at 5");
+    for (position, verdict) in [
+        (1u64 << 31, "EINVAL"),
+        (3 << 30, "EINVAL"),
+        ((1 << 33) - 4096, "EINVAL"),
+    ] {
+        let image = edit::splice(&whole, file.at + 24, 8, &position.to_le_bytes());
+        let outcome = Restart::new(&image).scenario("files").run();
+        assert_failed(&outcome, verdict);
+    }
+    let name = edit::first(&whole, 303);
+    let image = edit::splice(&whole, name.at, name.length, &edit::record(303, &[]));
+    assert_failed(&Restart::new(&image).scenario("files").run(), "EINVAL");
 }
 
 #[test]

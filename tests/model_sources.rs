@@ -420,3 +420,32 @@ fn what_a_task_inherited_is_seen_only_before_its_table() {
         outcome.verdict
     );
 }
+
+#[test]
+fn the_coordinator_reads_what_stands_before_the_tail() {
+    if !harness::is_root() {
+        return;
+    }
+    let image = image("files");
+    let tail = edit::first(&image, 9001);
+    for (path, expected) in [
+        ("/proc/self/fd/7", Ok(())),
+        ("/proc/self/fd/400", Err("ENOENT")),
+    ] {
+        let block = Reopen {
+            path,
+            ..generic(0x1d, READ)
+        }
+        .block();
+        let image = edit::splice(&image, tail.at, 0, &block);
+        let outcome = Restart::new(&image)
+            .scenario("files")
+            .descriptor(K, temporary(""))
+            .run();
+        match (&outcome.verdict, expected) {
+            (Verdict::Restarted, Ok(())) => {}
+            (Verdict::Failed { errno, .. }, Err(expected)) if errno == expected => {}
+            (other, _) => panic!("{path}: {other:?}"),
+        }
+    }
+}

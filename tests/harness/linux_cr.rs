@@ -1,4 +1,20 @@
 //! Restarting a Linux-CR image with a restart program, under the model of the restart call.
+//!
+//! ```no_run
+//! use harness::linux_cr::{Feed, Restart, Verdict, image};
+//!
+//! let log = std::fs::File::create("/tmp/log").unwrap();
+//! let outcome = Restart::new(&image("files"))
+//!     .scenario("files")
+//!     .env("CKPT_PRESERVE", "1,2")
+//!     .preload("target/debug/libckptadv.so")
+//!     .descriptor(1, log)
+//!     .feed(Feed::Pipe)
+//!     .run();
+//! assert_eq!(outcome.verdict, Verdict::Restarted, "{}", outcome.stderr());
+//! assert_eq!(outcome.link(534, 1), "/tmp/log");
+//! println!("{}", outcome.report());
+//! ```
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -62,7 +78,7 @@ pub struct Restart {
     preload: Option<PathBuf>,
     number: u32,
     scenario: Option<String>,
-    prepare: Option<Box<dyn FnOnce() + Send>>,
+    prepare: Vec<Box<dyn FnOnce() + Send>>,
     descriptors: Vec<(i32, OwnedFd)>,
     own_pids: bool,
     descriptor_limit: Option<u64>,
@@ -80,7 +96,7 @@ impl Restart {
             preload: None,
             number: 302,
             scenario: None,
-            prepare: None,
+            prepare: Vec::new(),
             descriptors: Vec::new(),
             own_pids: false,
             descriptor_limit: None,
@@ -131,7 +147,7 @@ impl Restart {
 
     /// Something to do inside the world before the program starts.
     pub fn prepare(mut self, job: impl FnOnce() + Send + 'static) -> Self {
-        self.prepare = Some(Box::new(job));
+        self.prepare.push(Box::new(job));
         self
     }
 
@@ -168,8 +184,8 @@ impl Restart {
             Some(name) => World::of_scenario(&scratch.0, name),
             None => World::new(&scratch.0),
         };
-        if let Some(prepare) = self.prepare {
-            world.enter(prepare);
+        for job in self.prepare {
+            world.enter(job);
         }
         let image = scratch.0.join("image");
         fs::write(&image, &self.image).expect("the image");
@@ -527,7 +543,7 @@ impl Scratch {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path =
-            std::env::temp_dir().join(format!("ckptadv-restart-{}-{number}", std::process::id()));
+            std::env::temp_dir().join(format!("restarted-image-{}-{number}", std::process::id()));
         fs::create_dir_all(&path).expect("a directory for a test");
         Self(path)
     }

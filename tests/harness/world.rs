@@ -1,10 +1,10 @@
-//! A private file system for a restart: the machine's own, but with fresh directories where images have theirs.
+//! A private file system for a restart: the machine's own, and beside it the directories that images have.
 
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::ptr::null;
 use std::sync::mpsc;
@@ -12,8 +12,8 @@ use std::thread;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Not taken over from the machine, so that images find nothing there but what the world has for them.
-const FRESH: [&str; 3] = ["mnt", "job", "home"];
+/// Where images have directories of their own, beside whatever the machine has there.
+const SHARED: [&str; 3] = ["mnt", "job", "home"];
 /// Files that the scenarios of the images left behind.
 const FILES: [&str; 6] = ["log", "a", "b", "c", "m", "n"];
 
@@ -25,7 +25,7 @@ pub struct World {
 }
 
 impl World {
-    /// A world with an empty `/mnt`, `/job` and `/home`, and its own terminals; mounts go below `scratch`.
+    /// A world that has `/job`, room for more in `/mnt` and `/home`, and its own terminals; mounts go below `scratch`.
     pub fn new(scratch: &Path) -> Self {
         let (jobs, received) = mpsc::channel::<Job>();
         let (ready, result) = mpsc::channel();
@@ -61,7 +61,9 @@ impl World {
                 fs::write(directory.join(file), "what the scenario wrote\n").expect("a file");
             }
             make_fifo(&directory.join("ff")).expect("a fifo");
-            fs::copy("/proc/self/exe", "/mnt/crh").expect("an executable");
+            fs::write("/mnt/crh", "mapped by nobody").expect("an executable");
+            let mode = Permissions::from_mode(0o755);
+            fs::set_permissions("/mnt/crh", mode).expect("an executable");
         });
         world
     }
@@ -107,27 +109,9 @@ fn make(root: &Path) -> io::Result<()> {
     )?;
     fs::create_dir_all(root)?;
     mount(Some("world"), root, Some("tmpfs"), 0, Some("mode=755"))?;
-    for entry in fs::read_dir("/")? {
-        let entry = entry?;
-        let (kind, name) = (entry.file_type()?, entry.file_name());
-        let inside = root.join(&name);
-        if kind.is_symlink() {
-            symlink(fs::read_link(entry.path())?, inside)?;
-        } else if kind.is_dir() {
-            fs::create_dir(&inside)?;
-            if !FRESH.iter().any(|fresh| name == *fresh) {
-                mount(
-                    entry.path().to_str(),
-                    &inside,
-                    None,
-                    libc::MS_BIND | libc::MS_REC,
-                    None,
-                )?;
-            }
-        }
-    }
-    for fresh in FRESH {
-        fs::create_dir_all(root.join(fresh))?;
+    mirror(Path::new("/"), root, &SHARED)?;
+    for shared in SHARED {
+        fs::create_dir_all(root.join(shared))?;
     }
     let terminals = root.join("dev/pts");
     mount(
@@ -149,6 +133,32 @@ fn make(root: &Path) -> io::Result<()> {
     // SAFETY: a string that outlives the call.
     ok(unsafe { libc::chroot(root.as_ptr()) })?;
     std::env::set_current_dir("/job")
+}
+
+/// Fills `to` with what `from` has: as mounts, but for the `shared` directories, which are filled in turn.
+fn mirror(from: &Path, to: &Path, shared: &[&str]) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (kind, name) = (entry.file_type()?, entry.file_name());
+        let inside = to.join(&name);
+        if kind.is_symlink() {
+            symlink(fs::read_link(entry.path())?, inside)?;
+        } else if kind.is_dir() {
+            fs::create_dir(&inside)?;
+            if shared.iter().any(|shared| name == *shared) {
+                mirror(&entry.path(), &inside, &[])?;
+            } else {
+                mount(
+                    entry.path().to_str(),
+                    &inside,
+                    None,
+                    libc::MS_BIND | libc::MS_REC,
+                    None,
+                )?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn mount(

@@ -34,19 +34,19 @@ impl Status {
                 .split_whitespace()
                 .filter_map(|pid| pid.parse().ok())
                 .collect(),
-            pending: (mask("SigPnd")? | mask("ShdPnd")?) & !mask("SigBlk")?,
+            pending: mask("SigPnd")? | mask("ShdPnd")?,
             caught: mask("SigCgt")?,
             ignored: mask("SigIgn")?,
         })
     }
 
-    /// Whether a signal waits that would end an interruptible sleep. For a traced task the kernel also queues
+    /// Whether a signal waits that would end an interruptible sleep of who blocks only these. For a traced task the kernel also queues
     /// those that it would have thrown away.
-    pub fn would_wake(&self) -> bool {
+    pub fn would_wake(&self, blocked: u64) -> bool {
         let bit = |signal: c_int| 1u64 << (signal - 1);
         let harmless =
             bit(libc::SIGCHLD) | bit(libc::SIGCONT) | bit(libc::SIGURG) | bit(libc::SIGWINCH);
-        self.pending & !self.ignored & (self.caught | !harmless) != 0
+        self.pending & !blocked & !self.ignored & (self.caught | !harmless) != 0
     }
 }
 

@@ -81,6 +81,8 @@ pub struct Restart<'a> {
     complaint: Option<(Stop, u64, String)>,
     restored: Vec<(i32, Option<pid_t>)>,
     entries: Vec<Entry>,
+    /// Whether a task has been touched; before, one that restarts itself gets an error and lives.
+    begun: bool,
     /// Of v23: pid objects and their numbers.
     pids: Vec<(i32, i32)>,
     xstate: u32,
@@ -124,6 +126,7 @@ impl<'a> Restart<'a> {
             complaint: None,
             restored: Vec::new(),
             entries: Vec::new(),
+            begun: false,
             pids: Vec::new(),
             xstate: 512,
             nesting: 0,
@@ -148,6 +151,7 @@ impl<'a> Restart<'a> {
             };
             self.interrupted()?;
             self.reader = task;
+            self.begun = true;
             if let Err(stop) = self.restore_task(i) {
                 return Err(self.complain(stop, "task restart failed"));
             }
@@ -228,7 +232,8 @@ impl<'a> Restart<'a> {
         let coordinator = self.request.coordinator;
         let mut doomed = self.living();
         doomed.extend(self.tracer.parked().into_iter().map(|(tid, _)| tid));
-        if self.reader != coordinator || self.is_self() {
+        let begun = self.reader != coordinator || self.is_self() && self.begun;
+        if begun {
             doomed.push(self.reader);
         }
         if !self.is_self() {
@@ -877,8 +882,7 @@ impl<'a> Restart<'a> {
 }
 
 fn interrupted(tracer: &Tracer, coordinator: pid_t, alone: bool) -> Step<()> {
-    let waiting =
-        !alone && process::Status::of(coordinator).is_some_and(|status| status.would_wake());
+    let waiting = !alone && tracer.would_wake(coordinator);
     if waiting || !tracer.alive(coordinator) {
         Err(Stop::Errno(libc::EINTR))
     } else {

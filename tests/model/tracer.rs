@@ -14,11 +14,14 @@ use std::ptr::{null, null_mut};
 use libc::{c_int, c_long, c_void, pid_t, user_regs_struct};
 
 use crate::call::Call;
+use crate::process::Status;
 
 /// The task is gone, killed from outside or by something that it was made to do.
 pub struct Gone;
 
 const SCRATCH_SIZE: u64 = 4 * 4096;
+const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
+const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
 const SCRATCH_DATA: u64 = 4096;
 /// What a tracer sees of a system call that a signal interrupted.
 const RESTARTING: std::ops::RangeInclusive<i64> = -516..=-512;
@@ -36,6 +39,8 @@ struct Held {
     at_entry: bool,
     stop: Option<c_int>,
     scratch: u64,
+    /// The signals that it blocks by itself; while it is held, all are.
+    mask: u64,
 }
 
 /// All tasks under the program, and the door to each of them.
@@ -184,16 +189,28 @@ impl Tracer {
         }
     }
 
+    /// Whether a signal waits that would have woken the task, were it really asleep in its call.
+    pub fn would_wake(&self, tid: pid_t) -> bool {
+        let mask = match self.tracees.get(&tid) {
+            Some(State::Held(held)) => held.mask,
+            _ => 0,
+        };
+        Status::of(tid).is_some_and(|status| status.would_wake(mask))
+    }
+
     /// Takes over a task that sits in a restart call.
     pub fn hold(&mut self, tid: pid_t) -> Result<(), Gone> {
         match self.tracees.get_mut(&tid) {
             Some(state @ State::Called(_)) => {
                 let home = registers(tid)?;
+                // Signals wait, as they do inside restart(2), and none is lost between two calls.
+                let mask = swap_signal_mask(tid, u64::MAX)?;
                 *state = State::Held(Box::new(Held {
                     home,
                     at_entry: true,
                     stop: None,
                     scratch: 0,
+                    mask,
                 }));
                 Ok(())
             }
@@ -233,7 +250,6 @@ impl Tracer {
             set_registers(tid, &regs)?;
             loop {
                 self.held(tid)?.stop = None;
-                // Signals wait: none is delivered between two calls, as none is inside restart(2).
                 ptrace(libc::PTRACE_SYSCALL, tid, 0, 0).map_err(|_| Gone)?;
                 while self.held(tid)?.stop.is_none() {
                     self.pump(None, 100);
@@ -277,6 +293,8 @@ impl Tracer {
         let never = &mut |_: &Tracer| Ok(());
         let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
         self.inject::<E>(tid, libc::SYS_mprotect, &[code, 4096, protection], never)?;
+        let never_with_its_parent = [libc::PR_SET_PDEATHSIG as u64, 0];
+        self.inject::<E>(tid, libc::SYS_prctl, &never_with_its_parent, never)?;
         // 0 is SIG_DFL, no flags, an empty mask.
         let default = self.put::<E>(tid, &[0; 32])?;
         for signal in 1..=64 {
@@ -317,6 +335,7 @@ impl Tracer {
         let mut regs = self.held(tid)?.home;
         regs.rax = result as u64;
         regs.orig_rax = u64::MAX;
+        swap_signal_mask(tid, self.held(tid)?.mask)?;
         set_registers(tid, &regs)?;
         self.tracees.insert(tid, State::Running);
         ptrace(libc::PTRACE_CONT, tid, 0, 0)
@@ -541,6 +560,15 @@ fn set_registers(tid: pid_t, regs: &user_regs_struct) -> Result<(), Gone> {
     ptrace(libc::PTRACE_SETREGS, tid, 0, &raw const *regs as u64)
         .map_err(|_| Gone)
         .map(drop)
+}
+
+/// Replaces the mask of blocked signals; the old one.
+fn swap_signal_mask(tid: pid_t, mask: u64) -> Result<u64, Gone> {
+    let mut before = 0u64;
+    let size = size_of::<u64>() as u64;
+    ptrace(PTRACE_GETSIGMASK, tid, size, &raw mut before as u64).map_err(|_| Gone)?;
+    ptrace(PTRACE_SETSIGMASK, tid, size, &raw const mask as u64).map_err(|_| Gone)?;
+    Ok(before)
 }
 
 fn at_syscall_exit(tid: pid_t) -> bool {

@@ -175,6 +175,13 @@ pub static V20: Version = Version {
     ..V19_RC2
 };
 
+/// v21 to the first candidate of v23, until the first task tells which.
+pub static V21_TO_V23_RC1: Version = Version {
+    name: "v21 to v23-rc1",
+    editable: false,
+    ..V20
+};
+
 /// v21.
 pub static V21: Version = Version {
     name: "v21",

@@ -429,8 +429,11 @@ impl Splitter {
                     return Ok(());
                 };
                 let task = record.prefix.kind == layout.version.task;
-                if task && layout.version == &layout::V21 && record.prefix.len == 80 {
-                    self.set_layout(&layout::V23_RC1);
+                if task && layout.version == &layout::V21_TO_V23_RC1 {
+                    self.set_layout(match record.prefix.len {
+                        80 => &layout::V23_RC1,
+                        _ => &layout::V21,
+                    });
                 }
             }
         }
@@ -461,7 +464,7 @@ fn settle(revision: u16, record: &Record<'_>) -> Result<&'static Version, Error>
         (4, 101, 16) => Ok(&layout::V19_RC2),
         (5, 101, 16) => Ok(&layout::V20),
         (6, 101, 24) => Ok(&layout::V23_RC2),
-        (6, 101, 16) => Ok(&layout::V21),
+        (6, 101, 16) => Ok(&layout::V21_TO_V23_RC1),
         _ => Err(record.error(format!(
             "expected the task tree of an image of revision {revision}"
         ))),

@@ -140,8 +140,10 @@ struct Piece {
 enum Role {
     /// Goes out whatever becomes of the descriptors.
     Other,
-    /// The announcement, body and tail of a file, or a terminal in it.
+    /// The announcement, body and tail of a file.
     File(i32),
+    /// One end of a terminal, in front of the body of a file.
+    Terminal { end: i32, file: i32 },
     /// The table's own record.
     Table,
     /// A descriptor.
@@ -152,8 +154,12 @@ enum Role {
 struct Buffered {
     bytes: Vec<u8>,
     pieces: Vec<Piece>,
-    /// The file in which a terminal's records stand.
-    terminal_of: Option<i32>,
+    /// A terminal whose records come in front of a file's body.
+    terminal: Option<Role>,
+    /// The credentials that are announced before it.
+    cred: i32,
+    /// A pipe's contents are in it.
+    holds_pipe_data: bool,
 }
 
 /// Which terminals advice takes, and which it leaves.
@@ -163,6 +169,10 @@ struct Terminals {
     taken: BTreeMap<i32, String>,
     /// By the slave's objref: task and numbers that keep it.
     kept: BTreeMap<i32, (i32, BTreeSet<i32>)>,
+    /// The records of ends that no file has needed so far, by objref.
+    held: BTreeMap<i32, Vec<u8>>,
+    /// By the slave's objref: the task whose controlling terminal it stays.
+    controlling: BTreeMap<i32, i32>,
 }
 
 struct Editor {
@@ -208,33 +218,54 @@ impl Sink for Editor {
             ));
         }
         self.layout = Some(*layout);
+        if record.prefix.kind == fixed::OBJREF {
+            self.refuse_given(record.i32(12)?)?;
+        }
         if self.buffered.is_some() {
             return self.buffer(&record, layout);
         }
+        let file = self.survey.open_file;
         self.survey.record(&record, layout)?;
         self.refuse_master(&record)?;
-        self.pass_on(&record, layout)
+        self.pass_on(&record, layout, file)
     }
 
     fn pass(&mut self, bytes: &[u8]) {
-        self.out.extend_from_slice(bytes);
+        // Never in front of what is held back.
+        match (&mut self.buffered, self.watches.take()) {
+            (Some(buffered), _) => buffered.push(bytes, Role::Other),
+            (None, watches) => {
+                self.out.extend(watches.unwrap_or_default());
+                self.out.extend_from_slice(bytes);
+            }
+        }
     }
 }
 
 impl Editor {
     /// A record outside file tables.
-    fn pass_on(&mut self, record: &Record<'_>, layout: &Layout) -> Result<(), Error> {
+    ///
+    /// * `file`: the file whose body is awaited.
+    fn pass_on(
+        &mut self,
+        record: &Record<'_>,
+        layout: &Layout,
+        file: Option<i32>,
+    ) -> Result<(), Error> {
         let version = layout.version;
         if let Some(watches) = self.watches.take() {
             let items = record.prefix.kind == fixed::BUFFER;
             for item in 0..(record.bytes.len() - 8) / 24 * usize::from(items) {
-                self.release(record.i32(8 + item * 24 + 12)?);
+                self.release(record.i32(8 + item * 24 + 12)?)?;
             }
             self.out.extend_from_slice(&watches);
         }
         match record.prefix.kind {
             fixed::OBJREF if record.u32(8)? == version.file_table_object => {
-                let mut buffered = Buffered::default();
+                let mut buffered = Buffered {
+                    cred: self.survey.cred,
+                    ..Buffered::default()
+                };
                 buffered.push(record.bytes, Role::Other);
                 self.buffered = Some(buffered);
                 return Ok(());
@@ -243,14 +274,24 @@ impl Editor {
                 self.watches = Some(record.bytes.to_vec());
                 return Ok(());
             }
-            fixed::MM | fixed::VMA => self.release(record.i32(12)?),
+            fixed::FILE => {
+                if let Some(file) = file {
+                    self.release_terminal(file);
+                }
+            }
+            fixed::MM | fixed::VMA => self.release(record.i32(12)?)?,
             fixed::PIPE_BUF => self.holds_pipe_data |= record.prefix.len > 8,
             kind if kind == version.task_objs => self.join(record.i32(8)?)?,
-            fixed::SIGNAL if self.terminals.taken.contains_key(&record.i32(SIGNAL_TTY)?) => {
-                let mut bytes = record.bytes.to_vec();
-                put(&mut bytes, SIGNAL_TTY, 0);
-                self.out.extend_from_slice(&bytes);
-                return Ok(());
+            fixed::SIGNAL => {
+                let tty = record.i32(SIGNAL_TTY)?;
+                if self.terminals.taken.contains_key(&tty) {
+                    let mut bytes = record.bytes.to_vec();
+                    put(&mut bytes, SIGNAL_TTY, 0);
+                    self.out.extend_from_slice(&bytes);
+                    return Ok(());
+                }
+                let task = self.survey.task().map_or(0, |task| task.pid);
+                self.terminals.controlling.insert(tty, task);
             }
             fixed::TAIL => {
                 let unmatched = self.planner.finish()?;
@@ -277,26 +318,26 @@ impl Editor {
         };
         let role = match kind {
             fixed::OBJREF => {
-                let object = record.u32(8)?;
-                let terminal = object == version.tty_object;
-                buffered.terminal_of = open.filter(|_| terminal);
-                match open {
-                    _ if object == version.file_object => Role::File(record.i32(12)?),
-                    Some(file) if terminal => Role::File(file),
-                    _ => Role::Other,
+                let (object, id) = (record.u32(8)?, record.i32(12)?);
+                buffered.terminal = open
+                    .filter(|_| object == version.tty_object)
+                    .map(|file| Role::Terminal { end: id, file });
+                match buffered.terminal {
+                    _ if object == version.file_object => Role::File(id),
+                    terminal => terminal.unwrap_or(Role::Other),
                 }
             }
             fixed::FILE => open.map_or(Role::Other, Role::File),
             fixed::FILE_NAME => named.map_or(Role::Other, Role::File),
             fixed::TTY | fixed::TTY_LDISC | fixed::BUFFER => {
-                buffered.terminal_of.map_or(Role::Other, Role::File)
+                buffered.terminal.unwrap_or(Role::Other)
             }
             fixed::FILE_TABLE => Role::Table,
             fixed::FILE_DESC => Role::Descriptor,
             _ => Role::Other,
         };
         buffered.push(record.bytes, role);
-        self.holds_pipe_data |= kind == fixed::PIPE_BUF && record.prefix.len > 8;
+        buffered.holds_pipe_data |= kind == fixed::PIPE_BUF && record.prefix.len > 8;
         self.survey.record(record, layout)?;
         self.refuse_master(record)?;
         if let Some(table) = self.survey.complete_table() {
@@ -307,7 +348,7 @@ impl Editor {
 
     /// Plans a table that is complete, and lets it go.
     fn table(&mut self, id: i32) -> Result<(), Error> {
-        let (Some(buffered), Some(table)) = (self.buffered.take(), self.survey.tables.get(&id))
+        let (Some(mut buffered), Some(table)) = (self.buffered.take(), self.survey.tables.get(&id))
         else {
             return Ok(());
         };
@@ -323,9 +364,10 @@ impl Editor {
         let mut gone: BTreeSet<i32> = of_fate(&descs, &plan, |fate| fate != Fate::Keep);
         gone.retain(|file| !kept.contains(file));
 
+        buffered.draw_forward(&plan, &gone);
         let mut announce = Vec::new();
         for from in given_numbers(&plan) {
-            self.give(from, &gone, &mut announce)?;
+            self.give(from, &gone, buffered.cred, &mut announce)?;
         }
         let mut added = plan.added.iter().peekable();
         let mut next = descs.iter().zip(&plan.fates);
@@ -336,7 +378,17 @@ impl Editor {
                 Role::File(file) if gone.contains(&file) => {
                     self.held.entry(file).or_default().extend_from_slice(bytes);
                 }
-                Role::Other | Role::File(_) => self.out.extend_from_slice(bytes),
+                Role::Terminal { end, file } if gone.contains(&file) => {
+                    let held = self.terminals.held.entry(end).or_default();
+                    held.extend_from_slice(bytes);
+                }
+                Role::File(file) if is_body(bytes) => {
+                    self.release_terminal(file);
+                    self.out.extend_from_slice(bytes);
+                }
+                Role::Other | Role::File(_) | Role::Terminal { .. } => {
+                    self.out.extend_from_slice(bytes);
+                }
                 Role::Table => {
                     self.out.append(&mut announce);
                     let mut bytes = bytes.to_vec();
@@ -356,7 +408,7 @@ impl Editor {
                     }
                     match fate {
                         Fate::Keep => {
-                            self.release(desc.file);
+                            self.release(desc.file)?;
                             self.out.extend_from_slice(bytes);
                         }
                         Fate::Drop => {}
@@ -372,6 +424,7 @@ impl Editor {
         for &(number, from) in added {
             self.add(number, from);
         }
+        self.holds_pipe_data |= buffered.holds_pipe_data;
         self.plans.insert(id, plan);
         Ok(())
     }
@@ -435,23 +488,32 @@ impl Editor {
                 }
                 continue;
             }
-            let item = self
-                .planner
-                .changes()
-                .iter()
-                .rev()
-                .find(|change| change.number == desc.number)
-                .map(|change| change.item.clone())
-                .unwrap_or_default();
+            let item = || {
+                let mut changes = self.planner.changes().iter().rev();
+                changes
+                    .find(|change| change.number == desc.number)
+                    .map(|change| change.item.clone())
+                    .unwrap_or_default()
+            };
             match file.file_type {
                 file_type::GENERIC => {}
                 file_type::TTY if outside => {
-                    self.terminals.taken.insert(file.behind, item);
+                    if let Some(leader) = self.terminals.controlling.get(&file.behind) {
+                        return Err(Error::unsupported(
+                            format!("{}: task {task} descriptor {}", item(), desc.number),
+                            format!(
+                                "the terminal is the controlling one of task {leader}, which the \
+                                 restart has made by now and would hang up with it: leave it out"
+                            ),
+                        ));
+                    }
+                    self.terminals.taken.insert(file.behind, item());
                 }
                 _ => {
                     return Err(Error::unsupported(
                         format!(
-                            "{item}: task {task} descriptor {} ({})",
+                            "{}: task {task} descriptor {} ({})",
+                            item(),
                             desc.number,
                             self.survey.kind(file)
                         ),
@@ -507,31 +569,45 @@ impl Editor {
     }
 
     /// Lets a file go that was held back, since the next record refers to it.
-    fn release(&mut self, file: i32) {
+    fn release(&mut self, file: i32) -> Result<(), Error> {
         let Some(bytes) = self.held.remove(&file) else {
+            return Ok(());
+        };
+        self.refuse_given(file)?;
+        self.release_terminal(file);
+        self.out.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    /// Lets the terminal go on which a file is, since the file goes out.
+    fn release_terminal(&mut self, file: i32) {
+        let file = self.survey.files.get(&file);
+        let Some(slave) = file.filter(|file| file.file_type == file_type::TTY) else {
             return;
         };
-        // A terminal's records may be with another file on it.
-        let behind = self
-            .survey
-            .files
-            .get(&file)
-            .filter(|f| f.file_type == file_type::TTY)
-            .map(|f| f.behind);
-        if let Some(tty) = behind {
-            let others: Vec<i32> = self
-                .held
-                .keys()
-                .copied()
-                .filter(|id| self.survey.files.get(id).is_some_and(|f| f.behind == tty))
-                .collect();
-            for other in others {
-                if let Some(bytes) = self.held.remove(&other) {
-                    self.out.extend_from_slice(&bytes);
-                }
+        let master = self.survey.ttys.get(&slave.behind).map(|end| end.link);
+        for end in master.into_iter().chain([slave.behind]) {
+            if let Some(bytes) = self.terminals.held.remove(&end) {
+                self.out.extend_from_slice(&bytes);
             }
         }
-        self.out.extend_from_slice(&bytes);
+    }
+
+    /// An object that was given a caller's file in a rewriting before this one
+    /// is needed, and its number has been given away again.
+    fn refuse_given(&self, object: i32) -> Result<(), Error> {
+        if !self
+            .given
+            .values()
+            .any(|&given| object == given || object == given + 1)
+        {
+            return Ok(());
+        }
+        Err(Error::unsupported(
+            format!("image: object {object}"),
+            "it was rewritten before, and both advices would give a file this number: rewrite \
+             the image as it was in the beginning, with all the advice at once",
+        ))
     }
 
     fn description(&self, number: i32) -> i32 {
@@ -543,10 +619,14 @@ impl Editor {
     }
 
     /// Announces the caller's description behind a number, if that was not done.
+    ///
+    /// * `cred`: what the kernel knows before the table; files in it may bring
+    ///   credentials of their own.
     fn give(
         &mut self,
         from: i32,
         gone: &BTreeSet<i32>,
+        cred: i32,
         announce: &mut Vec<u8>,
     ) -> Result<(), Error> {
         let description = self.description(from);
@@ -584,7 +664,7 @@ impl Editor {
         block.u32(file_type);
         block.u32(file.f_mode);
         block.i32(file.flags & KEPT_FLAGS | O_LARGEFILE);
-        block.i32(self.survey.cred);
+        block.i32(cred);
         block.u64(position);
         block.u64(0);
         block.u64(0);
@@ -661,6 +741,36 @@ impl Editor {
 }
 
 impl Buffered {
+    /// Announcements are read when the kernel looks for a record of the table
+    /// after them. Those that stand behind the last descriptor that is left go
+    /// before it; where none is left, before the table.
+    fn draw_forward(&mut self, plan: &TablePlan, gone: &BTreeSet<i32>) {
+        let mut fates = plan.fates.iter();
+        let mut last = None;
+        for (index, piece) in self.pieces.iter().enumerate() {
+            let stays = match piece.role {
+                Role::Table => true,
+                Role::Descriptor => fates.next().is_some_and(|fate| *fate != Fate::Drop),
+                _ => false,
+            };
+            if stays {
+                last = Some(index);
+            }
+        }
+        let Some(last) = last else {
+            return;
+        };
+        let behind = self.pieces.split_off(last);
+        let (forward, stay) = behind.into_iter().partition(|piece| match piece.role {
+            Role::Other => true,
+            Role::File(file) | Role::Terminal { file, .. } => !gone.contains(&file),
+            Role::Table | Role::Descriptor => false,
+        });
+        let (forward, stay): (Vec<_>, Vec<_>) = (forward, stay);
+        self.pieces.extend(forward);
+        self.pieces.extend(stay);
+    }
+
     fn push(&mut self, bytes: &[u8], role: Role) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(bytes);
@@ -700,6 +810,11 @@ fn put(record: &mut [u8], at: usize, value: i32) {
     }
 }
 
+/// Whether a record is the body of a file.
+fn is_body(record: &[u8]) -> bool {
+    record.starts_with(&fixed::FILE.to_le_bytes())
+}
+
 /// The files of the descriptors of a fate.
 fn of_fate(descs: &[Desc], plan: &TablePlan, is: impl Fn(Fate) -> bool) -> BTreeSet<i32> {
     descs
@@ -710,8 +825,9 @@ fn of_fate(descs: &[Desc], plan: &TablePlan, is: impl Fn(Fate) -> bool) -> BTree
         .collect()
 }
 
-/// The caller's numbers that a plan gives.
-fn given_numbers(plan: &TablePlan) -> Vec<i32> {
+/// The caller's numbers that a plan gives, in an order that does not depend on
+/// whether the table had them.
+fn given_numbers(plan: &TablePlan) -> BTreeSet<i32> {
     let placed = plan.fates.iter().filter_map(|fate| match fate {
         Fate::Give(from) => Some(*from),
         _ => None,

@@ -228,6 +228,16 @@ impl Survey {
     pub fn record(&mut self, record: &Record<'_>, layout: &Layout) -> Result<(), Error> {
         let version = layout.version;
         let expecting = self.expecting.take();
+        // A kernel would take announcements in between; none was ever written
+        // there.
+        let follows = match expecting {
+            Some(Expecting::Command) => fixed::STRING,
+            Some(_) => fixed::BUFFER,
+            None => record.prefix.kind,
+        };
+        if record.prefix.kind != follows {
+            return Err(record.error(format!("expected a record of type {follows}")));
+        }
         if self.complete_table().is_some() {
             self.filling = None;
         }
@@ -325,6 +335,9 @@ impl Survey {
         }
         match kind {
             _ if kind == version.file_object => {
+                if self.open_file.or(self.named).is_some() {
+                    return Err(record.error("a file is announced inside another one"));
+                }
                 if self.files.contains_key(&object) {
                     return Err(record.error(format!("object {object} is announced twice")));
                 }

@@ -1,0 +1,141 @@
+//! Writes the seeds.
+//!
+//! ```text
+//! cargo run --example seeds
+//! cargo run --example seeds -- --whole DIRECTORY
+//! ```
+
+#[path = "../image/tests/generator/build.rs"]
+#[allow(dead_code)]
+mod build;
+
+use build::{File, Head, Kind, Process, Recipe, build, head_only};
+use std::fs;
+use std::path::Path;
+
+fn file(kind: Kind) -> File {
+    File {
+        kind,
+        own_cred: false,
+    }
+}
+
+fn process(table: &[(i32, usize)]) -> Process {
+    Process {
+        table: table.iter().map(|&(n, file)| (n, (file, n == 9))).collect(),
+        ..Process::default()
+    }
+}
+
+fn recipe(files: Vec<Kind>, processes: Vec<Process>) -> Recipe {
+    Recipe {
+        processes,
+        files: files.into_iter().map(file).collect(),
+        ..Recipe::default()
+    }
+}
+
+/// Name, IGNORE, PRESERVE, image.
+fn recipes() -> Vec<(&'static str, &'static str, &'static str, Recipe)> {
+    let log = || Kind::Regular(1, true, 0);
+    let data = || Kind::Regular(2, false, 5);
+    let mut fork = recipe(
+        vec![Kind::Device, log(), data()],
+        vec![
+            process(&[(0, 0), (1, 1), (3, 2)]),
+            process(&[(1, 1), (3, 2), (5, 2)]),
+            Process {
+                zombie: true,
+                ..Process::default()
+            },
+            Process {
+                shares: Some(0),
+                threads: 1,
+                ..Process::default()
+            },
+        ],
+    );
+    fork.processes[1].maps = vec![2];
+    fork.files[1].own_cred = true;
+    let mut terminal = recipe(
+        vec![Kind::Terminal, data(), Kind::Epoll(vec![(0, 0), (1, 3)])],
+        vec![process(&[(0, 0), (1, 0), (2, 0), (3, 1), (6, 2)])],
+    );
+    terminal.processes[0].leader = true;
+    let pipes = recipe(
+        vec![
+            Kind::Pipe(0, false, 5),
+            Kind::Pipe(0, true, 0),
+            Kind::Fifo(3),
+            Kind::Eventfd(7),
+            data(),
+        ],
+        vec![process(&[(0, 0), (1, 1), (3, 2), (4, 3), (9, 4)])],
+    );
+    let mut sockets = recipe(
+        vec![Kind::Socket(0, false, 1), Kind::Socket(0, true, 0), data()],
+        vec![process(&[(3, 0), (4, 1), (5, 2)])],
+    );
+    sockets.early = vec![(0, 2)];
+    vec![
+        ("fork", "1,101:5", "0", fork),
+        ("terminal", "3", "0-2", terminal),
+        ("pipes", "*:9", "root:2", pipes),
+        ("sockets", "5-", "7", sockets),
+    ]
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).expect("a directory for seeds");
+    }
+    fs::write(path, bytes).expect("a seed");
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (lean, root) = match arguments.as_slice() {
+        [whole, directory] if whole == "--whole" => (false, Path::new(directory)),
+        _ => (
+            true,
+            Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/corpus")),
+        ),
+    };
+    for (name, ignore, preserve, mut recipe) in recipes() {
+        recipe.lean = lean;
+        for late in [false, true] {
+            recipe.late = late;
+            let image = build(&recipe);
+            let name = format!("{}-{name}", if late { "v23" } else { "v20" });
+            write(&root.join("linux_cr_survey").join(&name), &image);
+            let mut input = vec![if late { 61 } else { 0 }];
+            input.extend(format!("{ignore}\n{preserve}\n").bytes());
+            input.extend(image);
+            write(&root.join("linux_cr_rewrite").join(&name), &input);
+        }
+    }
+    if !lean {
+        return;
+    }
+    let old = head_only(&Head {
+        arch: 2,
+        kernel: (2, 6, 31),
+        revision: 3,
+        big_endian: true,
+        pids: false,
+        task_len: 72,
+    });
+    write(&root.join("linux_cr_survey/v18-s390x"), &old);
+    let lists = [
+        ("ignore", "\x000,3-5,root:7,*:9-,4242:1"),
+        ("preserve", "\x010-2, 12"),
+        (
+            "substitute",
+            "\x02type=tty=/dev/null,/var/log/{a,b}*.log=1,id=0x1f=/a\\,b",
+        ),
+        ("paths", "\x00/**/x/[!a-c]?.log,/a\\,b"),
+    ];
+    for (name, list) in lists {
+        write(&root.join("advice_list").join(name), list.as_bytes());
+    }
+}

@@ -1,0 +1,779 @@
+//! Writes images from recipes, record by record as the kernel would. It shares
+//! nothing with the product but the format.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// What an image is to hold. Indices are taken modulo what there is, so that
+/// every recipe gives an image.
+#[derive(Clone, Debug, Default)]
+pub struct Recipe {
+    /// v23-rc2; v20 otherwise.
+    pub late: bool,
+    /// Only the records that an editor looks at: no image for a kernel, but a
+    /// small seed.
+    pub lean: bool,
+    /// The first is the root.
+    pub processes: Vec<Process>,
+    /// What there is to open.
+    pub files: Vec<File>,
+    /// Files announced before anybody needs them: at which announcement point,
+    /// and which.
+    pub early: Vec<(u8, usize)>,
+    /// Number objects downwards, as a checkpoint of a whole container may.
+    pub backwards: bool,
+}
+
+/// A process.
+#[derive(Clone, Debug, Default)]
+pub struct Process {
+    /// Not for the root.
+    pub zombie: bool,
+    /// Child of the process before it; of the root otherwise.
+    pub nested: bool,
+    /// Further threads.
+    pub threads: usize,
+    /// It shares the table of this earlier process.
+    pub shares: Option<usize>,
+    /// Otherwise its own: numbers, files, close-on-exec.
+    pub table: BTreeMap<i32, (usize, bool)>,
+    /// Files mapped.
+    pub maps: Vec<usize>,
+    /// Runs one of the files; its own executable otherwise.
+    pub exe: Option<usize>,
+    /// It leads the session of the outside terminal.
+    pub leader: bool,
+    /// Pages of memory, in one chunk.
+    pub pages: u8,
+}
+
+/// A file.
+#[derive(Clone, Debug)]
+pub struct File {
+    /// What it is.
+    pub kind: Kind,
+    /// Its credentials are an object of its own.
+    pub own_cred: bool,
+}
+
+/// What a file is.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// A regular file: 0 read, 1 write, 2 both; append; offset.
+    Regular(u8, bool, u32),
+    /// A directory.
+    Directory,
+    /// /dev/null.
+    Device,
+    /// One end of one of two pipes: which, whether it writes, bytes in it.
+    Pipe(u8, bool, u8),
+    /// A named pipe.
+    Fifo(u8),
+    /// An event counter.
+    Eventfd(u32),
+    /// Watches: a file, and the number it had.
+    Epoll(Vec<(usize, i32)>),
+    /// One half of one of two socket pairs, and messages for it.
+    Socket(u8, bool, u8),
+    /// The slave of the terminal outside.
+    Terminal,
+    /// Its master, which is then inside.
+    Master,
+}
+
+/// A number that no object has until it is given.
+type Id = i32;
+
+struct Writer<'a> {
+    recipe: &'a Recipe,
+    out: Vec<u8>,
+    ids: i32,
+    points: u8,
+    files: BTreeMap<usize, Id>,
+    /// Pipes: their number; whether the data has been written.
+    pipes: BTreeMap<u8, Id>,
+    socks: BTreeMap<(u8, bool), Id>,
+    known_socks: BTreeSet<(u8, bool)>,
+    /// Master, its reserved file, slave.
+    tty: Option<(Id, Id, Id)>,
+    deferred: VecDeque<Work>,
+    cred: Id,
+    user: Id,
+    groups: Id,
+    announced: BTreeSet<usize>,
+    /// By process: table, mm, fs, sighand, signal.
+    objects: Vec<Objects>,
+}
+
+enum Work {
+    Epoll(usize),
+    Socket(u8, bool),
+}
+
+#[derive(Clone, Copy, Default)]
+struct Objects {
+    table: Id,
+    mm: Id,
+    fs: Id,
+    sighand: Id,
+    signal: Id,
+}
+
+/// A record's payload.
+#[derive(Default)]
+struct Body(Vec<u8>);
+
+impl Body {
+    fn u16(mut self, value: u16) -> Self {
+        self.0.extend(value.to_le_bytes());
+        self
+    }
+    fn u32(mut self, value: u32) -> Self {
+        self.0.extend(value.to_le_bytes());
+        self
+    }
+    fn i32(self, value: i32) -> Self {
+        self.u32(value.cast_unsigned())
+    }
+    fn u64(mut self, value: u64) -> Self {
+        self.0.extend(value.to_le_bytes());
+        self
+    }
+    fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.0.extend(bytes);
+        self
+    }
+    /// Zeroes up to this offset from the record's start.
+    fn to(mut self, at: usize) -> Self {
+        assert!(self.0.len() + 8 <= at, "a field written too late");
+        self.0.resize(at - 8, 0);
+        self
+    }
+}
+
+fn body() -> Body {
+    Body::default()
+}
+
+/// Pid of a process's first task, or of one of its threads.
+pub fn pid(process: usize, thread: usize) -> i32 {
+    i32::try_from(100 + process * 10 + thread).unwrap()
+}
+
+/// Writes the image.
+pub fn build(recipe: &Recipe) -> Vec<u8> {
+    let mut writer = Writer {
+        recipe,
+        out: Vec::new(),
+        ids: if recipe.backwards { 5000 } else { 0 },
+        points: 0,
+        files: BTreeMap::new(),
+        pipes: BTreeMap::new(),
+        socks: BTreeMap::new(),
+        known_socks: BTreeSet::new(),
+        tty: None,
+        deferred: VecDeque::new(),
+        cred: 0,
+        user: 0,
+        groups: 0,
+        announced: BTreeSet::new(),
+        objects: Vec::new(),
+    };
+    writer.image();
+    writer.out
+}
+
+/// The head up to the task tree, for any version, machine and byte order.
+pub struct Head {
+    /// The header's number of the machine.
+    pub arch: u16,
+    /// Kernel version.
+    pub kernel: (u16, u16, u16),
+    /// Format revision.
+    pub revision: u16,
+    /// Byte order.
+    pub big_endian: bool,
+    /// A record of process identifiers comes before the tree.
+    pub pids: bool,
+    /// Length of a task's record.
+    pub task_len: usize,
+}
+
+/// An image with one task that has nothing, for the recogniser.
+pub fn head_only(head: &Head) -> Vec<u8> {
+    let mut out = Vec::new();
+    let swap = |value: u32| {
+        if head.big_endian {
+            value.to_be_bytes()
+        } else {
+            value.to_le_bytes()
+        }
+    };
+    let swap16 = |value: u16| {
+        if head.big_endian {
+            value.to_be_bytes()
+        } else {
+            value.to_le_bytes()
+        }
+    };
+    let swap64 = |value: u64| {
+        if head.big_endian {
+            value.to_be_bytes()
+        } else {
+            value.to_le_bytes()
+        }
+    };
+    let mut rec = |kind: u32, payload: &[u8]| {
+        out.extend(swap(kind));
+        out.extend(swap(u32::try_from(payload.len()).unwrap() + 8));
+        out.extend(payload);
+    };
+    let mut header = vec![0; 64];
+    header[..8].copy_from_slice(&swap64(0x00fe_ed0c_c0a2_d200));
+    header[8..10].copy_from_slice(&head.arch.to_le_bytes());
+    header[10..12].copy_from_slice(&swap16(head.kernel.0));
+    header[12..14].copy_from_slice(&swap16(head.kernel.1));
+    header[14..16].copy_from_slice(&swap16(head.kernel.2));
+    header[16..18].copy_from_slice(&swap16(head.revision));
+    rec(1, &header);
+    for _ in 0..3 {
+        rec(4, &[b'x'; 65]);
+    }
+    rec(2, &[0; 8]);
+    rec(3, &[]);
+    if head.revision >= 4 {
+        rec(4, b"lsm_none\0\0\0");
+        rec(7, b"dummy");
+    }
+    let late = u32::from(head.pids);
+    let word = |value: u32| swap(value).to_vec();
+    if head.pids {
+        rec(101, &[word(1), word(0), word(1), word(0)].concat());
+        rec(4, &[word(0), word(100)].concat());
+    }
+    rec(101 + late, &[word(1), word(0)].concat());
+    let id = if head.pids { 1 } else { 100 };
+    let tree = [word(id), word(0), word(id), word(id), word(id), word(0)];
+    rec(4, &tree.concat());
+    rec(102 + late, &vec![0; head.task_len - 8]);
+    rec(5, b"task\0");
+    rec(9001, &swap64(0x002d_2a0c_c0de_ef00));
+    out
+}
+
+impl Writer<'_> {
+    fn late(&self) -> bool {
+        self.recipe.late
+    }
+
+    fn id(&mut self) -> Id {
+        self.ids += if self.recipe.backwards { -1 } else { 1 };
+        self.ids
+    }
+
+    fn rec(&mut self, kind: u32, body: Body) {
+        self.out.extend(kind.to_le_bytes());
+        let len = u32::try_from(body.0.len()).unwrap() + 8;
+        self.out.extend(len.to_le_bytes());
+        self.out.extend(body.0);
+    }
+
+    /// A record of which only the length matters here.
+    fn filler(&mut self, kind: u32, len: usize) {
+        if !self.recipe.lean {
+            self.rec(kind, body().to(len));
+        }
+    }
+
+    fn moved(&self, kind: u32) -> u32 {
+        kind + u32::from(self.late())
+    }
+
+    fn by_version(&self, early: usize, late: usize) -> usize {
+        if self.late() { late } else { early }
+    }
+
+    fn objref(&mut self, object: u32, id: Id) {
+        let object = self.moved(object);
+        self.rec(6, body().u32(object).i32(id));
+    }
+
+    fn image(&mut self) {
+        let tree = self.tree();
+        let (late, first) = (self.late(), 1);
+        let kernel = if late { 37 } else { 33 };
+        let header = body().u64(0x00fe_ed0c_c0a2_d200).u16(2).u16(2).u16(6);
+        let header = header.u16(kernel).u16(if late { 6 } else { 5 });
+        self.rec(1, header.to(64).u64(1));
+        for text in ["2.6.33", "#1", "x86_64"] {
+            self.rec(4, body().bytes(text.as_bytes()).to(73));
+        }
+        self.rec(2, body().u16(1).u16(0).u16(512).u16(0));
+        self.rec(3, body());
+        self.rec(4, body().bytes(b"lsm_none").to(19));
+        self.rec(7, body().bytes(b"dummy"));
+        let count = u32::try_from(tree.len()).unwrap();
+        let mut numbers: Vec<i32> = tree.iter().map(|task| task.0).collect();
+        if late {
+            self.rec(101, body().u32(count).u32(0).i32(first).u32(0));
+            let array = tree.iter().fold(body(), |b, task| b.u32(0).i32(task.0));
+            self.rec(4, array);
+            numbers = (first..).take(tree.len()).collect();
+            // A container's numbers stay clear of them all the same.
+            if !self.recipe.backwards {
+                self.ids = i32::try_from(tree.len()).unwrap();
+            }
+        }
+        let number = |pid: i32| {
+            let index = tree.iter().position(|task| task.0 == pid);
+            index.map_or(if late { 0 } else { pid }, |index| numbers[index])
+        };
+        let mut array = body();
+        for &(pid, parent, process, _, _) in &tree {
+            for id in [pid, parent, process, process, 100] {
+                array = array.i32(number(id));
+            }
+            array = array.u32(0);
+        }
+        let kind = self.moved(101);
+        self.rec(kind, body().u32(count).u32(0));
+        self.rec(4, array);
+        for &(_, _, _, process, thread) in &tree {
+            self.task(process, thread);
+        }
+        self.rec(9001, body().u64(0x002d_2a0c_c0de_ef00));
+    }
+
+    /// Pid, parent, process; index of the process and of the thread.
+    fn tree(&self) -> Vec<(i32, i32, i32, usize, usize)> {
+        let mut tree = Vec::new();
+        for (index, process) in self.recipe.processes.iter().enumerate() {
+            let parent = match index {
+                0 => 1,
+                _ if process.nested && !self.zombie(index - 1) => pid(index - 1, 0),
+                _ => pid(0, 0),
+            };
+            let threads = if self.zombie(index) {
+                0
+            } else {
+                process.threads
+            };
+            for thread in 0..=threads {
+                tree.push((pid(index, thread), parent, pid(index, 0), index, thread));
+            }
+        }
+        tree
+    }
+
+    fn zombie(&self, process: usize) -> bool {
+        process > 0 && self.recipe.processes[process].zombie
+    }
+
+    fn task(&mut self, index: usize, thread: usize) {
+        let recipe = self.recipe;
+        let process = &recipe.processes[index];
+        let zombie = self.zombie(index);
+        let (kind, len) = (self.moved(102), self.by_version(64, 80));
+        let state = if zombie { 64 } else { 2 };
+        let exit = if zombie { 16 } else { 0 };
+        self.rec(kind, body().u32(state).u32(exit).to(len));
+        self.rec(5, body().bytes(b"task").to(24));
+        if zombie {
+            self.objects.push(Objects::default());
+            return;
+        }
+        let tls = self.by_version(40, 48);
+        self.filler(self.moved(106), tls);
+        self.filler(self.moved(105), 56);
+        if !recipe.lean {
+            let fpu = u32::from(index % 2 == 1);
+            self.rec(self.moved(107), body().to(188).u32(fpu));
+            if fpu == 1 {
+                self.filler(201, 520);
+            }
+        }
+        if index == 0 && thread == 0 {
+            self.cred = self.new_cred();
+        }
+        let creds = body().i32(self.cred).i32(self.cred);
+        self.rec(self.moved(117), creds);
+        if !recipe.lean {
+            self.namespaces(index, thread);
+        }
+        if thread == 0 {
+            self.objects(index, process);
+        }
+        let o = self.objects[index];
+        let objs = body().i32(o.table).i32(o.mm).i32(o.fs);
+        let objs = if self.late() { objs.i32(0) } else { objs };
+        let objs = objs.i32(o.sighand).i32(o.signal).to(32);
+        self.rec(self.moved(104), objs);
+        if thread == 0 {
+            self.signal(process);
+            self.filler(604, 24);
+        }
+        self.filler(604, 24);
+        self.filler(603, 16);
+    }
+
+    /// All tasks are in the namespaces of the first.
+    fn namespaces(&mut self, index: usize, thread: usize) {
+        if index == 0 && thread == 0 {
+            let (ns, uts) = (self.id(), self.id());
+            self.objref(8, ns);
+            self.objref(9, uts);
+            self.filler(self.moved(109), 400);
+            let (kind, len) = (self.moved(108), self.by_version(16, 24));
+            self.rec(kind, body().i32(uts).i32(0).to(len));
+            self.pipes.insert(u8::MAX, ns);
+        }
+        let ns = self.pipes[&u8::MAX];
+        self.rec(self.moved(103), body().i32(ns).to(16));
+    }
+
+    fn new_cred(&mut self) -> Id {
+        let cred = self.id();
+        self.objref(13, cred);
+        if self.user == 0 {
+            (self.groups, self.user) = (self.id(), self.id());
+            let ns = self.id();
+            self.objref(15, self.groups);
+            self.rec(self.moved(116), body().u32(1).u32(7).to(20));
+            self.objref(14, self.user);
+            self.objref(12, ns);
+            self.rec(self.moved(113), body().to(16));
+            self.rec(self.moved(115), body().u32(0).i32(ns));
+        }
+        let fields = body().to(40).i32(self.user).i32(self.groups).to(96);
+        self.rec(self.moved(114), fields);
+        cred
+    }
+
+    fn objects(&mut self, index: usize, process: &Process) {
+        let earlier: Vec<usize> = (0..index).filter(|&i| !self.zombie(i)).collect();
+        let shared = process
+            .shares
+            .filter(|_| !earlier.is_empty())
+            .map(|of| self.objects[earlier[of % earlier.len()]].table);
+        let table = match shared {
+            Some(table) => table,
+            None => self.table(process),
+        };
+        let mm = self.mm(process);
+        let fs = self.id();
+        self.objref(5, fs);
+        let len = self.by_version(8, 16);
+        self.rec(451, body().to(len));
+        self.rec(303, body().bytes(b"/job\0"));
+        self.rec(303, body().bytes(b"/\0"));
+        let sighand = self.id();
+        if !self.recipe.lean {
+            self.objref(6, sighand);
+            self.filler(601, 2056);
+        }
+        let signal = self.id();
+        self.objects.push(Objects {
+            table,
+            mm,
+            fs,
+            sighand,
+            signal,
+        });
+    }
+
+    /// A point at which files may be announced early; those that leave work for
+    /// the end of a file table only in front of one.
+    fn point(&mut self, in_table: bool) {
+        let point = self.points;
+        self.points = point.wrapping_add(1);
+        let due: Vec<usize> = self
+            .recipe
+            .early
+            .iter()
+            .filter(|(at, _)| *at == point)
+            .map(|(_, file)| *file)
+            .collect();
+        for file in due {
+            let Some(index) = file.checked_rem(self.recipe.files.len()) else {
+                continue;
+            };
+            let defers = matches!(
+                self.recipe.files[index].kind,
+                Kind::Epoll(_) | Kind::Socket(..)
+            );
+            if in_table || !defers {
+                self.announce(index);
+            }
+        }
+    }
+
+    fn table(&mut self, process: &Process) -> Id {
+        self.point(true);
+        let table = self.id();
+        self.objref(2, table);
+        self.point(true);
+        let count = if self.recipe.files.is_empty() {
+            0
+        } else {
+            process.table.len()
+        };
+        self.rec(301, body().u32(u32::try_from(count).unwrap()).u32(0));
+        for (&number, &(file, close)) in process.table.iter().take(count) {
+            self.point(true);
+            let file = self.announce(file % self.recipe.files.len());
+            let desc = body().i32(file).i32(number).u32(close.into()).u32(0);
+            self.rec(302, desc);
+        }
+        while let Some(work) = self.deferred.pop_front() {
+            match work {
+                Work::Epoll(file) => self.items(file),
+                Work::Socket(pair, second) => self.queues(pair, second),
+            }
+        }
+        table
+    }
+
+    fn file_id(&mut self, file: usize) -> Id {
+        if let Some(id) = self.files.get(&file) {
+            return *id;
+        }
+        let id = self.id();
+        self.files.insert(file, id);
+        id
+    }
+
+    /// The file's block, unless it has stood before; its number.
+    fn announce(&mut self, index: usize) -> Id {
+        let id = self.file_id(index);
+        if !self.announced.insert(index) {
+            return id;
+        }
+        let File { kind, own_cred } = self.recipe.files[index].clone();
+        self.objref(3, id);
+        let cred = if own_cred { self.new_cred() } else { self.cred };
+        let common = |kind: u32, mode: u32, flags: u32, position: u64| {
+            let b = body().u32(kind).u32(mode).u32(flags).i32(cred);
+            b.u64(position).u64(0).u64(0)
+        };
+        match kind {
+            Kind::Regular(access, append, position) => {
+                let access = u32::from(access % 3);
+                let append = if append { 0x400 } else { 0 };
+                let mode = [0x1d, 0x1e, 0x1f][access as usize];
+                let position = u64::from(position & 0x7fff_ffff);
+                self.rec(304, common(1, mode, 0x8000 | access | append, position));
+                let name = format!("/mnt/file{index}\0");
+                self.rec(303, body().bytes(name.as_bytes()));
+            }
+            Kind::Directory => {
+                self.rec(304, common(1, 0x1d, 0x18000, 0));
+                self.rec(303, body().bytes(b"/mnt\0"));
+            }
+            Kind::Device => {
+                self.rec(304, common(1, 0x1f, 0x8002, 0));
+                self.rec(303, body().bytes(b"/dev/null\0"));
+            }
+            Kind::Pipe(pipe, writes, bytes) => {
+                let new = !self.pipes.contains_key(&(pipe % 2));
+                let pipe = self.pipe(pipe % 2);
+                let mode = if writes { 2 } else { 1 };
+                self.rec(304, common(2, mode, mode - 1, 0).i32(pipe).u32(0));
+                if new {
+                    self.rec(305, body().bytes(&vec![b'p'; bytes.into()]));
+                }
+            }
+            Kind::Fifo(bytes) => {
+                let new = !self.pipes.contains_key(&2);
+                let pipe = self.pipe(2);
+                self.rec(304, common(3, 3, 0x8002, 0).i32(pipe).u32(0));
+                self.rec(303, body().bytes(b"/mnt/fifo\0"));
+                if new {
+                    self.rec(305, body().bytes(&vec![b'f'; bytes.into()]));
+                }
+            }
+            Kind::Eventfd(count) => {
+                let file = common(7, 3, 2, 0).u64(count.into()).u64(0);
+                self.rec(304, file);
+            }
+            Kind::Epoll(_) => {
+                self.rec(304, common(6, 3, 2, 0));
+                self.deferred.push_back(Work::Epoll(index));
+            }
+            Kind::Socket(pair, second, _) => {
+                let sock = self.sock(pair % 2, second);
+                self.rec(304, common(4, 3, 2, 0).i32(sock).u32(0));
+            }
+            Kind::Terminal => {
+                let (_, _, slave) = self.terminal();
+                self.rec(304, common(5, 3, 0x8002, 0).i32(slave).u32(0));
+            }
+            Kind::Master => {
+                let (master, _, _) = self.terminal();
+                self.rec(304, common(5, 3, 0x8002, 0).i32(master).u32(0));
+            }
+        }
+        id
+    }
+
+    fn pipe(&mut self, pipe: u8) -> Id {
+        if let Some(id) = self.pipes.get(&pipe) {
+            return *id;
+        }
+        let id = self.id();
+        self.pipes.insert(pipe, id);
+        id
+    }
+
+    fn items(&mut self, index: usize) {
+        let epoll = self.files[&index];
+        let Kind::Epoll(watches) = &self.recipe.files[index].kind else {
+            return;
+        };
+        let mut items = body();
+        let mut count = 0;
+        for &(file, number) in watches {
+            let file = file % self.recipe.files.len();
+            // What is announced nowhere by now would have failed the checkpoint.
+            if file == index || !self.announced.contains(&file) {
+                continue;
+            }
+            let watched = self.files[&file];
+            items = items.u64(number as u64).i32(number).i32(watched);
+            items = items.u32(1).u32(0);
+            count += 1;
+        }
+        self.rec(308, body().i32(epoll).u32(count));
+        if count > 0 {
+            self.rec(4, items);
+        }
+    }
+
+    fn sock_id(&mut self, pair: u8, second: bool) -> Id {
+        if let Some(id) = self.socks.get(&(pair, second)) {
+            return *id;
+        }
+        let id = self.id();
+        self.socks.insert((pair, second), id);
+        id
+    }
+
+    fn sock(&mut self, pair: u8, second: bool) -> Id {
+        let id = self.sock_id(pair, second);
+        if !self.known_socks.insert((pair, second)) {
+            return id;
+        }
+        self.objref(16, id);
+        let len = self.by_version(112, 120);
+        self.rec(701, body().to(len));
+        let peer = self.sock(pair, !second);
+        let unix = body().i32(id).i32(peer);
+        let unix = if self.late() {
+            unix.i32(self.cred)
+        } else {
+            unix
+        };
+        self.rec(705, unix.to(256));
+        self.deferred.push_back(Work::Socket(pair, second));
+        id
+    }
+
+    fn queues(&mut self, pair: u8, second: bool) {
+        let messages = self.recipe.files.iter().find_map(|file| match file.kind {
+            Kind::Socket(p, s, messages) if (p % 2, s) == (pair, second) => Some(messages % 3),
+            _ => None,
+        });
+        let messages = u32::from(messages.unwrap_or(0));
+        self.rec(702, body().u32(messages).u32(messages * 5));
+        for _ in 0..messages {
+            let (from, to) = (self.sock_id(pair, !second), self.sock_id(pair, second));
+            let message = body().to(20).u32(5).to(44).i32(from).i32(to);
+            self.rec(703, message.to(104));
+            self.rec(4, body().bytes(b"hello"));
+        }
+        self.rec(702, body().u32(0).u32(0));
+    }
+
+    /// Master, reserved file, slave; written where they are first seen.
+    fn terminal(&mut self) -> (Id, Id, Id) {
+        if let Some(ids) = self.tty {
+            return ids;
+        }
+        let ids = (self.id(), self.id(), self.id());
+        self.tty = Some(ids);
+        let len = self.by_version(72, 96);
+        for (id, subtype, link, file) in [(ids.0, 1, 0, ids.1), (ids.2, 2, ids.0, 0)] {
+            self.objref(17, id);
+            let tty = body().u16(4).u16(subtype).i32(link).i32(file);
+            self.rec(306, tty.to(24).u32(3).to(len));
+            if self.recipe.lean {
+                continue;
+            }
+            let waiting = u32::from(subtype) - 1;
+            self.rec(307, body().u32(0).u32(waiting).to(560));
+            if waiting > 0 {
+                self.rec(4, body().bytes(b"x"));
+            }
+        }
+        ids
+    }
+
+    fn mm(&mut self, process: &Process) -> Id {
+        let recipe = self.recipe;
+        self.point(false);
+        let mm = self.id();
+        self.objref(4, mm);
+        self.point(false);
+        let plain = |file: usize| {
+            let file = file % recipe.files.len();
+            matches!(recipe.files[file].kind, Kind::Regular(..)).then_some(file)
+        };
+        let some = !recipe.files.is_empty();
+        let exe = match process.exe.filter(|_| some).and_then(plain) {
+            Some(file) => self.announce(file),
+            None => self.executable(),
+        };
+        let maps: Vec<usize> = process.maps.iter().copied().filter(|_| some).collect();
+        let maps: Vec<usize> = maps.into_iter().filter_map(plain).collect();
+        let count = u32::try_from(maps.len()).unwrap() + 2;
+        self.rec(401, body().u32(count).i32(exe).to(120));
+        let len = self.by_version(344, 360);
+        self.filler(4, len);
+        let len = self.by_version(72, 80);
+        for file in maps {
+            let file = self.announce(file);
+            self.point(false);
+            self.rec(402, body().u32(3).i32(file).to(len));
+            self.rec(403, body().u64(0));
+        }
+        self.rec(402, body().u32(2).to(len));
+        if process.pages > 0 {
+            let pages = u64::from(process.pages);
+            self.rec(403, body().u64(pages));
+            let chunk = 8 + 4104 * usize::from(process.pages);
+            let addresses = (0..pages).fold(body(), |b, page| b.u64(page << 12));
+            self.rec(4, addresses.to(chunk));
+        }
+        self.rec(403, body().u64(0));
+        self.rec(402, body().u32(1).to(len));
+        let kind = if self.late() { 405 } else { 404 };
+        self.filler(kind, 24);
+        self.filler(202, 8);
+        mm
+    }
+
+    /// Every process that runs none of the files has an executable of its own.
+    fn executable(&mut self) -> Id {
+        let id = self.id();
+        self.objref(3, id);
+        let cred = self.new_cred();
+        let file = body().u32(1).u32(0x1d).u32(0x8020).i32(cred);
+        self.rec(304, file.u64(0).u64(0).u64(0));
+        self.rec(303, body().bytes(b"/bin/program\0"));
+        id
+    }
+
+    fn signal(&mut self, process: &Process) {
+        self.point(false);
+        let tty = if process.leader { self.terminal().2 } else { 0 };
+        self.rec(602, body().to(312).i32(tty).i32(100).i32(-1).to(328));
+    }
+}

@@ -1,0 +1,234 @@
+//! Random recipes, and random advice.
+
+use super::build::{File, Kind, Process, Recipe, pid};
+use super::meaning::{Item, Task};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+
+/// Any image.
+pub fn recipe() -> impl Strategy<Value = Recipe> {
+    // Files by path and the terminal are what can be edited: the more there are
+    // of them, the fewer requests are refused.
+    prop_oneof![
+        2 => recipe_of(vec(file(any_kind().boxed()), 1..9).boxed()),
+        3 => recipe_of(vec(file(editable_kind().boxed()), 1..7).boxed()),
+    ]
+}
+
+fn recipe_of(files: BoxedStrategy<Vec<File>>) -> impl Strategy<Value = Recipe> {
+    (
+        any::<bool>(),
+        vec(process(), 1..5),
+        files,
+        vec((0u8..20, any_index()), 0..3),
+        any::<bool>(),
+    )
+        .prop_map(|(late, processes, files, early, backwards)| Recipe {
+            late,
+            lean: false,
+            processes,
+            files,
+            early,
+            backwards,
+        })
+}
+
+fn any_index() -> impl Strategy<Value = usize> {
+    0usize..32
+}
+
+fn process() -> impl Strategy<Value = Process> {
+    (
+        (
+            prop::bool::weighted(0.15),
+            any::<bool>(),
+            0usize..3,
+            option::weighted(0.25, any_index()),
+        ),
+        btree_map(0i32..8, (any_index(), any::<bool>()), 0..7),
+        vec(any_index(), 0..3),
+        option::weighted(0.2, any_index()),
+        prop::bool::weighted(0.3),
+        0u8..3,
+    )
+        .prop_map(
+            |((zombie, nested, threads, shares), table, maps, exe, leader, pages)| Process {
+                zombie,
+                nested,
+                threads,
+                shares,
+                table,
+                maps,
+                exe,
+                leader,
+                pages,
+            },
+        )
+}
+
+fn file(kind: BoxedStrategy<Kind>) -> impl Strategy<Value = File> {
+    (kind, prop::bool::weighted(0.3)).prop_map(|(kind, own_cred)| File { kind, own_cred })
+}
+
+fn editable_kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![
+        4 => (0u8..3, any::<bool>(), 0u32..9000).prop_map(|(a, b, c)| Kind::Regular(a, b, c)),
+        1 => Just(Kind::Directory),
+        1 => Just(Kind::Device),
+        2 => Just(Kind::Terminal),
+        1 => watches(),
+    ]
+}
+
+fn any_kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![
+        4 => editable_kind(),
+        2 => (0u8..2, any::<bool>(), 0u8..40).prop_map(|(a, b, c)| Kind::Pipe(a, b, c)),
+        1 => (0u8..9).prop_map(Kind::Fifo),
+        1 => (0u32..9).prop_map(Kind::Eventfd),
+        2 => (0u8..2, any::<bool>(), 0u8..3).prop_map(|(a, b, c)| Kind::Socket(a, b, c)),
+        1 => watches(),
+        1 => Just(Kind::Master),
+    ]
+}
+
+fn watches() -> impl Strategy<Value = Kind> {
+    vec((any_index(), 0i32..8), 0..3).prop_map(Kind::Epoll)
+}
+
+/// Any advice by numbers.
+pub fn advice() -> impl Strategy<Value = Vec<Item>> {
+    vec(item(), 0..4)
+}
+
+fn item() -> impl Strategy<Value = Item> {
+    let task = prop_oneof![
+        4 => Just(Task::Unnamed),
+        1 => Just(Task::Root),
+        2 => Just(Task::Every),
+        2 => (0usize..4, 0usize..2).prop_map(|(p, t)| Task::Pid(pid(p, t))),
+    ];
+    let target = prop_oneof![
+        4 => (0i32..9).prop_map(|n| (n, Some(n))),
+        1 => (0i32..9, 0i32..4).prop_map(|(n, more)| (n, Some(n + more))),
+        1 => (0i32..9).prop_map(|n| (n, None)),
+    ];
+    (prop::bool::weighted(0.4), task, target).prop_map(|(preserve, task, (from, to))| Item {
+        preserve,
+        task,
+        from,
+        to,
+    })
+}
+
+/// A change to an image that a sender, a disk or an enemy might make.
+#[derive(Clone, Debug)]
+pub enum Damage {
+    /// At a place, in 1/65536 of the length.
+    Flip(u16, u8),
+    /// A 32-bit word there.
+    Word(u16, u32),
+    /// The rest is missing.
+    Cut(u16),
+    /// A record's length, by the record's number.
+    Length(u16, u32),
+    /// A field of a record, by its word.
+    Field(u16, u8, u32),
+    /// A record twice.
+    Twice(u16),
+    /// A record less.
+    Less(u16),
+    /// Two records in each other's place.
+    Swapped(u16, u16),
+}
+
+/// Any of them.
+pub fn damage() -> impl Strategy<Value = Damage> {
+    let value = || {
+        prop_oneof![
+            Just(0u32),
+            Just(1),
+            Just(7),
+            Just(8),
+            Just(0x7fff_ffff),
+            Just(0x8000_0000),
+            Just(0xffff_ffff),
+            Just(0x7f00_000a),
+            0u32..40,
+            any::<u32>(),
+        ]
+    };
+    prop_oneof![
+        1 => (any::<u16>(), any::<u8>()).prop_map(|(a, b)| Damage::Flip(a, b)),
+        1 => (any::<u16>(), value()).prop_map(|(a, b)| Damage::Word(a, b)),
+        1 => any::<u16>().prop_map(Damage::Cut),
+        1 => (any::<u16>(), value()).prop_map(|(a, b)| Damage::Length(a, b)),
+        4 => (any::<u16>(), 2u8..12, value()).prop_map(|(a, b, c)| Damage::Field(a, b, c)),
+        2 => any::<u16>().prop_map(Damage::Twice),
+        2 => any::<u16>().prop_map(Damage::Less),
+        2 => (any::<u16>(), any::<u16>()).prop_map(|(a, b)| Damage::Swapped(a, b)),
+    ]
+}
+
+impl Damage {
+    /// Does it. The records are those of the image before any damage; what no
+    /// longer fits is left out.
+    pub fn to(&self, image: &mut Vec<u8>, records: &[(usize, usize)]) {
+        let place = |of: u16, len: usize| usize::from(of) * len / 65536;
+        let record = |of: u16, image: &[u8]| {
+            let (at, len) = records[place(of, records.len())];
+            (at + len <= image.len()).then_some(at..at + len)
+        };
+        match *self {
+            Damage::Flip(at, bits) => {
+                let at = place(at, image.len());
+                image[at] ^= bits;
+            }
+            Damage::Word(at, value) => {
+                let at = place(at, image.len().saturating_sub(4));
+                put(image, at, value);
+            }
+            Damage::Cut(at) => image.truncate(place(at, image.len()).max(1)),
+            Damage::Length(of, value) => {
+                if let Some(range) = record(of, image) {
+                    put(image, range.start + 4, value);
+                }
+            }
+            Damage::Field(of, word, value) => {
+                if let Some(range) = record(of, image) {
+                    let at = range.start + usize::from(word) * 4;
+                    if at + 4 <= range.end {
+                        put(image, at, value);
+                    }
+                }
+            }
+            Damage::Twice(of) => {
+                if let Some(range) = record(of, image) {
+                    let copy = image[range.clone()].to_vec();
+                    image.splice(range.end..range.end, copy);
+                }
+            }
+            Damage::Less(of) => {
+                if let Some(range) = record(of, image) {
+                    image.drain(range);
+                }
+            }
+            Damage::Swapped(a, b) => {
+                if let (Some(a), Some(b)) = (record(a.min(b), image), record(a.max(b), image))
+                    && a.end <= b.start
+                {
+                    let (first, second) = (image[a.clone()].to_vec(), image[b.clone()].to_vec());
+                    image.splice(b, first);
+                    image.splice(a, second);
+                }
+            }
+        }
+    }
+}
+
+fn put(image: &mut [u8], at: usize, value: u32) {
+    if let Some(field) = image.get_mut(at..at + 4) {
+        field.copy_from_slice(&value.to_le_bytes());
+    }
+}

@@ -1,0 +1,705 @@
+//! Properties of the Linux-CR engine, on images that the generator makes up.
+//!
+//! What is right is said by code that shares nothing with the engine:
+//! `generator/build.rs` writes the images, `generator/check.rs` reads them as a
+//! kernel would, and `generator/meaning.rs` says what advice makes of them.
+
+mod generator;
+
+use ckpt_image::Error;
+use ckpt_image::advice::{Action, Advice, Kind, Strictness, parse_list};
+use ckpt_image::caller::{Access, Caller, CallerFile};
+use ckpt_image::linux_cr::rewrite::Rewriter;
+use ckpt_image::linux_cr::survey::Surveyor;
+use ckpt_image::plan::Planner;
+use generator::build::{File, Head, Kind as Is, Process, Recipe, build, head_only};
+use generator::check::{View, check};
+use generator::meaning::{Becomes, Given, Item, list, outcome};
+use generator::recipes::{advice, damage, recipe};
+use proptest::collection::{btree_map, vec};
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Counts what each thread has allocated and not freed, and the most it ever
+/// had.
+struct Counting;
+
+thread_local! {
+    static NOW: Cell<usize> = const { Cell::new(0) };
+    static MOST: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count(change: impl Fn(usize) -> usize) {
+    let now = change(NOW.get());
+    NOW.set(now);
+    MOST.set(MOST.get().max(now));
+}
+
+// SAFETY: the system's allocator does the work; counting touches plain cells of
+// the thread only.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(|now| now.wrapping_add(layout.size()));
+        // SAFETY: as our caller promises.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // What another thread allocated may be freed here.
+        count(|now| now.saturating_sub(layout.size()));
+        // SAFETY: as our caller promises.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// So many cases, or as many as PROPTEST_CASES says.
+fn settings(cases: u32) -> ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES").ok();
+    ProptestConfig {
+        cases: asked.and_then(|n| n.parse().ok()).unwrap_or(cases),
+        max_shrink_iters: 3000,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
+        ..ProptestConfig::default()
+    }
+}
+
+/// A file of the caller: kind (regular, device, fifo), access, appending,
+/// close-on-exec, and whether it shares the description of the one before.
+type Own = (u8, u8, bool, bool, bool);
+
+fn owns() -> impl Strategy<Value = BTreeMap<i32, Own>> {
+    let own = (0u8..6, 0u8..5, any::<bool>(), any::<bool>(), any::<bool>());
+    btree_map(0i32..10, own, 3..10)
+}
+
+fn caller(owns: &BTreeMap<i32, Own>) -> Caller {
+    let mut caller = Caller::default();
+    let mut before: Option<(i32, CallerFile)> = None;
+    for (&number, &(kind, access, append, close_on_exec, shares)) in owns {
+        let flags = match access {
+            0 => libc::O_RDONLY,
+            1 => libc::O_WRONLY,
+            _ => libc::O_RDWR,
+        };
+        let flags = flags | if append { libc::O_APPEND } else { 0 };
+        let (kind, read_mode) = match kind {
+            0 => (Kind::Fifo, 0),
+            1 => (Kind::Chr, 0x1c),
+            _ => (Kind::Reg, 0x1c),
+        };
+        let access = Access::of_flags(flags);
+        let mut file = CallerFile {
+            kind,
+            access,
+            flags,
+            f_mode: read_mode | u32::from(access.read) | (u32::from(access.write) << 1),
+            close_on_exec,
+            description: number,
+            name: format!("/proc/self/fd/{number}").into_bytes(),
+            link: format!("/caller/{number}"),
+            not_by_name: None,
+        };
+        if let Some((_, other)) = before.as_ref().filter(|_| shares) {
+            file = CallerFile {
+                close_on_exec,
+                ..other.clone()
+            };
+        }
+        before = Some((number, file.clone()));
+        caller.files.insert(number, file);
+    }
+    caller
+}
+
+fn given(caller: &Caller) -> BTreeMap<i32, Given> {
+    let given = |file: &CallerFile| Given {
+        read: file.access.read,
+        write: file.access.write,
+        close_on_exec: file.close_on_exec,
+    };
+    caller.files.iter().map(|(&n, f)| (n, given(f))).collect()
+}
+
+/// As the environment would say it.
+fn request(items: &[Item]) -> Advice {
+    let ignore = list(items, false);
+    let preserve = list(items, true);
+    let mut all = parse_list(
+        "CKPT_PRESERVE",
+        preserve.as_bytes(),
+        &Action::Preserve,
+        1024,
+    )
+    .expect("a list of ours");
+    all.extend(parse_list("CKPT_IGNORE", ignore.as_bytes(), &Action::Ignore, 1024).unwrap());
+    Advice {
+        items: all,
+        strictness: Strictness::Warn,
+    }
+}
+
+/// What came of a rewriting.
+#[derive(Debug, PartialEq)]
+struct Rewritten {
+    out: Vec<u8>,
+    /// Bytes of the output that came with a word that a pipe's contents are
+    /// among them.
+    with_pipe_data: Vec<std::ops::Range<usize>>,
+    /// The refusal.
+    error: Option<Error>,
+}
+
+fn rewrite(
+    image: &[u8],
+    items: &[Item],
+    caller: &Caller,
+    census: Option<BTreeSet<i32>>,
+    pieces: &[usize],
+) -> Rewritten {
+    let mut rewritten = Rewritten {
+        out: Vec::new(),
+        with_pipe_data: Vec::new(),
+        error: None,
+    };
+    let mut planner = match Planner::new(&request(items), caller.clone(), false) {
+        Ok(planner) => planner,
+        Err(error) => {
+            rewritten.error = Some(error);
+            return rewritten;
+        }
+    };
+    if let Some(census) = census {
+        planner = planner.with_census(census);
+    }
+    let mut rewriter = Rewriter::new(planner, Box::new(|_| Some(17)));
+    let mut rest = image;
+    let mut sizes = pieces.iter().cycle();
+    let mut result = Ok(());
+    while !rest.is_empty() && result.is_ok() {
+        let size = sizes.next().map_or(rest.len(), |&size| size.max(1));
+        let (piece, more) = rest.split_at(size.min(rest.len()));
+        rest = more;
+        result = rewriter.feed(piece);
+        let start = rewritten.out.len();
+        rewritten.out.append(rewriter.output());
+        if rewriter.holds_pipe_data() {
+            rewritten.with_pipe_data.push(start..rewritten.out.len());
+        }
+    }
+    rewritten.error = result.and_then(|()| rewriter.finish()).err();
+    rewritten
+}
+
+/// The records, without those of files and descriptors.
+fn skeleton<'a>(view: &View, image: &'a [u8]) -> Vec<&'a [u8]> {
+    let of_files: BTreeSet<usize> = view
+        .blocks
+        .iter()
+        .chain(&view.terminals)
+        .flat_map(|(_, of)| of)
+        .copied()
+        .collect();
+    let mut records = Vec::new();
+    for (index, &(at, len)) in view.records.iter().enumerate() {
+        let record = &image[at..at + len];
+        let kind = u32::from_le_bytes(record[..4].try_into().unwrap());
+        // The tables' counts and the controlling terminals are compared by what
+        // they say.
+        if !of_files.contains(&index) && !matches!(kind, 301 | 302 | 602) {
+            records.push(record);
+        }
+    }
+    records
+}
+
+/// Each file's records in one piece, in the order of the image.
+fn blocks(view: &View, of: &[(i32, Vec<usize>)], image: &[u8]) -> Vec<(i32, Vec<u8>)> {
+    let bytes = |of: &[usize]| {
+        of.iter()
+            .flat_map(|&index| {
+                let (at, len) = view.records[index];
+                image[at..at + len].iter().copied()
+            })
+            .collect()
+    };
+    of.iter().map(|(id, of)| (*id, bytes(of))).collect()
+}
+
+/// Holds a rewritten image against what the advice means.
+fn compare(
+    image: &[u8],
+    before: &View,
+    out: &[u8],
+    after: &View,
+    items: &[Item],
+    caller: &Caller,
+) -> Result<(), TestCaseError> {
+    let expected = outcome(before, items, &given(caller), true);
+    prop_assert_eq!(&after.tasks, &before.tasks);
+    prop_assert_eq!(&after.zombies, &before.zombies);
+    let mut objects: BTreeMap<i32, i32> = BTreeMap::new();
+    prop_assert_eq!(after.tables.len(), before.tables.len());
+    for (table, numbers) in &expected.tables {
+        let is = &after.tables[table];
+        prop_assert!(
+            is.keys().eq(numbers.keys()),
+            "numbers of {}: {:?}",
+            table,
+            is
+        );
+        for (number, (becomes, close_on_exec)) in numbers {
+            let held = is[number];
+            prop_assert_eq!(held.close_on_exec, *close_on_exec);
+            match becomes {
+                Becomes::Kept(file) => prop_assert_eq!(held.file, *file),
+                Becomes::Given(from) => {
+                    let description = caller.files[from].description;
+                    let object = *objects.entry(description).or_insert(held.file);
+                    prop_assert_eq!(held.file, object, "one description, one object");
+                    let body = &after.files[&object];
+                    let own = &caller.files[from];
+                    prop_assert_eq!(&body.name, &own.name);
+                    prop_assert_eq!(body.mode, own.f_mode);
+                    prop_assert_eq!(body.flags, own.flags.cast_unsigned() | 0x8000);
+                }
+            }
+        }
+    }
+    let distinct: BTreeSet<i32> = objects.values().copied().collect();
+    prop_assert_eq!(
+        distinct.len(),
+        objects.len(),
+        "one object for two descriptions"
+    );
+    for (id, body) in &before.files {
+        match after.files.get(id) {
+            Some(same) => prop_assert!(distinct.contains(id) || same == body),
+            None => prop_assert!(expected.touched.contains(id), "file {} is lost", id),
+        }
+    }
+    prop_assert_eq!(&after.watches, &before.watches);
+    prop_assert_eq!(&after.mapped, &before.mapped);
+    let mut controlling = before.controlling.clone();
+    controlling.retain(|_, slave| !expected.taken.contains(slave));
+    prop_assert_eq!(&after.controlling, &controlling);
+    // Whatever else there is stands as it stood.
+    let same = skeleton(before, image) == skeleton(after, out);
+    prop_assert!(same, "other records changed, or moved among themselves");
+    let ends = |view: &View, image: &[u8]| -> BTreeMap<_, _> {
+        blocks(view, &view.terminals, image).into_iter().collect()
+    };
+    let had = ends(before, image);
+    for (end, records) in ends(after, out) {
+        prop_assert_eq!(had.get(&end), Some(&records));
+    }
+    let untouched = |view: &View, image: &[u8]| -> Vec<_> {
+        let mut all = blocks(view, &view.blocks, image);
+        all.retain(|(id, _)| {
+            before.files.contains_key(id)
+                && !expected.touched.contains(id)
+                && !distinct.contains(id)
+        });
+        all
+    };
+    prop_assert_eq!(untouched(before, image), untouched(after, out));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(settings(400))]
+
+    /// The generator and the checker agree, and the engine knows what they know.
+    #[test]
+    fn generated_images_are_images(recipe in recipe()) {
+        let image = build(&recipe);
+        let view = check(&image).map_err(TestCaseError::fail)?;
+        let mut surveyor = Surveyor::default();
+        prop_assert_eq!(surveyor.feed(&image), Ok(()));
+        let (survey, layout) = surveyor.finish().unwrap();
+        let name = if recipe.late { "v23-rc2" } else { "v20" };
+        prop_assert_eq!(layout.map(|l| l.version.name), Some(name));
+        for task in &view.tasks {
+            let same = survey.tasks.iter().find(|t| t.pid == task.pid).unwrap();
+            prop_assert_eq!((same.process, same.table), (task.process, Some(task.table)));
+        }
+        for (id, table) in &view.tables {
+            let same: Vec<_> = survey.tables[id]
+                .descriptors
+                .iter()
+                .map(|d| (d.number, d.file, d.close_on_exec))
+                .collect();
+            let held: Vec<_> = table.iter().map(|(n, h)| (*n, h.file, h.close_on_exec)).collect();
+            prop_assert_eq!(same, held);
+        }
+        prop_assert_eq!(survey.files.len(), view.files.len());
+        survey.listing(layout.as_ref());
+    }
+
+    #[test]
+    fn without_advice_or_a_match_nothing_changes(
+        recipe in recipe(),
+        pieces in vec(1usize..3000, 0..5),
+        owns in owns(),
+    ) {
+        let image = build(&recipe);
+        let nobody = [
+            Item { preserve: false, task: generator::meaning::Task::Every, from: 50, to: None },
+            Item { preserve: true, task: generator::meaning::Task::Pid(99), from: 0, to: None },
+        ];
+        for items in [&nobody[..], &[]] {
+            let rewritten = rewrite(&image, items, &caller(&owns), None, &pieces);
+            prop_assert_eq!(&rewritten.error, &None);
+            prop_assert!(rewritten.out == image);
+        }
+    }
+
+    /// The heart: an image in, advice in; out comes what the advice means, or a
+    /// refusal exactly where there must be one.
+    #[test]
+    fn advice_does_what_it_means(
+        recipe in recipe(),
+        items in advice(),
+        owns in owns(),
+        whole in prop::bool::weighted(0.8),
+    ) {
+        let image = build(&recipe);
+        let before = check(&image).map_err(TestCaseError::fail)?;
+        let caller = caller(&owns);
+        let expected = outcome(&before, &items, &given(&caller), whole);
+        let census = || whole.then(|| before.others());
+        let Rewritten { out, error, .. } = rewrite(&image, &items, &caller, census(), &[]);
+        if let Some(error) = error {
+            prop_assert!(!expected.refusals.is_empty(), "refused without need: {}", error);
+            return Ok(());
+        }
+        prop_assert!(expected.refusals.is_empty(), "not refused: {:?}", expected.refusals);
+        let after = check(&out).map_err(TestCaseError::fail)?;
+        compare(&image, &before, &out, &after, &items, &caller)?;
+
+        // Once more. A number without a task can mean others by now; what means
+        // the same changes nothing.
+        let census = || whole.then(|| after.others());
+        let second = outcome(&after, &items, &given(&caller), whole);
+        let Rewritten { out: again, error, .. } = rewrite(&out, &items, &caller, census(), &[]);
+        prop_assert_eq!(error.is_some(), !second.refusals.is_empty(), "{:?}", error);
+        if error.is_none() && second.tables == expected.tables {
+            prop_assert!(again == out, "rewriting twice is not rewriting once");
+        }
+        if error.is_none() {
+            let last = check(&again).map_err(TestCaseError::fail)?;
+            compare(&out, &after, &again, &last, &items, &caller)?;
+        }
+    }
+
+    /// Other advice for what was rewritten before.
+    #[test]
+    fn rewritten_images_are_images(
+        recipe in recipe(),
+        first in advice(),
+        second in advice(),
+        owns in owns(),
+    ) {
+        let image = build(&recipe);
+        let before = check(&image).map_err(TestCaseError::fail)?;
+        let caller = caller(&owns);
+        let once = rewrite(&image, &first, &caller, Some(before.others()), &[]);
+        if once.error.is_some() {
+            return Ok(());
+        }
+        let between = check(&once.out).map_err(TestCaseError::fail)?;
+        let twice = rewrite(&once.out, &second, &caller, Some(between.others()), &[]);
+        if twice.error.is_none() {
+            let after = check(&twice.out).map_err(TestCaseError::fail)?;
+            compare(&once.out, &between, &twice.out, &after, &second, &caller)?;
+        }
+    }
+
+    #[test]
+    fn how_the_input_is_cut_does_not_matter(
+        recipe in recipe(),
+        items in advice(),
+        owns in owns(),
+        pieces in vec(1usize..400, 1..6),
+        damage in vec(damage(), 0..2),
+    ) {
+        let mut image = build(&recipe);
+        let view = check(&image).map_err(TestCaseError::fail)?;
+        for damage in &damage {
+            damage.to(&mut image, &view.records);
+        }
+        let caller = caller(&owns);
+        let census = || Some(view.others());
+        let whole = rewrite(&image, &items, &caller, census(), &[]);
+        let cut = rewrite(&image, &items, &caller, census(), &pieces);
+        prop_assert_eq!(&whole.error, &cut.error);
+        prop_assert!(whole.out == cut.out);
+        // A pipe's contents never go out without a word.
+        if let (None, Ok(after)) = (&cut.error, check(&cut.out)) {
+            for &(at, len) in &after.records {
+                if cut.out[at..at + 4] == 305u32.to_le_bytes() && len > 8 {
+                    let told = cut.with_pipe_data.iter().any(|r| r.contains(&at));
+                    prop_assert!(told, "the pipe at {} goes out silently", at);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(settings(1000))]
+
+    /// Damaged images are refused, or what is left of them is still an image
+    /// where it was one; nothing panics, and memory stays in proportion.
+    #[test]
+    fn damage_does_no_harm(
+        recipe in recipe(),
+        damage in vec(damage(), 1..4),
+        items in advice(),
+        owns in owns(),
+    ) {
+        let mut image = build(&recipe);
+        let view = check(&image).map_err(TestCaseError::fail)?;
+        for damage in &damage {
+            damage.to(&mut image, &view.records);
+        }
+        let caller = caller(&owns);
+        let before = NOW.get();
+        MOST.set(before);
+        let mut surveyor = Surveyor::default();
+        let surveyed = surveyor.feed(&image).and_then(|()| surveyor.finish());
+        if let Ok((survey, layout)) = surveyed {
+            survey.listing(layout.as_ref());
+        }
+        let rewritten = rewrite(&image, &items, &caller, None, &[]);
+        let used = MOST.get() - before;
+        prop_assert!(used < 64 * image.len() + 100_000, "{} bytes", used);
+        if let (Ok(before), None) = (check(&image), rewritten.error) {
+            let after = check(&rewritten.out).map_err(TestCaseError::fail)?;
+            compare(&image, &before, &rewritten.out, &after, &items, &caller)?;
+        }
+    }
+}
+
+/// Version, kernel, revision, pids, length of TASK, machines from 1.
+type Known = (
+    &'static str,
+    (u16, u16, u16),
+    u16,
+    bool,
+    usize,
+    &'static [&'static str],
+);
+
+const KNOWN: &[Known] = &[
+    (
+        "v18",
+        (2, 6, 31),
+        3,
+        false,
+        72,
+        &["x86_32", "s390x", "ppc32", "ppc64", "x86_64"],
+    ),
+    (
+        "v19-rc2",
+        (2, 6, 32),
+        4,
+        false,
+        64,
+        &["x86_32", "s390x", "ppc32", "ppc64", "x86_64"],
+    ),
+    (
+        "v20",
+        (2, 6, 33),
+        5,
+        false,
+        64,
+        &["x86_32", "x86_64", "s390x", "ppc32", "ppc64", "arm"],
+    ),
+    (
+        "v21",
+        (2, 6, 34),
+        6,
+        false,
+        64,
+        &["x86_32", "x86_64", "s390x", "ppc32", "ppc64", "arm"],
+    ),
+    (
+        "v22 or v23-rc1",
+        (2, 6, 35),
+        6,
+        false,
+        80,
+        &["x86_32", "x86_64", "s390x", "ppc32", "ppc64", "arm"],
+    ),
+    (
+        "v23-rc2",
+        (2, 6, 37),
+        6,
+        true,
+        80,
+        &["x86_32", "x86_64", "s390x", "arm"],
+    ),
+];
+
+#[test]
+fn every_version_and_machine_is_told_by_name() {
+    let ignore = Item {
+        preserve: false,
+        task: generator::meaning::Task::Every,
+        from: 0,
+        to: None,
+    };
+    for &(version, kernel, revision, pids, task_len, machines) in KNOWN {
+        for (arch, big_endian) in (0..9).flat_map(|arch| [(arch, false), (arch, true)]) {
+            let image = head_only(&Head {
+                arch,
+                kernel,
+                revision,
+                big_endian,
+                pids,
+                task_len,
+            });
+            let machine = usize::from(arch)
+                .checked_sub(1)
+                .and_then(|index| machines.get(index))
+                .copied()
+                .unwrap_or("unknown machine");
+            let mut surveyor = Surveyor::default();
+            surveyor.feed(&image).unwrap();
+            let (survey, layout) = surveyor.finish().unwrap();
+            let layout = layout.unwrap();
+            let (a, b, c) = kernel;
+            let name = format!("Linux-CR {version}, {machine}, Linux {a}.{b}.{c}");
+            assert_eq!(layout.to_string(), name, "{arch} {big_endian}");
+            assert_eq!(layout.big_endian, big_endian);
+            assert_eq!(survey.tasks.len(), 1);
+            assert_eq!(survey.tasks[0].pid, 100);
+            let editable =
+                matches!(version, "v20" | "v23-rc2") && machine == "x86_64" && !big_endian;
+            let ignore = std::slice::from_ref(&ignore);
+            let Rewritten { out, error, .. } =
+                rewrite(&image, ignore, &Caller::default(), None, &[]);
+            if editable {
+                assert_eq!(error, None);
+                assert_eq!(out, image);
+            } else {
+                let error = error.expect("an image that is not edited");
+                assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+                let told = error.to_string();
+                // The advice is refused before the record that tells these two apart.
+                let name = match version {
+                    "v21" | "v22 or v23-rc1" => name.replace(version, "v21 to v23-rc1"),
+                    _ => name,
+                };
+                assert!(told.contains(&name), "{told}\nis not about\n{name}");
+            }
+        }
+    }
+}
+
+/// A root task with these files on 3, 4 and so on.
+fn one_task(files: Vec<Is>) -> Recipe {
+    let table = (3..).zip((0..files.len()).map(|file| (file, false)));
+    let file = |kind| File {
+        kind,
+        own_cred: false,
+    };
+    Recipe {
+        processes: vec![Process {
+            table: table.collect(),
+            ..Process::default()
+        }],
+        files: files.into_iter().map(file).collect(),
+        ..Recipe::default()
+    }
+}
+
+/// Puts bytes before the n-th record of a type.
+fn put_before(image: &mut Vec<u8>, kind: u32, n: usize, bytes: &[u8]) {
+    let view = check(image).unwrap();
+    let of_kind = |&&(at, _): &&(usize, usize)| image[at..at + 4] == kind.to_le_bytes();
+    let &(at, _) = view.records.iter().filter(of_kind).nth(n).unwrap();
+    image.splice(at..at, bytes.iter().copied());
+}
+
+/// A kernel takes announcements there, but never wrote one, and what belongs to
+/// what could not be told.
+#[test]
+fn announcements_inside_what_belongs_together_are_refused() {
+    let mut image = build(&one_task(vec![Is::Eventfd(1), Is::Epoll(vec![(0, 3)])]));
+    let view = check(&image).unwrap();
+    let items = |&&(at, _): &&(usize, usize)| image[at..at + 4] == 308u32.to_le_bytes();
+    let &(at, len) = view.records.iter().find(items).unwrap();
+    // A user namespace, between the count of watches and the watches.
+    let words = [6u32, 16, 12, 4000, 113, 16, 0, 0];
+    let block: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    image.splice(at + len..at + len, block);
+    assert!(check(&image).is_ok());
+    let rewritten = rewrite(&image, &[], &Caller::default(), None, &[]);
+    assert!(rewritten.error.is_some());
+
+    // A file, between another one and its name.
+    let mut image = build(&one_task(vec![Is::Regular(0, false, 0)]));
+    let words = [
+        6u32, 16, 3, 4000, 304, 64, 7, 3, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ];
+    let block: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    put_before(&mut image, 303, 0, &block);
+    let rewritten = rewrite(&image, &[], &Caller::default(), None, &[]);
+    assert!(rewritten.error.is_some());
+}
+
+/// A large image takes time in proportion: every descriptor of very many is
+/// dropped.
+#[test]
+fn many_descriptors_are_dropped_in_no_time() {
+    let mut recipe = one_task(vec![Is::Device]);
+    recipe.processes[0].table = (0..30_000).map(|number| (number, (0, false))).collect();
+    let image = build(&recipe);
+    let every = [Item {
+        preserve: false,
+        task: generator::meaning::Task::Every,
+        from: 0,
+        to: None,
+    }];
+    let start = std::time::Instant::now();
+    let rewritten = rewrite(&image, &every, &Caller::default(), None, &[]);
+    assert_eq!(rewritten.error, None);
+    let after = check(&rewritten.out).unwrap();
+    assert!(after.tables.values().all(BTreeMap::is_empty));
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+}
+
+/// The session leader has closed its terminal, a child has it: the leader has
+/// been given it by the time the child's table comes.
+#[test]
+fn a_terminal_is_not_taken_when_its_session_has_been_told_of_it() {
+    let mut recipe = one_task(vec![Is::Terminal, Is::Device]);
+    recipe.processes[0].table = [(0, (1, false))].into();
+    recipe.processes[0].leader = true;
+    recipe.processes.push(Process {
+        table: [(1, (0, false)), (2, (0, false))].into(),
+        ..Process::default()
+    });
+    let image = build(&recipe);
+    let item = |from| Item {
+        preserve: false,
+        task: generator::meaning::Task::Every,
+        from,
+        to: Some(2),
+    };
+    let told = rewrite(&image, &[item(1)], &Caller::default(), None, &[]).error;
+    assert!(matches!(told, Some(Error::Unsupported { .. })), "{told:?}");
+    // A child that leads nothing is no reason.
+    recipe.processes[0].leader = false;
+    recipe.processes[1].leader = true;
+    let image = build(&recipe);
+    let rewritten = rewrite(&image, &[item(1)], &Caller::default(), None, &[]);
+    assert_eq!(rewritten.error, None);
+    assert!(check(&rewritten.out).unwrap().controlling.is_empty());
+}
