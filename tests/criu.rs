@@ -623,11 +623,7 @@ fn what_is_unmatched_is_said_and_does_no_harm() {
         .advice("IGNORE", "12")
         .advice("FOO", "x")
         .run();
-    assert!(
-        outcome
-            .said
-            .contains("ckptadv: warning: CKPT_IGNORE=12")
-    );
+    assert!(outcome.said.contains("ckptadv: warning: CKPT_IGNORE=12"));
     assert!(
         outcome
             .said
