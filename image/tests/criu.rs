@@ -14,6 +14,7 @@ type Files = BTreeMap<String, Vec<u8>>;
 const COMMON: u32 = 0x5456_4319;
 const INVENTORY: u32 = 0x5831_3116;
 const PSTREE: u32 = 0x5027_3030;
+const CORE: u32 = 0x5505_3847;
 const IDS: u32 = 0x5443_2030;
 const FILES: u32 = 0x5630_3138;
 const FDINFO: u32 = 0x5621_3732;
@@ -513,6 +514,24 @@ fn what_is_missing_is_refused() {
     old.insert("reg-files.img".to_owned(), Vec::new());
     let error = Image::read(&old).expect_err("an old layout");
     assert_eq!(error.errno(), libc::ENOTSUP);
+}
+
+#[test]
+fn a_zombie_has_neither_table_nor_threads() {
+    let mut files = one_task(&[Made::Reg], &[3]).files();
+    let task = |pid, parent, thread| m().n(1, pid).n(2, parent).n(3, 1).n(4, 1).n(5, thread);
+    let tree = [task(100, 0, 100), task(101, 100, 0xffff_fff0)];
+    files.insert("pstree.img".to_owned(), file(PSTREE, tree));
+    let dead = m().n(1, 1).m(3, m().n(1, 2));
+    files.insert("core-101.img".to_owned(), file(CORE, [dead]));
+    let image = Image::read(&files).expect("a valid image");
+    assert_eq!(image.tasks[1].table, None);
+    assert!(image.tasks[1].threads.is_empty());
+    assert!(advise(&files, "", "3").is_ok());
+    let alive = m().n(1, 1).m(3, m().n(1, 1));
+    files.insert("core-101.img".to_owned(), file(CORE, [alive]));
+    let error = Image::read(&files).expect_err("its table is missing");
+    assert!(error.to_string().contains("ids-101.img"), "{error}");
 }
 
 #[test]

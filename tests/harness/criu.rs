@@ -138,9 +138,9 @@ impl World {
         let _ = fs::remove_file(&ready);
         let mut program = Command::new(build::program("holder"));
         program.arg(&ready).args(words).env_clear().current_dir("/");
-        let standard = [0, 1, 2].map(|number| (standard.as_raw_fd(), number));
-        // SAFETY: only fcntl, dup2 and close are called in the child.
-        unsafe { program.pre_exec(move || inherit(&standard)) };
+        let mut standard = [0, 1, 2].map(|number| (standard.as_raw_fd(), number));
+        // SAFETY: only fcntl and dup2 are called in the child.
+        unsafe { program.pre_exec(move || inherit(&mut standard)) };
         #[expect(clippy::zombie_processes, reason = "it is waited for by its pid")]
         let program = program.spawn().expect("the holder starts");
         let root = program.id() as i32;
@@ -427,9 +427,9 @@ impl Restore<'_> {
             .envs(&self.environment)
             .stdin(Stdio::null())
             .stdout(Stdio::null());
-        let descriptors = self.descriptors.clone();
-        // SAFETY: only fcntl, dup2 and close are called in the child.
-        unsafe { command.pre_exec(move || inherit(&descriptors)) };
+        let mut descriptors = self.descriptors.clone();
+        // SAFETY: only fcntl and dup2 are called in the child.
+        unsafe { command.pre_exec(move || inherit(&mut descriptors)) };
         let (status, said) = image.world.criu(&mut command);
         let mut tasks = Tasks {
             root: image.root,
@@ -454,23 +454,21 @@ impl Restore<'_> {
     }
 }
 
-/// Puts descriptors at their numbers, in a child before exec.
-fn inherit(descriptors: &[(RawFd, RawFd)]) -> io::Result<()> {
+/// Puts descriptors, each with the number that it is to have, there, in a child
+/// before exec, where nothing may be allocated.
+fn inherit(descriptors: &mut [(RawFd, RawFd)]) -> io::Result<()> {
     const OUT_OF_THE_WAY: RawFd = 400;
     let check = |result: i32| match result {
         -1 => Err(io::Error::last_os_error()),
         other => Ok(other),
     };
-    let high: Vec<RawFd> = descriptors
-        .iter()
+    for (from, _) in descriptors.iter_mut() {
         // SAFETY: fcntl with integers.
-        .map(|&(from, _)| {
-            check(unsafe { libc::fcntl(from, libc::F_DUPFD_CLOEXEC, OUT_OF_THE_WAY) })
-        })
-        .collect::<io::Result<_>>()?;
-    for (from, &(_, to)) in high.iter().zip(descriptors) {
+        *from = check(unsafe { libc::fcntl(*from, libc::F_DUPFD_CLOEXEC, OUT_OF_THE_WAY) })?;
+    }
+    for &mut (from, to) in descriptors {
         // SAFETY: dup2 with integers.
-        check(unsafe { libc::dup2(*from, to) })?;
+        check(unsafe { libc::dup2(from, to) })?;
     }
     Ok(())
 }

@@ -196,17 +196,12 @@ impl Task {
                 field.append_to(&mut threads)?;
             }
         }
-        let mut others = Vec::with_capacity(threads.len());
-        for thread in threads {
-            let thread = number(message, thread, "pid")?;
-            if thread != pid {
-                others.push(thread);
-            }
-        }
+        // Of a zombie CRIU writes any number here.
+        let threads = threads.into_iter().filter_map(|t| i32::try_from(t).ok());
         Ok(Task {
             pid,
             parent: number(message, parent, "pid")?,
-            threads: others,
+            threads: threads.filter(|&thread| thread != pid).collect(),
             table: None,
         })
     }

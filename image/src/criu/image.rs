@@ -127,7 +127,10 @@ impl Image {
         let mut empty = None;
         for task in &mut tasks {
             task.table = table_of(directory, task.pid)?;
-            let Some(id) = task.table else { continue };
+            let Some(id) = task.table else {
+                task.threads.clear();
+                continue;
+            };
             if let Some(table) = tables.get_mut(&id) {
                 table.tasks.push(task.pid);
                 continue;
