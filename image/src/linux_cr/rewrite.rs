@@ -412,9 +412,13 @@ impl Editor {
         gone.retain(|file| !kept.contains(file));
 
         buffered.draw_forward(&plan, &gone);
+        // What will not go out, for all that is known: its objref may be used anew.
+        let here = buffered.files();
+        let held = |id: &i32| self.held.contains_key(id) || here.contains(id);
+        let unused: BTreeSet<i32> = gone.iter().copied().filter(held).collect();
         let mut announce = Vec::new();
         for from in given_numbers(&plan) {
-            self.give(from, &gone, buffered.cred, &mut announce)?;
+            self.give(from, &unused, buffered.cred, &mut announce)?;
         }
         let mut added = plan.added.iter().peekable();
         let mut next = descs.iter().zip(&plan.fates);
@@ -670,7 +674,7 @@ impl Editor {
     fn give(
         &mut self,
         from: i32,
-        gone: &BTreeSet<i32>,
+        unused: &BTreeSet<i32>,
         cred: i32,
         announce: &mut Vec<u8>,
     ) -> Result<(), Error> {
@@ -681,7 +685,7 @@ impl Editor {
         let Some(file) = self.planner.caller().files.get(&from).cloned() else {
             return Ok(());
         };
-        let object = self.fresh(from, gone)?;
+        let object = self.fresh(from, unused)?;
         self.given.insert(description, object);
         let position = self.position(from, &file)?;
         if file.kind == Kind::Reg && file.access.write && file.flags & libc::O_APPEND == 0 {
@@ -750,13 +754,13 @@ impl Editor {
     /// An objref for the caller's descriptor: always the same for the same
     /// number where the image lets us, so that rewriting twice is rewriting
     /// once.
-    fn fresh(&self, number: i32, gone: &BTreeSet<i32>) -> Result<i32, Error> {
+    fn fresh(&self, number: i32, unused: &BTreeSet<i32>) -> Result<i32, Error> {
         const ROUND: i32 = 1 << 21;
         let first = Survey::HIGH + (number & (ROUND / 2 - 1)) * 2;
         (0..7)
             .map(|round| first + round * ROUND)
             .find(|id| {
-                let ours = gone.contains(id) || !self.survey.high.contains(id);
+                let ours = unused.contains(id) || !self.survey.high.contains(id);
                 ours && !self.survey.high.contains(&(id + 1))
                     && !self.given.values().any(|given| given == id)
             })
@@ -786,9 +790,15 @@ impl Editor {
 }
 
 impl Buffered {
-    /// Announcements are read when the kernel looks for a record of the table
-    /// after them. Those that stand behind the last descriptor that is left go
-    /// before it; where none is left, before the table.
+    /// The files that are announced in it.
+    fn files(&self) -> BTreeSet<i32> {
+        let files = self.pieces.iter().filter_map(|piece| match piece.role {
+            Role::File(file) => Some(file),
+            _ => None,
+        });
+        files.collect()
+    }
+
     fn draw_forward(&mut self, plan: &TablePlan, gone: &BTreeSet<i32>) {
         let mut fates = plan.fates.iter();
         let mut last = None;
