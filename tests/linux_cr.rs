@@ -219,7 +219,7 @@ fn a_file_is_reopened_with_the_callers_mode_and_offset() {
         .unwrap();
     file.seek(SeekFrom::Start(7)).unwrap();
     for feed in [Feed::File, Feed::Pipe, Feed::Option] {
-        let outcome = restart("files")
+        let mut outcome = restart("files")
             .feed(feed)
             .env("CKPT_PRESERVE", "3,20")
             .env("CKPT_IGNORE", "4,5-9")
@@ -233,6 +233,7 @@ fn a_file_is_reopened_with_the_callers_mode_and_offset() {
         assert_eq!(flags(&three) & libc::O_ACCMODE, libc::O_RDWR);
         assert_eq!(outcome.link(FILES, 20), "/dev/zero");
         assert_eq!(outcome.link(FILES, 60), "/mnt/files/c");
+        outcome.finish();
         let warning = "re-opened for writing without O_APPEND";
         assert!(outcome.stderr().contains(warning), "{}", outcome.stderr());
     }
@@ -387,16 +388,18 @@ fn unmatched_advice_is_told_and_strict_refuses() {
     let says = "CKPT_IGNORE=12: no task has 12; open are 0-9, 60";
     for feed in [Feed::File, Feed::Pipe] {
         let advised = || restart("files").feed(feed).env("CKPT_IGNORE", "12");
-        let outcome = advised().run();
+        let mut outcome = advised().run();
         assert_restarted(&outcome);
+        outcome.finish();
         assert_eq!(
             outcome.stderr().matches(says).count(),
             1,
             "{}",
             outcome.stderr()
         );
-        let quiet = advised().env("CKPT_STRICT", "best-effort").run();
+        let mut quiet = advised().env("CKPT_STRICT", "best-effort").run();
         assert_restarted(&quiet);
+        quiet.finish();
         assert_eq!(quiet.stderr(), "");
         let mut strict = advised().env("CKPT_STRICT", "strict").run();
         assert_ne!(strict.verdict, Verdict::Restarted);

@@ -12,6 +12,7 @@
 //! against images that such a kernel wrote.
 
 pub mod layout;
+mod listing;
 pub mod records;
 pub mod rewrite;
 pub mod survey;

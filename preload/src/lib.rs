@@ -18,4 +18,5 @@ compile_error!("libckptadv.so interposes glibc on x86_64 Linux; no other target 
 pub mod criu;
 pub mod hooks;
 pub mod linux_cr;
+pub mod moments;
 pub mod state;

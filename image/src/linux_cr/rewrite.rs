@@ -11,26 +11,19 @@
 //! for it goes before the FILE_TABLE record, where the task that reads it still
 //! has the descriptors that it inherited from the restart program.
 
+mod buffered;
+mod giving;
+mod terminals;
+
 use super::layout::{Layout, PREFIX, file_type, fixed};
 use super::records::{Prefix, Record, Sink, Splitter};
 use super::survey::{Desc, Interest, Survey};
 use crate::Error;
-use crate::advice::Kind;
-use crate::caller::CallerFile;
 use crate::plan::{Change, Descriptor, Fate, Planner, TablePlan};
+use buffered::{Buffered, Role};
 use std::collections::{BTreeMap, BTreeSet};
+use terminals::Terminals;
 
-const O_LARGEFILE: i32 = 0x8000;
-/// The flags of the caller's description that a new one gets. Those that would
-/// create, truncate or refuse a magic link stay behind.
-const KEPT_FLAGS: i32 = libc::O_ACCMODE
-    | libc::O_APPEND
-    | libc::O_NONBLOCK
-    | libc::O_DSYNC
-    | libc::O_SYNC
-    | libc::O_DIRECT
-    | libc::O_DIRECTORY
-    | libc::O_NOATIME;
 const FMODE_LSEEK: u32 = 4;
 const SIGNAL_TTY: usize = 312;
 /// Bytes of one watch of an epoll set.
@@ -130,52 +123,6 @@ impl Rewriter {
     pub fn warnings(&self) -> &[String] {
         &self.editor.warnings
     }
-}
-
-/// A record in a buffered table, and whose it is.
-struct Piece {
-    start: usize,
-    end: usize,
-    role: Role,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    /// Goes out whatever becomes of the descriptors.
-    Other,
-    /// The announcement, body and tail of a file.
-    File(i32),
-    /// One end of a terminal, in front of the body of a file.
-    Terminal { end: i32, file: i32 },
-    /// The table's own record.
-    Table,
-    /// A descriptor.
-    Descriptor,
-}
-
-#[derive(Default)]
-struct Buffered {
-    bytes: Vec<u8>,
-    pieces: Vec<Piece>,
-    /// A terminal whose records come in front of a file's body.
-    terminal: Option<Role>,
-    /// The credentials that are announced before it.
-    cred: i32,
-    /// A pipe's contents are in it.
-    holds_pipe_data: bool,
-}
-
-/// Which terminals advice takes, and which it leaves.
-#[derive(Default)]
-struct Terminals {
-    /// By the slave's objref: the item that took it.
-    taken: BTreeMap<i32, String>,
-    /// By the slave's objref: tasks and numbers that keep it.
-    kept: BTreeMap<i32, BTreeSet<(i32, i32)>>,
-    /// The records of ends that no file has needed so far, by objref.
-    held: BTreeMap<i32, Vec<u8>>,
-    /// By the slave's objref: the task whose controlling terminal it stays.
-    controlling: BTreeMap<i32, i32>,
 }
 
 struct Editor {
@@ -575,48 +522,6 @@ impl Editor {
         self.check_terminals()
     }
 
-    /// A terminal of the outside is taken from everybody or nobody: what is left
-    /// of it would come back dead.
-    fn check_terminals(&self) -> Result<(), Error> {
-        for (slave, item) in &self.terminals.taken {
-            let Some(kept) = self.terminals.kept.get(slave) else {
-                continue;
-            };
-            let index = self.survey.ttys.get(slave).map_or(0, |tty| tty.index);
-            let list: Vec<String> = kept.iter().map(|(task, n)| format!("{task}:{n}")).collect();
-            let list = list.join(",");
-            return Err(Error::Contradiction {
-                what: format!(
-                    "{item}: terminal /dev/pts/{index} would be left at {list} and be dead there"
-                ),
-                remedy: format!("add CKPT_IGNORE={list} (or CKPT_PRESERVE={list})"),
-            });
-        }
-        Ok(())
-    }
-
-    /// A terminal taken as one of the outside turns out to have its master in
-    /// the image.
-    fn refuse_master(&self, record: &Record<'_>) -> Result<(), Error> {
-        if record.prefix.kind != fixed::FILE || record.u32(8)? != file_type::TTY {
-            return Ok(());
-        }
-        let end = record.i32(48)?;
-        let master_of = self
-            .terminals
-            .taken
-            .iter()
-            .find(|(slave, _)| self.survey.ttys.get(slave).is_some_and(|t| t.link == end));
-        match master_of {
-            None => Ok(()),
-            Some((_, item)) => Err(Error::unsupported(
-                item.clone(),
-                "the master of that terminal is in the image too, and a pair cannot be edited \
-                 yet: leave it out",
-            )),
-        }
-    }
-
     /// Lets a file go that was held back, since the next record refers to it.
     fn release(&mut self, file: i32) -> Result<(), Error> {
         let Some(bytes) = self.held.remove(&file) else {
@@ -626,236 +531,6 @@ impl Editor {
         self.release_terminal(file);
         self.out.extend_from_slice(&bytes);
         Ok(())
-    }
-
-    /// Lets the terminal go on which a file is, since the file goes out.
-    fn release_terminal(&mut self, file: i32) {
-        let file = self.survey.files.get(&file);
-        let Some(slave) = file.filter(|file| file.file_type == file_type::TTY) else {
-            return;
-        };
-        let master = self.survey.ttys.get(&slave.behind).map(|end| end.link);
-        for end in master.into_iter().chain([slave.behind]) {
-            if let Some(bytes) = self.terminals.held.remove(&end) {
-                self.out.extend_from_slice(&bytes);
-            }
-        }
-    }
-
-    /// An object that was given a caller's file in a rewriting before this one
-    /// is needed, and its number has been given away again.
-    fn refuse_given(&self, object: i32) -> Result<(), Error> {
-        if !self
-            .given
-            .values()
-            .any(|&given| object == given || object == given + 1)
-        {
-            return Ok(());
-        }
-        Err(Error::unsupported(
-            format!("image: object {object}"),
-            "it was rewritten before, and both advices would give a file this number: rewrite \
-             the image as it was in the beginning, with all the advice at once",
-        ))
-    }
-
-    fn description(&self, number: i32) -> i32 {
-        self.planner
-            .caller()
-            .files
-            .get(&number)
-            .map_or(number, |file| file.description)
-    }
-
-    /// Announces the caller's description behind a number, if that was not done.
-    ///
-    /// * `cred`: what the kernel knows before the table; files in it may bring
-    ///   credentials of their own.
-    fn give(
-        &mut self,
-        from: i32,
-        unused: &BTreeSet<i32>,
-        cred: i32,
-        announce: &mut Vec<u8>,
-    ) -> Result<(), Error> {
-        let description = self.description(from);
-        if self.given.contains_key(&description) {
-            return Ok(());
-        }
-        let Some(file) = self.planner.caller().files.get(&from).cloned() else {
-            return Ok(());
-        };
-        let object = self.fresh(from, unused)?;
-        self.given.insert(description, object);
-        let position = self.position(from, &file)?;
-        if file.kind == Kind::Reg && file.access.write && file.flags & libc::O_APPEND == 0 {
-            self.warnings.push(format!(
-                "descriptor {from} ({}) is re-opened for writing without O_APPEND: the restart \
-                 program and the restarted one have an offset each and can overwrite each other \
-                 (open it with >>)",
-                file.link
-            ));
-        }
-        let Some(layout) = self.layout else {
-            return Ok(());
-        };
-        let mut block = Block(announce);
-        block.start(fixed::OBJREF, 16);
-        block.u32(layout.version.file_object);
-        block.i32(object);
-        let fifo = file.kind == Kind::Fifo;
-        let file_type = if fifo {
-            file_type::FIFO
-        } else {
-            file_type::GENERIC
-        };
-        block.start(fixed::FILE, if fifo { 56 } else { 48 });
-        block.u32(file_type);
-        block.u32(file.f_mode);
-        block.i32(file.flags & KEPT_FLAGS | O_LARGEFILE);
-        block.i32(cred);
-        block.u64(position);
-        block.u64(0);
-        block.u64(0);
-        if fifo {
-            // Opened as a fifo it never waits for a peer. Its pipe is an object
-            // of its own, without anything in it.
-            block.i32(object + 1);
-            block.i32(0);
-        }
-        let name_len = u32::try_from(file.name.len()).unwrap_or(u32::MAX);
-        block.start(fixed::FILE_NAME, name_len.saturating_add(9));
-        announce.extend_from_slice(&file.name);
-        announce.push(0);
-        if fifo {
-            Block(announce).start(fixed::PIPE_BUF, 8);
-        }
-        Ok(())
-    }
-
-    /// The offset to write for a caller's file.
-    fn position(&self, from: i32, file: &CallerFile) -> Result<u64, Error> {
-        let seekable = file.f_mode & FMODE_LSEEK != 0;
-        if !seekable || file.flags & libc::O_APPEND != 0 {
-            return Ok(0);
-        }
-        let offset = (self.offsets)(from).unwrap_or(0);
-        let position = u64::try_from(offset).unwrap_or(0);
-        if position & 0x8000_0000 != 0 {
-            return Err(Error::unsupported(
-                format!("descriptor {from} ({}): offset {position:#x}", file.link),
-                "a Linux-CR kernel would crash on it (bit 31 is set): seek elsewhere, or open it \
-                 with >>",
-            ));
-        }
-        Ok(position)
-    }
-
-    /// An objref for the caller's descriptor: always the same for the same
-    /// number where the image lets us, so that rewriting twice is rewriting
-    /// once.
-    fn fresh(&self, number: i32, unused: &BTreeSet<i32>) -> Result<i32, Error> {
-        const ROUND: i32 = 1 << 21;
-        let first = Survey::HIGH + (number & (ROUND / 2 - 1)) * 2;
-        (0..7)
-            .map(|round| first + round * ROUND)
-            .find(|id| {
-                let ours = unused.contains(id) || !self.survey.high.contains(id);
-                ours && !self.survey.high.contains(&(id + 1))
-                    && !self.given.values().any(|given| given == id)
-            })
-            .ok_or_else(|| {
-                Error::unsupported(
-                    format!("descriptor {number}"),
-                    "the image uses every object number that could be given to it",
-                )
-            })
-    }
-
-    fn add(&mut self, number: i32, from: i32) {
-        let object = self.given[&self.description(from)];
-        let close_on_exec = self
-            .planner
-            .caller()
-            .files
-            .get(&from)
-            .is_some_and(|file| file.close_on_exec);
-        let mut block = Block(&mut self.out);
-        block.start(fixed::FILE_DESC, 24);
-        block.i32(object);
-        block.i32(number);
-        block.u32(close_on_exec.into());
-        block.u32(0);
-    }
-}
-
-impl Buffered {
-    /// The files that are announced in it.
-    fn files(&self) -> BTreeSet<i32> {
-        let files = self.pieces.iter().filter_map(|piece| match piece.role {
-            Role::File(file) => Some(file),
-            _ => None,
-        });
-        files.collect()
-    }
-
-    fn draw_forward(&mut self, plan: &TablePlan, gone: &BTreeSet<i32>) {
-        let mut fates = plan.fates.iter();
-        let mut last = None;
-        for (index, piece) in self.pieces.iter().enumerate() {
-            let stays = match piece.role {
-                Role::Table => true,
-                Role::Descriptor => fates.next().is_some_and(|fate| *fate != Fate::Drop),
-                _ => false,
-            };
-            if stays {
-                last = Some(index);
-            }
-        }
-        let Some(last) = last else {
-            return;
-        };
-        let behind = self.pieces.split_off(last);
-        let (forward, stay) = behind.into_iter().partition(|piece| match piece.role {
-            Role::Other => true,
-            Role::File(file) | Role::Terminal { file, .. } => !gone.contains(&file),
-            Role::Table | Role::Descriptor => false,
-        });
-        let (forward, stay): (Vec<_>, Vec<_>) = (forward, stay);
-        self.pieces.extend(forward);
-        self.pieces.extend(stay);
-    }
-
-    fn push(&mut self, bytes: &[u8], role: Role) {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        self.pieces.push(Piece {
-            start,
-            end: self.bytes.len(),
-            role,
-        });
-    }
-}
-
-/// Writes records, in the byte order of the machines whose images are edited.
-struct Block<'a>(&'a mut Vec<u8>);
-
-impl Block<'_> {
-    fn start(&mut self, kind: u32, len: u32) {
-        self.u32(kind);
-        self.u32(len);
-    }
-
-    fn u32(&mut self, value: u32) {
-        self.0.extend_from_slice(&value.to_le_bytes());
-    }
-
-    fn i32(&mut self, value: i32) {
-        self.0.extend_from_slice(&value.to_le_bytes());
-    }
-
-    fn u64(&mut self, value: u64) {
-        self.0.extend_from_slice(&value.to_le_bytes());
     }
 }
 

@@ -1,0 +1,191 @@
+//! The caller's files: what is announced for them, and under which objrefs.
+
+use super::{Editor, FMODE_LSEEK};
+use crate::Error;
+use crate::advice::Kind;
+use crate::caller::CallerFile;
+use crate::linux_cr::layout::{file_type, fixed};
+use crate::linux_cr::survey::Survey;
+use std::collections::BTreeSet;
+
+const O_LARGEFILE: i32 = 0x8000;
+/// The flags of the caller's description that a new one gets. Those that would
+/// create, truncate or refuse a magic link stay behind.
+const KEPT_FLAGS: i32 = libc::O_ACCMODE
+    | libc::O_APPEND
+    | libc::O_NONBLOCK
+    | libc::O_DSYNC
+    | libc::O_SYNC
+    | libc::O_DIRECT
+    | libc::O_DIRECTORY
+    | libc::O_NOATIME;
+
+impl Editor {
+    /// An object that was given a caller's file in a rewriting before this one
+    /// is needed, and its number has been given away again.
+    pub(super) fn refuse_given(&self, object: i32) -> Result<(), Error> {
+        if !self
+            .given
+            .values()
+            .any(|&given| object == given || object == given + 1)
+        {
+            return Ok(());
+        }
+        Err(Error::unsupported(
+            format!("image: object {object}"),
+            "it was rewritten before, and both advices would give a file this number: rewrite \
+             the image as it was in the beginning, with all the advice at once",
+        ))
+    }
+
+    pub(super) fn description(&self, number: i32) -> i32 {
+        self.planner
+            .caller()
+            .files
+            .get(&number)
+            .map_or(number, |file| file.description)
+    }
+
+    /// Announces the caller's description behind a number, if that was not done.
+    ///
+    /// * `cred`: what the kernel knows before the table; files in it may bring
+    ///   credentials of their own.
+    pub(super) fn give(
+        &mut self,
+        from: i32,
+        unused: &BTreeSet<i32>,
+        cred: i32,
+        announce: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let description = self.description(from);
+        if self.given.contains_key(&description) {
+            return Ok(());
+        }
+        let Some(file) = self.planner.caller().files.get(&from).cloned() else {
+            return Ok(());
+        };
+        let object = self.fresh(from, unused)?;
+        self.given.insert(description, object);
+        let position = self.position(from, &file)?;
+        if file.kind == Kind::Reg && file.access.write && file.flags & libc::O_APPEND == 0 {
+            self.warnings.push(format!(
+                "descriptor {from} ({}) is re-opened for writing without O_APPEND: the restart \
+                 program and the restarted one have an offset each and can overwrite each other \
+                 (open it with >>)",
+                file.link
+            ));
+        }
+        let Some(layout) = self.layout else {
+            return Ok(());
+        };
+        let mut block = Block(announce);
+        block.start(fixed::OBJREF, 16);
+        block.u32(layout.version.file_object);
+        block.i32(object);
+        let fifo = file.kind == Kind::Fifo;
+        let file_type = if fifo {
+            file_type::FIFO
+        } else {
+            file_type::GENERIC
+        };
+        block.start(fixed::FILE, if fifo { 56 } else { 48 });
+        block.u32(file_type);
+        block.u32(file.f_mode);
+        block.i32(file.flags & KEPT_FLAGS | O_LARGEFILE);
+        block.i32(cred);
+        block.u64(position);
+        block.u64(0);
+        block.u64(0);
+        if fifo {
+            // Opened as a fifo it never waits for a peer. Its pipe is an object
+            // of its own, without anything in it.
+            block.i32(object + 1);
+            block.i32(0);
+        }
+        let name_len = u32::try_from(file.name.len()).unwrap_or(u32::MAX);
+        block.start(fixed::FILE_NAME, name_len.saturating_add(9));
+        announce.extend_from_slice(&file.name);
+        announce.push(0);
+        if fifo {
+            Block(announce).start(fixed::PIPE_BUF, 8);
+        }
+        Ok(())
+    }
+
+    /// The offset to write for a caller's file.
+    pub(super) fn position(&self, from: i32, file: &CallerFile) -> Result<u64, Error> {
+        let seekable = file.f_mode & FMODE_LSEEK != 0;
+        if !seekable || file.flags & libc::O_APPEND != 0 {
+            return Ok(0);
+        }
+        let offset = (self.offsets)(from).unwrap_or(0);
+        let position = u64::try_from(offset).unwrap_or(0);
+        if position & 0x8000_0000 != 0 {
+            return Err(Error::unsupported(
+                format!("descriptor {from} ({}): offset {position:#x}", file.link),
+                "a Linux-CR kernel would crash on it (bit 31 is set): seek elsewhere, or open it \
+                 with >>",
+            ));
+        }
+        Ok(position)
+    }
+
+    /// An objref for the caller's descriptor: always the same for the same
+    /// number where the image lets us, so that rewriting twice is rewriting
+    /// once.
+    pub(super) fn fresh(&self, number: i32, unused: &BTreeSet<i32>) -> Result<i32, Error> {
+        const ROUND: i32 = 1 << 21;
+        let first = Survey::HIGH + (number & (ROUND / 2 - 1)) * 2;
+        (0..7)
+            .map(|round| first + round * ROUND)
+            .find(|id| {
+                let ours = unused.contains(id) || !self.survey.high.contains(id);
+                ours && !self.survey.high.contains(&(id + 1))
+                    && !self.given.values().any(|given| given == id)
+            })
+            .ok_or_else(|| {
+                Error::unsupported(
+                    format!("descriptor {number}"),
+                    "the image uses every object number that could be given to it",
+                )
+            })
+    }
+
+    pub(super) fn add(&mut self, number: i32, from: i32) {
+        let object = self.given[&self.description(from)];
+        let close_on_exec = self
+            .planner
+            .caller()
+            .files
+            .get(&from)
+            .is_some_and(|file| file.close_on_exec);
+        let mut block = Block(&mut self.out);
+        block.start(fixed::FILE_DESC, 24);
+        block.i32(object);
+        block.i32(number);
+        block.u32(close_on_exec.into());
+        block.u32(0);
+    }
+}
+
+/// Writes records, in the byte order of the machines whose images are edited.
+struct Block<'a>(&'a mut Vec<u8>);
+
+impl Block<'_> {
+    fn start(&mut self, kind: u32, len: u32) {
+        self.u32(kind);
+        self.u32(len);
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn i32(&mut self, value: i32) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+}

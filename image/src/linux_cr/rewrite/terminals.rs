@@ -1,0 +1,78 @@
+//! Terminals, of which advice takes all descriptors or none.
+
+use super::Editor;
+use crate::Error;
+use crate::linux_cr::layout::{file_type, fixed};
+use crate::linux_cr::records::Record;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Which terminals advice takes, and which it leaves.
+#[derive(Default)]
+pub struct Terminals {
+    /// By the slave's objref: the item that took it.
+    pub taken: BTreeMap<i32, String>,
+    /// By the slave's objref: tasks and numbers that keep it.
+    pub kept: BTreeMap<i32, BTreeSet<(i32, i32)>>,
+    /// The records of ends that no file has needed so far, by objref.
+    pub held: BTreeMap<i32, Vec<u8>>,
+    /// By the slave's objref: the task whose controlling terminal it stays.
+    pub controlling: BTreeMap<i32, i32>,
+}
+
+impl Editor {
+    /// A terminal of the outside is taken from everybody or nobody: what is left
+    /// of it would come back dead.
+    pub(super) fn check_terminals(&self) -> Result<(), Error> {
+        for (slave, item) in &self.terminals.taken {
+            let Some(kept) = self.terminals.kept.get(slave) else {
+                continue;
+            };
+            let index = self.survey.ttys.get(slave).map_or(0, |tty| tty.index);
+            let list: Vec<String> = kept.iter().map(|(task, n)| format!("{task}:{n}")).collect();
+            let list = list.join(",");
+            return Err(Error::Contradiction {
+                what: format!(
+                    "{item}: terminal /dev/pts/{index} would be left at {list} and be dead there"
+                ),
+                remedy: format!("add CKPT_IGNORE={list} (or CKPT_PRESERVE={list})"),
+            });
+        }
+        Ok(())
+    }
+
+    /// A terminal taken as one of the outside turns out to have its master in
+    /// the image.
+    pub(super) fn refuse_master(&self, record: &Record<'_>) -> Result<(), Error> {
+        if record.prefix.kind != fixed::FILE || record.u32(8)? != file_type::TTY {
+            return Ok(());
+        }
+        let end = record.i32(48)?;
+        let master_of = self
+            .terminals
+            .taken
+            .iter()
+            .find(|(slave, _)| self.survey.ttys.get(slave).is_some_and(|t| t.link == end));
+        match master_of {
+            None => Ok(()),
+            Some((_, item)) => Err(Error::unsupported(
+                item.clone(),
+                "the master of that terminal is in the image too, and a pair cannot be edited \
+                 yet: leave it out",
+            )),
+        }
+    }
+
+    /// Lets the terminal go on which a file is, since the file goes out.
+    pub(super) fn release_terminal(&mut self, file: i32) {
+        let file = self.survey.files.get(&file);
+        let Some(slave) = file.filter(|file| file.file_type == file_type::TTY) else {
+            return;
+        };
+        let master = self.survey.ttys.get(&slave.behind).map(|end| end.link);
+        for end in master.into_iter().chain([slave.behind]) {
+            if let Some(bytes) = self.terminals.held.remove(&end) {
+                self.out.extend_from_slice(&bytes);
+            }
+        }
+    }
+}
