@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use harness::linux_cr::{Feed, Outcome, Restart, Verdict, image, table};
+use harness::linux_cr::{Feed, Outcome, Restart, Verdict, exit_code, image, table};
 use harness::world::make_fifo;
 use harness::{criu::library, report};
 
@@ -79,6 +79,15 @@ fn at_home(example: &[u8]) -> Vec<u8> {
     image
 }
 
+fn is_close_on_exec(pid: i32, number: i32) -> bool {
+    let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap();
+    let flags = info
+        .lines()
+        .find_map(|line| line.strip_prefix("flags:\t"))
+        .unwrap();
+    i32::from_str_radix(flags, 8).unwrap() & libc::O_CLOEXEC != 0
+}
+
 #[track_caller]
 fn assert_restarted(outcome: &Outcome) {
     assert_eq!(outcome.verdict, Verdict::Restarted, "{}", outcome.stderr());
@@ -89,7 +98,7 @@ fn assert_restarted(outcome: &Outcome) {
 fn assert_refused(outcome: &mut Outcome, words: &[&str]) {
     assert_eq!(outcome.verdict, Verdict::NoRestart, "{}", outcome.stderr());
     assert!(outcome.tasks.is_empty());
-    assert_ne!(harness::linux_cr::exit_code(outcome.wait()), 0);
+    assert_ne!(exit_code(outcome.wait()), 0);
     let said = outcome.stderr();
     for word in words {
         assert!(said.contains(word), "no \"{word}\" in: {said}");
@@ -143,6 +152,8 @@ fn every_row(feed: Feed) {
                 same += 1;
                 verdict == Verdict::Restarted && {
                     let report = outcome.report();
+                    // The program ends as without the library.
+                    assert_eq!(exit_code(outcome.finish()), 0, "{name} {ignored}");
                     // The program that reported to the kernel's side broke off at 8 KB.
                     report::agree(&report, expected)
                         || (name == "many" && report.starts_with(expected.as_str()))
@@ -232,6 +243,10 @@ fn a_file_is_reopened_with_the_callers_mode_and_offset() {
         assert_eq!(offset(&three), 7);
         assert_eq!(flags(&three) & libc::O_ACCMODE, libc::O_RDWR);
         assert_eq!(outcome.link(FILES, 20), "/dev/zero");
+        assert!(
+            !is_close_on_exec(outcome.pid(FILES), 20),
+            "the caller's is not"
+        );
         assert_eq!(outcome.link(FILES, 60), "/mnt/files/c");
         outcome.finish();
         let warning = "re-opened for writing without O_APPEND";
@@ -343,8 +358,11 @@ fn a_typo_restarts_nothing() {
             ("CKPT_IGNORE", "/tmp/*", "not"),
             ("CKPT_REPORT", "/tmp/report", "not done yet"),
         ] {
-            let mut outcome = restart("files").feed(feed).env(name, value).run();
-            assert_refused(&mut outcome, &["ckptadv: restart refused: ", name, says]);
+            for how in [&[][..], &["--self"]] {
+                let advised = restart("files").feed(feed).args(how.iter().copied());
+                let mut outcome = advised.env(name, value).run();
+                assert_refused(&mut outcome, &["ckptadv: restart refused: ", name, says]);
+            }
         }
     }
 }
@@ -372,7 +390,7 @@ fn a_dry_run_tells_the_plan_and_restores_nothing() {
             .env("CKPT_DRY_RUN", "1")
             .run();
         assert_ne!(outcome.verdict, Verdict::Restarted);
-        assert_ne!(harness::linux_cr::exit_code(outcome.wait()), 0);
+        assert_ne!(exit_code(outcome.wait()), 0);
         let said = outcome.stderr();
         let plan = "plan: task 534 descriptor 3 (reg /mnt/files/a): dropped [CKPT_IGNORE=3]";
         assert!(said.contains(plan), "{said}");
@@ -455,6 +473,52 @@ fn a_program_that_restarts_itself_obeys_too() {
             outcome.link(task, 1),
             scratch.file("log").display().to_string()
         );
+    }
+}
+
+#[test]
+fn an_image_that_comes_late_and_in_pieces_is_known() {
+    if !harness::is_root() {
+        return;
+    }
+    let bytes = image("files");
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let feeder = std::thread::spawn(move || {
+        for piece in [&bytes[..5], &bytes[5..9], &bytes[9..]] {
+            let _ = writer.write_all(piece);
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    });
+    let outcome = restart("files")
+        .feed(Feed::Given)
+        .descriptor(0, reader)
+        .args(["--self"])
+        .env("CKPT_PRESERVE", "0")
+        .env("CKPT_IGNORE", "3-60")
+        .run();
+    feeder.join().unwrap();
+    assert_restarted(&outcome);
+    let task = outcome.tasks[0].0;
+    assert_eq!(outcome.numbers(task), [0, 1, 2]);
+    assert_eq!(outcome.link(task, 0), "/dev/null", "not the image");
+}
+
+#[test]
+fn a_message_that_nobody_reads_ends_nothing() {
+    if !harness::is_root() {
+        return;
+    }
+    for feed in [Feed::File, Feed::Pipe] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut outcome = restart("files")
+            .feed(feed)
+            .env("CKPT_IGNORE", "12")
+            .env("CKPT_LOG", "debug")
+            .descriptor(2, writer)
+            .run();
+        assert_restarted(&outcome);
+        assert_eq!(exit_code(outcome.finish()), 0);
     }
 }
 

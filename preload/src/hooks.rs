@@ -33,6 +33,7 @@ hook! {
 hook! {
     unsafe fn dup2(from: c_int, to: c_int) -> c_int => on_dup2 {
         linux_cr::before_closing(to);
+        linux_cr::before_feeding(from, to);
         unsafe { real!(dup2)(from, to) }
     }
 }

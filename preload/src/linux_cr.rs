@@ -37,6 +37,8 @@ static REQUEST: OnceCell<Result<Option<Request>, c_int>> = OnceCell::new();
 /// descriptor.
 static HEAD: Mutex<Option<Surveyor>> = Mutex::new(None);
 static HEAD_FD: AtomicI32 = AtomicI32::new(-1);
+/// The descriptor on which the head of an image was read, where advice is carried out.
+static IMAGE: AtomicI32 = AtomicI32::new(-1);
 /// Shared with forked children: whether one of them made the restart call.
 static SEEN: AtomicPtr<AtomicBool> = AtomicPtr::new(std::ptr::null_mut());
 
@@ -142,6 +144,9 @@ pub fn on_read(fd: c_int, buffer: *const c_void, count: size_t, result: ssize_t)
     };
     match looked {
         Ok(request) => {
+            if request.is_some() {
+                IMAGE.store(fd, Ordering::Relaxed);
+            }
             if request.is_some_and(|request| !request.is_checked()) {
                 *HEAD.lock() = Some(Surveyor::default());
                 HEAD_FD.store(fd, Ordering::Relaxed);
@@ -203,6 +208,29 @@ pub fn before_closing(fd: c_int) {
     }
 }
 
+/// Before a forked child gets the write end of a pipe as its output: the feeder of
+/// user-cr since 2011 begins so. It copies the rest of the image from 0, also where
+/// the head came in on another descriptor (-i), and would copy anything or wait for
+/// ever: it gets the image on 0.
+pub fn before_feeding(from: c_int, to: c_int) {
+    let image = IMAGE.load(Ordering::Relaxed);
+    if to != 1 || image <= 0 || !state().is_some_and(is_forked) || !caller::is_pipe(from) {
+        return;
+    }
+    let errno = errno();
+    if !caller::same_description(0, image) {
+        debug!("the feeder reads the image on 0 instead of {image}");
+        // SAFETY: dup2 takes integers only.
+        unsafe { libc::dup2(image, 0) };
+    }
+    set_errno(errno);
+}
+
+fn is_forked(state: &State) -> bool {
+    // SAFETY: getpid takes nothing.
+    state.pid != unsafe { libc::getpid() }
+}
+
 /// A call through syscall(2), which may be a restart.
 pub fn on_syscall(
     number: c_long,
@@ -224,11 +252,12 @@ pub fn on_syscall(
     if REQUEST.get().is_none() && !call::is_image(fd) {
         return real(arguments[1]);
     }
-    saw_restart();
     let with = |fd: i32| real(c_long::from(fd));
     // SAFETY: the call's descriptor is open, as its shape says.
     let start = request::regular_at(unsafe { BorrowedFd::borrow_raw(fd) });
-    let request = match look_at(state, fd, start) {
+    let looked = look_at(state, fd, start);
+    saw_restart();
+    let request = match looked {
         Ok(Some(request)) => request,
         Ok(None) => return real(arguments[1]),
         Err(errno) => {

@@ -106,7 +106,7 @@ pub fn carry(
 
 /// Everything that can fail before the call.
 fn begin(request: &Request, fd: i32, dry_run: bool) -> Result<Pump, Error> {
-    let mut rewriter = request.rewriter()?;
+    let mut rewriter = Box::new(request.rewriter()?);
     let input = borrowed(fd)?;
     if !dry_run {
         return Pump::start(input, rewriter);
@@ -188,21 +188,56 @@ pub fn is_image(fd: i32) -> bool {
         .is_ok_and(|n| n == first.len() && ckpt_image::linux_cr::begins_like_an_image(&first))
 }
 
+/// Reads what comes next on a pipe or a socket and leaves it there. Where less has
+/// come than is asked for, the rest is waited for.
 fn peek(fd: i32, first: &mut [u8; 16]) -> isize {
+    loop {
+        let ended = has_ended(fd);
+        let got = peek_once(fd, first);
+        if ended || !(1..first.len() as isize).contains(&got) {
+            return got;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+fn peek_once(fd: i32, first: &mut [u8; 16]) -> isize {
     let mut ends = [-1; 2];
     // SAFETY: the array has room for two descriptors, each of which is then
-    // owned; tee and read get descriptors that are open and a buffer of the
-    // length told.
+    // owned; tee, recv and readv get descriptors that are open and a buffer of
+    // the length told.
     unsafe {
         if libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) != 0 {
             return -1;
         }
         let (from, to) = (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1]));
-        if libc::tee(fd, to.as_raw_fd(), first.len(), 0) <= 0 {
-            return -1;
+        match libc::tee(fd, to.as_raw_fd(), first.len(), 0) {
+            ..0 => libc::recv(fd, first.as_mut_ptr().cast(), first.len(), libc::MSG_PEEK),
+            0 => 0,
+            // Not read(2), which the library interposes: it would take this for the
+            // restart program's own look at the image.
+            _ => libc::readv(
+                from.as_raw_fd(),
+                &libc::iovec {
+                    iov_base: first.as_mut_ptr().cast(),
+                    iov_len: first.len(),
+                },
+                1,
+            ),
         }
-        libc::read(from.as_raw_fd(), first.as_mut_ptr().cast(), first.len())
     }
+}
+
+/// Whether nobody will write any more.
+fn has_ended(fd: i32) -> bool {
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLRDHUP,
+        revents: 0,
+    };
+    // SAFETY: one pollfd, writable.
+    unsafe { libc::poll(&raw mut poll, 1, 0) };
+    poll.revents & (libc::POLLHUP | libc::POLLRDHUP) != 0
 }
 
 #[cfg(test)]

@@ -45,6 +45,11 @@ pub fn is_open(fd: i32) -> bool {
     fcntl(fd, libc::F_GETFD, 0).is_ok()
 }
 
+/// Whether a number is an end of a pipe.
+pub fn is_pipe(fd: i32) -> bool {
+    status(fd).is_ok_and(|st| st.st_mode & libc::S_IFMT == libc::S_IFIFO)
+}
+
 /// RLIMIT_NOFILE, soft.
 pub fn descriptor_limit() -> u64 {
     let mut limit = libc::rlimit {

@@ -164,7 +164,9 @@ fn open_for_append(path: &CString) -> io::Result<i32> {
     Ok(fd)
 }
 
+/// Where nobody reads any more, nothing is said; the signal of it is not the program's.
 fn write_whole(fd: i32, mut bytes: &[u8]) {
+    let _masked = WithoutSigpipe::new();
     while !bytes.is_empty() {
         // SAFETY: the pointer and length are those of a live slice.
         let n = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
@@ -172,6 +174,44 @@ fn write_whole(fd: i32, mut bytes: &[u8]) {
             Ok(n) if n > 0 => bytes = &bytes[n..],
             _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
             _ => return,
+        }
+    }
+}
+
+/// SIGPIPE blocked in this thread while it lives, and what came of it meanwhile taken.
+struct WithoutSigpipe {
+    before: libc::sigset_t,
+    pipe: libc::sigset_t,
+    waited: bool,
+}
+
+impl WithoutSigpipe {
+    fn new() -> Self {
+        // SAFETY: sigset_t is plain data; all sets are writable.
+        unsafe {
+            let mut it: Self = std::mem::zeroed();
+            let mut pending: libc::sigset_t = std::mem::zeroed();
+            libc::sigaddset(&mut it.pipe, libc::SIGPIPE);
+            libc::sigpending(&mut pending);
+            it.waited = libc::sigismember(&pending, libc::SIGPIPE) == 1;
+            libc::pthread_sigmask(libc::SIG_BLOCK, &it.pipe, &mut it.before);
+            it
+        }
+    }
+}
+
+impl Drop for WithoutSigpipe {
+    fn drop(&mut self) {
+        let now = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: the sets are valid, and no information is asked for.
+        unsafe {
+            if !self.waited {
+                libc::sigtimedwait(&self.pipe, std::ptr::null_mut(), &now);
+            }
+            libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut());
         }
     }
 }

@@ -76,6 +76,10 @@ impl Request {
             let name = format!("/proc/self/fd/{name}").into_bytes();
             let mut file = caller::examine(fd, name)
                 .map_err(|e| Error::system(format!("descriptor {number}"), e))?;
+            if fd != number {
+                // Of the copy only: what the program was started with came through exec(2).
+                file.close_on_exec = false;
+            }
             if naming == Naming::Numbered && number == 0 && file.not_by_name.is_none() {
                 file.not_by_name = Some(
                     "when the image is restarted, its pipe is on 0 in every task: preserve 0 with \

@@ -182,7 +182,7 @@ fn unlinked_file() -> io::Result<File> {
 pub struct Pump {
     image: Option<OwnedFd>,
     stop: File,
-    thread: JoinHandle<(Rewriter, Result<(), Error>)>,
+    thread: JoinHandle<(Box<Rewriter>, Result<(), Error>)>,
 }
 
 impl Pump {
@@ -190,10 +190,13 @@ impl Pump {
     ///
     /// # Errors
     /// Where there is no descriptor or thread left.
-    pub fn start(input: File, mut rewriter: Rewriter) -> Result<Self, Error> {
+    ///
+    /// The rewriter is boxed because coordinators call on stacks of 16 KiB.
+    pub fn start(input: File, mut rewriter: Box<Rewriter>) -> Result<Self, Error> {
         let no_pipe = |e| Error::system("no pipe for the rewritten image", e);
         let (image, output) = pipe().map_err(no_pipe)?;
-        let (stopped, stop) = pipe().map_err(no_pipe)?;
+        let stop = eventfd().map_err(no_pipe)?;
+        let stopped = stop.try_clone().map_err(no_pipe)?;
         // SAFETY: F_SETPIPE_SZ takes an integer; that it may fail does not matter.
         unsafe { libc::fcntl(output.as_raw_fd(), libc::F_SETPIPE_SZ, PIPE) };
         let run = move || {
@@ -225,9 +228,9 @@ impl Pump {
     }
 
     /// Ends the copy, wherever it is, and tells how it went.
-    pub fn stop(mut self) -> (Option<Rewriter>, Result<(), Error>) {
+    pub fn stop(mut self) -> (Option<Box<Rewriter>>, Result<(), Error>) {
         drop(self.image.take());
-        let _ = self.stop.write_all(b"x");
+        let _ = self.stop.write_all(&1u64.to_ne_bytes());
         match self.thread.join() {
             Ok((rewriter, result)) => (Some(rewriter), result),
             Err(_) => (None, Ok(())),
@@ -243,6 +246,18 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     }
     // SAFETY: both were just opened and belong to nobody else.
     Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
+}
+
+/// Not a pipe: who writes into one that nobody reads gets SIGPIPE, and the copy has
+/// mostly ended by itself when it is told to.
+fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: eventfd takes integers only.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just opened and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Every signal blocked in this thread while it lives, so that a thread started

@@ -435,7 +435,6 @@ int main(int argc, char **argv)
 {
 	int self = 0, i;
 
-	signal(SIGPIPE, SIG_IGN);
 	for (i = 1; i < argc; i++) {
 		const char *option = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
 		int fd;
