@@ -9,15 +9,16 @@ use std::rc::Rc;
 
 use libc::{c_int, c_uint, c_void, pid_t};
 
-use crate::hash::{Descriptors, Nature, Object, OpenFile, Terminal};
+use crate::hash::{Descriptors, Nature, Object, OpenFile};
 use crate::image;
 use crate::layout::{Record, kind, object};
 use crate::process::Status;
 use crate::restart::{EpollItems, Restart, Step, Stop, invalid};
 
-/// f_mode bits.
-const READ: u32 = 1;
-const WRITE: u32 = 2;
+/// Of f_mode: open for reading.
+pub const READ: u32 = 1;
+/// Open for writing.
+pub const WRITE: u32 = 2;
 const LSEEK: u32 = 4;
 const PREAD: u32 = 8;
 const PWRITE: u32 = 0x10;
@@ -452,125 +453,10 @@ impl Restart<'_> {
         Ok(file)
     }
 
-    // ---- terminals
-
-    pub(crate) fn restore_terminal(&mut self) -> Step<Object> {
-        let tty = self.record(kind::TTY)?;
-        let (subtype, link, parked, index, flags) = (
-            tty.u16(10),
-            tty.i32(12),
-            tty.i32(16),
-            tty.u32(24),
-            tty.u64(32),
-        );
-        if tty.u16(8) != 4 || tty.u32(28) != 0 {
-            return invalid();
-        }
-        const HUPPED: u64 = 1 << 18;
-        if flags & HUPPED == 0 {
-            let ldisc = self.record(kind::TTY_LDISC)?;
-            let waiting = ldisc.u32(12) as usize;
-            if waiting > 4096 || ldisc.u32(20) > 4096 {
-                return invalid();
-            }
-            if waiting > 0 {
-                self.silent(kind::BUFFER, 8 + waiting, 8 + waiting)?;
-            }
-        }
-        let terminal = match subtype {
-            1 if link == 0 && parked > 0 => {
-                let master = Rc::new(self.allocate_terminal(index)?);
-                let file = OpenFile {
-                    fd: master.try_clone()?,
-                    mode: READ | WRITE,
-                    nature: Nature::Other,
-                };
-                self.insert(parked, Object::File(Rc::new(file)))?;
-                Terminal {
-                    master,
-                    index,
-                    is_master: true,
-                }
-            }
-            2 => match self.fetch(link, object::TTY)? {
-                Object::Terminal(other) if other.is_master => Terminal {
-                    master: other.master.clone(),
-                    index: other.index,
-                    is_master: false,
-                },
-                _ => return invalid(),
-            },
-            _ => return invalid(),
-        };
-        Ok(Object::Terminal(terminal))
-    }
-
-    /// A master with this number. The kernel gives the lowest that is free, so those below are taken for a moment.
-    fn allocate_terminal(&mut self, index: u32) -> Step<OwnedFd> {
-        let mut below = Vec::new();
-        loop {
-            let master = self.open(b"/dev/ptmx", libc::O_RDWR | libc::O_NOCTTY)?;
-            let mut number: c_uint = 0;
-            let locked: c_int = 0;
-            // SAFETY: valid places for two integers.
-            unsafe {
-                ok(libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &mut number))?;
-                ok(libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &locked))?;
-            }
-            if number == index {
-                return Ok(master);
-            }
-            if number > index || below.len() > 4096 {
-                return Err(Stop::Errno(libc::EBUSY));
-            }
-            below.push(master);
-        }
-    }
-
-    fn restore_terminal_file(&mut self, record: &Record) -> Step<Rc<OpenFile>> {
-        let objref = record.i32(48);
-        let Object::Terminal(terminal) = self.fetch(objref, object::TTY)? else {
-            return invalid();
-        };
-        if terminal.is_master {
-            return Err(self.unsupported("a terminal master in a file table"));
-        }
-        // As by its path, but with the flags of an opening inside the kernel.
-        let flags = libc::O_RDWR | libc::O_NOCTTY;
-        // SAFETY: no memory is involved.
-        let fd =
-            owned(unsafe { libc::ioctl(terminal.master.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
-        Ok(Rc::new(OpenFile {
-            fd,
-            mode: READ | WRITE,
-            nature: Nature::Other,
-        }))
-    }
-
-    pub(crate) fn restore_controlling_terminal(&mut self, objref: i32, group: i32) -> Step<()> {
-        let Object::Terminal(terminal) = self.fetch(objref, object::TTY)? else {
-            return invalid();
-        };
-        let path = format!("/dev/pts/{}", terminal.index);
-        let number = self.open_in_task(path.as_bytes(), libc::O_RDWR | libc::O_NOCTTY)?;
-        let claimed = self.inject(libc::SYS_ioctl, &[number, libc::TIOCSCTTY, 0])?;
-        let mut result = claimed;
-        if claimed == 0 && group != 0 {
-            let at = self.tracer.put::<Stop>(self.reader, &group.to_le_bytes())?;
-            result = self.inject(libc::SYS_ioctl, &[number, libc::TIOCSPGRP, at])?;
-        }
-        self.inject(libc::SYS_close, &[number])?;
-        if result < 0 {
-            Err(Stop::Errno(-result as i32))
-        } else {
-            Ok(())
-        }
-    }
-
     // ---- between a task and us
 
     /// Opens in the task that reads: with its directories, its rights and its own /proc/self.
-    fn open(&mut self, path: &[u8], flags: c_int) -> Step<OwnedFd> {
+    pub(crate) fn open(&mut self, path: &[u8], flags: c_int) -> Step<OwnedFd> {
         let number = self.open_in_task(path, flags)?;
         let taken = take(self.reader, number as c_int);
         self.inject(libc::SYS_close, &[number])?;
@@ -582,7 +468,7 @@ impl Restart<'_> {
         }
     }
 
-    fn open_in_task(&mut self, path: &[u8], flags: c_int) -> Step<u64> {
+    pub(crate) fn open_in_task(&mut self, path: &[u8], flags: c_int) -> Step<u64> {
         let path = [path, &[0]].concat();
         let at = self.tracer.put::<Stop>(self.reader, &path)?;
         let number = self.inject(
@@ -848,12 +734,14 @@ fn unlimited() -> libc::rlimit {
     }
 }
 
-fn owned(result: c_int) -> io::Result<OwnedFd> {
+/// Owns what a call made, if it did.
+pub fn owned(result: c_int) -> io::Result<OwnedFd> {
     // SAFETY: a descriptor that a call has just made is owned by nobody else.
     ok(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn ok(result: c_int) -> io::Result<c_int> {
+/// The result of a call, or its error.
+pub fn ok(result: c_int) -> io::Result<c_int> {
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {

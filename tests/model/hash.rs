@@ -32,10 +32,10 @@ pub enum Nature {
     },
 }
 
-/// A terminal pair whose master no table holds.
+/// A terminal pair.
 pub struct Terminal {
-    /// Keeps the slave alive until the restart ends.
-    pub master: Rc<OwnedFd>,
+    /// The only file of the master, which keeps the slave alive until the restart ends.
+    pub master: Rc<OpenFile>,
     /// Its number in the devpts of the task that restored it.
     pub index: u32,
     /// Which of the two ends this object is.

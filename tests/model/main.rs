@@ -45,6 +45,7 @@ mod image;
 mod layout;
 mod process;
 mod restart;
+mod terminals;
 mod tracer;
 mod verdict;
 
