@@ -350,7 +350,15 @@ fn a_broken_image_breaks_nothing() {
         return;
     }
     let mut random = Random(20_100_317);
-    for name in ["eventfd-epoll", "pipe", "example"] {
+    for name in [
+        "eventfd-epoll",
+        "pipe",
+        "pty",
+        "socketpair",
+        "unix-conn",
+        "unix-dgram",
+        "example",
+    ] {
         let whole = image(name);
         let places = edit::places(&whole);
         for _ in 0..60 {

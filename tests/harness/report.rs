@@ -16,18 +16,33 @@ const O_LARGEFILE: i32 = 0x8000;
 
 /// Names for pipes and sockets, in the order in which they are met: a number in the tables stands for one object.
 #[derive(Default)]
-pub struct Names(BTreeMap<String, usize>);
+pub struct Names {
+    numbers: BTreeMap<String, usize>,
+    /// Sockets that have a peer only because today's kernel cannot have them without.
+    alone: Vec<String>,
+}
 
 impl Names {
+    /// Names for a restart of which the model noted these things.
+    pub fn of(notes: &[String]) -> Self {
+        let alone = notes
+            .iter()
+            .filter_map(|note| note.strip_suffix(" has a peer, and had none then"));
+        Self {
+            numbers: BTreeMap::new(),
+            alone: alone.map(str::to_owned).collect(),
+        }
+    }
+
     fn rename(&mut self, link: &str) -> String {
         match link.split_once(":[") {
             Some((kind @ ("pipe" | "socket"), _)) => {
                 let next = 1 + self
-                    .0
+                    .numbers
                     .keys()
                     .filter(|known| known.starts_with(kind))
                     .count();
-                let number = *self.0.entry(link.to_owned()).or_insert(next);
+                let number = *self.numbers.entry(link.to_owned()).or_insert(next);
                 format!("{kind}:[{number}]")
             }
             _ => link.to_owned(),
@@ -70,7 +85,11 @@ pub fn describe(pid: i32, shown_as: i32, names: &mut Names) -> String {
         } else {
             position
         };
-        let found = read(&fd, &shown, flags, (pid, shown_as));
+        let found = if shown.starts_with("socket:") {
+            read_socket(&fd, names.alone.contains(&link(pid, number)))
+        } else {
+            read(&fd, &shown, flags, (pid, shown_as))
+        };
         // The master that a restart makes was opened inside the kernel, which leaves this out. No call does so today.
         let flags = if shown == "/dev/ptmx" {
             flags & !O_LARGEFILE
@@ -139,6 +158,82 @@ fn read(fd: &OwnedFd, shown: &str, flags: i32, task: (i32, i32)) -> String {
         Ok(count) if is_eventfd => format!("|read 8 count {}", u64::from_ne_bytes(count)),
         _ => format!("|read {result} \"{}\"", shown_bytes(&bytes)),
     }
+}
+
+fn read_socket(fd: &OwnedFd, alone: bool) -> String {
+    let option = |name| {
+        let (mut value, mut length) = (0i32, 4);
+        // SAFETY: room for an integer.
+        unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                name,
+                (&raw mut value).cast(),
+                &mut length,
+            )
+        };
+        value
+    };
+    let listening = option(libc::SO_ACCEPTCONN);
+    let mut shown = format!(
+        "|type {} listening {listening} name ",
+        option(libc::SO_TYPE)
+    );
+    let name = socket_name(|name, length| {
+        // SAFETY: room for a name of this length.
+        unsafe { libc::getsockname(fd.as_raw_fd(), name, length) }
+    });
+    shown.push_str(&name.unwrap_or_else(|error| error.to_string()));
+    let peer = socket_name(|name, length| {
+        // SAFETY: room for a name of this length.
+        unsafe { libc::getpeername(fd.as_raw_fd(), name, length) }
+    });
+    match peer {
+        Ok(_) if alone => shown.push_str(" nopeer -107"),
+        Ok(peer) => drop(write!(shown, " peer {peer}")),
+        Err(error) => drop(write!(shown, " nopeer {error}")),
+    }
+    if listening != 0 {
+        return shown;
+    }
+    loop {
+        let mut buffer = vec![0u8; READ_SIZE];
+        // SAFETY: room for READ_SIZE bytes.
+        let n = unsafe {
+            libc::recv(
+                fd.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                libc::MSG_DONTWAIT,
+            )
+        };
+        let result = or_error(n as i64);
+        let _ = write!(shown, " recv {result}");
+        if result <= 0 {
+            return shown;
+        }
+        let _ = write!(shown, " \"{}\"", shown_bytes(&buffer[..n as usize]));
+    }
+}
+
+fn socket_name(
+    ask: impl Fn(*mut libc::sockaddr, &mut libc::socklen_t) -> i32,
+) -> Result<String, i64> {
+    let mut name = [0u8; 128];
+    let mut length = name.len() as libc::socklen_t;
+    let result = or_error(ask(name.as_mut_ptr().cast(), &mut length).into());
+    if result < 0 {
+        return Err(result);
+    }
+    let name = &name[..(length as usize).min(name.len())];
+    Ok(match name {
+        [2, 0, high, low, a, b, c, d, ..] => {
+            let address = u32::from_ne_bytes([*a, *b, *c, *d]);
+            format!("{address:x}:{}", u16::from_be_bytes([*high, *low]))
+        }
+        _ => shown_bytes(name.get(2..).unwrap_or_default()),
+    })
 }
 
 fn read_some(fd: &OwnedFd, flags: i32) -> (i64, Vec<u8>) {

@@ -13,7 +13,7 @@ use crate::hash::{Descriptors, Nature, Object, OpenFile};
 use crate::image;
 use crate::layout::{Record, kind, object};
 use crate::process::Status;
-use crate::restart::{EpollItems, Restart, Step, Stop, invalid};
+use crate::restart::{Deferred, Restart, Step, Stop, invalid};
 
 /// Of f_mode: open for reading.
 pub const READ: u32 = 1;
@@ -34,6 +34,15 @@ const CHUNK: u32 = 337;
 const ITEM: usize = 24;
 /// Opening did not know these in 2.6.33; or they mean nothing for a file that nobody holds by a number yet.
 const NEWER_FLAGS: c_int = libc::O_PATH | 0o20_000_000 | libc::O_CLOEXEC;
+
+/// An epoll item.
+pub struct Watch {
+    epoll: Rc<OpenFile>,
+    file: Rc<OpenFile>,
+    number: i32,
+    events: u32,
+    data: u64,
+}
 
 impl Restart<'_> {
     // ---- tables
@@ -58,6 +67,13 @@ impl Restart<'_> {
             descriptors.insert(number, (file, close_on_exec));
         }
         self.run_deferred()?;
+        let real = self.make_sockets_real()?;
+        for (&number, (file, close_on_exec)) in &descriptors {
+            if real.iter().any(|socket| Rc::ptr_eq(socket, file)) {
+                self.install(file, number, *close_on_exec)?;
+            }
+        }
+        self.add_watches()?;
         Ok(Object::FileTable(owner, descriptors))
     }
 
@@ -96,10 +112,14 @@ impl Restart<'_> {
 
     fn run_deferred(&mut self) -> Step<()> {
         // The walk fetches its next entry before it runs one: what the last one adds waits for another table.
-        while let Some(EpollItems) = self.deferred.pop_front() {
+        while let Some(entry) = self.deferred.pop_front() {
             let last = self.deferred.is_empty();
             // The error of an entry is lost, unless it was complained of.
-            let _ = self.restore_epoll_items();
+            let _ = match entry {
+                Deferred::EpollItems => self.restore_epoll_items(),
+                Deferred::Join(from, to) => self.join_sockets(from, to),
+                Deferred::UnixBuffers(socket) => self.restore_unix_buffers(socket),
+            };
             self.fatal()?;
             if last {
                 break;
@@ -125,26 +145,35 @@ impl Restart<'_> {
             self.payload(&mut chunk)?;
             left -= count;
             let chunk = Record(chunk);
-            let mut failed = false;
+            let mut watches = Vec::new();
             for at in (0..chunk.len()).step_by(ITEM) {
-                let file = self.fetch_file(chunk.i32(at + 12))?;
-                let events = chunk.u32(at + 16);
-                failed = failed
-                    || !self.watch(&epoll, &file, chunk.i32(at + 8), events, chunk.u64(at))?;
+                watches.push(Watch {
+                    epoll: epoll.clone(),
+                    file: self.fetch_file(chunk.i32(at + 12))?,
+                    number: chunk.i32(at + 8),
+                    events: chunk.u32(at + 16),
+                    data: chunk.u64(at),
+                });
+            }
+            self.watches.push(watches);
+        }
+        Ok(())
+    }
+
+    fn add_watches(&mut self) -> Step<()> {
+        for chunk in std::mem::take(&mut self.watches) {
+            for watch in chunk {
+                if !self.watch(&watch)? {
+                    break;
+                }
             }
         }
         Ok(())
     }
 
     /// Adds an item; false if the kernel would not.
-    fn watch(
-        &mut self,
-        epoll: &OpenFile,
-        file: &OpenFile,
-        number: i32,
-        events: u32,
-        data: u64,
-    ) -> Step<bool> {
+    fn watch(&mut self, watch: &Watch) -> Step<bool> {
+        let (number, events, data) = (watch.number, watch.events, watch.data);
         let mut limit = unlimited();
         // SAFETY: a valid place for the limits.
         unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
@@ -153,7 +182,7 @@ impl Restart<'_> {
         }
         // Both are wake-up modes that came after 2.6.33.
         let events = events & !(libc::EPOLLEXCLUSIVE | libc::EPOLLWAKEUP) as u32;
-        let (epoll, file) = (epoll.fd.as_raw_fd(), file.fd.as_raw_fd());
+        let (epoll, file) = (watch.epoll.fd.as_raw_fd(), watch.file.fd.as_raw_fd());
         // The number is part of the item's key, and may be in use here: a process with a table of its own adds it.
         // (Not a thread: whoever runs in one pid namespace and starts children in another may have none.)
         let mut event = libc::epoll_event { events, u64: data };
@@ -208,7 +237,8 @@ impl Restart<'_> {
                 length(56)?;
                 self.restore_fifo(&record)?
             }
-            4 => return Err(self.unsupported("a socket")),
+            // Only for this kind the length is not looked at.
+            4 => self.restore_socket_file(&record)?,
             5 => {
                 length(56)?;
                 self.restore_terminal_file(&record)?
@@ -217,7 +247,7 @@ impl Restart<'_> {
                 length(48)?;
                 // SAFETY: no memory is involved.
                 let fd = owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-                self.deferred.push_back(EpollItems);
+                self.deferred.push_back(Deferred::EpollItems);
                 Rc::new(OpenFile {
                     fd,
                     mode: READ | WRITE,

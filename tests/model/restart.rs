@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use libc::{c_long, pid_t};
 
 use crate::call::TASKSELF;
-use crate::descriptors;
+use crate::descriptors::{self, Watch};
 use crate::hash::{Hash, Object};
 use crate::image::{Image, Taken};
 use crate::layout::{Layout, Record, kind, object};
@@ -43,9 +43,15 @@ pub fn invalid<T>() -> Step<T> {
     Err(Stop::Errno(libc::EINVAL))
 }
 
-/// Work that waits for the end of a file table: the items of an epoll file. Which file they belong to
-/// stands in their own record.
-pub struct EpollItems;
+/// Work that waits for the end of a file table.
+pub enum Deferred {
+    /// The items of an epoll file. Which one stands in their own record.
+    EpollItems,
+    /// The first of two sockets shall send to the second.
+    Join(i32, i32),
+    /// What was sent to a unix socket.
+    UnixBuffers(i32),
+}
 
 struct Header {
     kind: u32,
@@ -74,7 +80,11 @@ pub struct Restart<'a> {
     pub(crate) hash: Hash,
     /// The task on whose behalf records are read now.
     pub(crate) reader: pid_t,
-    pub(crate) deferred: VecDeque<EpollItems>,
+    pub(crate) deferred: VecDeque<Deferred>,
+    /// Items for epoll files, as the kernel reads them at once; added when all files are what they will be.
+    pub(crate) watches: Vec<Vec<Watch>>,
+    /// The numbers of all sockets, in the order in which they came.
+    pub(crate) sockets: Vec<i32>,
     pub(crate) notes: Vec<String>,
     pub(crate) image: Image,
     request: Request,
@@ -120,6 +130,8 @@ impl<'a> Restart<'a> {
             hash: Hash::new(),
             reader: coordinator,
             deferred: VecDeque::new(),
+            watches: Vec::new(),
+            sockets: Vec::new(),
             notes: Vec::new(),
             image,
             request,
@@ -495,6 +507,9 @@ impl<'a> Restart<'a> {
         if self.hash.contains_key(&objref) {
             return invalid();
         }
+        if let Object::Socket(_) = object {
+            self.sockets.push(objref);
+        }
         self.hash.insert(objref, object);
         Ok(())
     }
@@ -535,7 +550,7 @@ impl<'a> Restart<'a> {
                 self.fetch(user.i32(12), object::USER_NS)?;
             }
             object::GROUPINFO => self.restore_groups()?,
-            object::SOCK => return Err(self.unsupported("a socket")),
+            object::SOCK => return self.restore_socket(),
             object::IPC_NS => return Err(self.unsupported("a SysV IPC namespace")),
             object::SECURITY => return Err(self.unsupported("a security label")),
             other => return Err(self.unsupported(&format!("object type {other}"))),

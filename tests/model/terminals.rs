@@ -1,5 +1,6 @@
 //! Terminal pairs: their objects, the files of their ends, and the controlling terminal.
 
+use std::cell::Cell;
 use std::mem::zeroed;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -7,7 +8,7 @@ use std::rc::Rc;
 use libc::{c_int, c_uint};
 
 use crate::descriptors::{READ, WRITE, ok, owned};
-use crate::hash::{Nature, Object, OpenFile, Terminal};
+use crate::hash::{Nature, Object, OpenFile, Slave, Terminal};
 use crate::layout::{Layout, Record, kind, object};
 use crate::restart::{Restart, Step, Stop, invalid};
 
@@ -59,8 +60,13 @@ impl Restart<'_> {
                 nature: Nature::Other,
             });
             self.insert(parked, Object::File(master.clone()))?;
+            let slave = Slave {
+                fd: Some(open_slave(&master.fd)?),
+                opened: Cell::new(false),
+            };
             Terminal {
                 master,
+                slave: Rc::new(slave),
                 index,
                 is_master,
             }
@@ -69,6 +75,7 @@ impl Restart<'_> {
             match self.fetch(link, object::TTY)? {
                 Object::Terminal(other) => Terminal {
                     master: other.master.clone(),
+                    slave: other.slave.clone(),
                     index: other.index,
                     is_master,
                 },
@@ -155,6 +162,7 @@ impl Restart<'_> {
             return Ok(terminal.master.clone());
         }
         let fd = open_slave(&terminal.master.fd)?;
+        terminal.slave.opened.set(true);
         Ok(Rc::new(OpenFile {
             fd,
             mode: READ | WRITE,
