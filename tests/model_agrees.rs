@@ -1,14 +1,12 @@
 //! The model of the restart call says what the kernel said, image by image.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
 use harness::edit;
 use harness::linux_cr::{Feed, Outcome, Restart, Verdict, image, table};
 use harness::report;
-
-/// Scenarios with internet sockets.
-const UNKNOWN: [&str; 3] = ["inet-listen", "tcp-conn", "tcp-listen"];
-
-/// Edits of these scenarios that the model can judge all the same: it fails, or meets nothing unknown.
-const KNOWN_ALL_THE_SAME: [&str; 1] = ["inet-listen-drop"];
 
 fn judge(name: &str, scenario: &str, feed: Feed) -> Outcome {
     judge_image(&image(name), scenario, feed)
@@ -21,13 +19,6 @@ fn judge_image(image: &[u8], scenario: &str, feed: Feed) -> Outcome {
         restart.own_pids().args(["--pids"]).run()
     } else {
         restart.run()
-    }
-}
-
-fn assert_unsupported(name: &str, outcome: &Outcome) -> Result<(), String> {
-    match &outcome.verdict {
-        Verdict::Unsupported(_) => Ok(()),
-        other => Err(format!("{name}: not known to the model, and yet {other:?}")),
     }
 }
 
@@ -68,12 +59,7 @@ fn every_image_restarts_to_what_it_held() {
     for row in table("outcomes.tsv") {
         let (name, expected) = (&row[0], &row[3]);
         let outcome = judge(name, name, Feed::Pipe);
-        let result = if UNKNOWN.contains(&name.as_str()) {
-            assert_unsupported(name, &outcome)
-        } else {
-            assert_same_descriptors(name, &outcome, expected)
-        };
-        failures.extend(result.err());
+        failures.extend(assert_same_descriptors(name, &outcome, expected).err());
     }
     assert_none(failures);
 }
@@ -88,11 +74,7 @@ fn every_edit_gets_the_verdict_of_the_kernel() {
         let (name, scenario, result, complaint, descriptors) =
             (&row[0], &row[1], &row[2], &row[3], &row[4]);
         let outcome = judge(&format!("edited/{name}"), scenario, Feed::Pipe);
-        let known =
-            !UNKNOWN.contains(&scenario.as_str()) || KNOWN_ALL_THE_SAME.contains(&name.as_str());
-        let result = if !known {
-            assert_unsupported(name, &outcome)
-        } else if result == "restarted" {
+        let result = if result == "restarted" {
             assert_same_descriptors(name, &outcome, descriptors)
         } else {
             match &outcome.verdict {
@@ -210,4 +192,70 @@ fn assert_hung_up(name: &str, outcome: &mut Outcome) -> Result<(), String> {
     // Waits for the root task.
     outcome.wait();
     Ok(())
+}
+
+#[test]
+fn what_the_model_does_not_know_gets_no_verdict() {
+    if !harness::is_root() {
+        return;
+    }
+    const SOCKET: u32 = 701;
+    const FAMILY: usize = 32;
+    const KIND: usize = 92;
+    let whole = image("tcp-listen");
+    let socket = edit::first(&whole, SOCKET).at;
+    for (field, value) in [(KIND, libc::SOCK_DGRAM), (FAMILY, libc::AF_INET6)] {
+        let value = (value as u16).to_le_bytes();
+        let edited = edit::splice(&whole, socket + field, value.len(), &value);
+        let outcome = judge_image(&edited, "tcp-listen", Feed::Pipe);
+        let no_verdict = matches!(outcome.verdict, Verdict::Unsupported(_));
+        assert!(no_verdict, "{:?}", outcome.verdict);
+    }
+}
+
+#[test]
+fn a_socket_without_its_file_never_tells_its_peer() {
+    if !harness::is_root() {
+        return;
+    }
+    const OBJREF: u32 = 6;
+    const FILE: u32 = 304;
+    const FILE_OBJECT: u32 = 3;
+    let whole = unlisted(&image("socketpair"), &[3]);
+    let places = edit::places(&whole);
+    let is_socket =
+        |place: &&edit::Place| place.kind == FILE && edit::u32_at(&whole, place.at + 8) == 4;
+    let body = places.iter().find(is_socket).expect("a socket");
+    let before = places.iter().rfind(|place| {
+        place.at < body.at
+            && place.kind == OBJREF
+            && edit::u32_at(&whole, place.at + 8) == FILE_OBJECT
+    });
+    let before = before.expect("its announcement");
+    let edited = edit::splice(&whole, body.at, body.length, &[]);
+    let edited = edit::splice(&edited, before.at, before.length, &[]);
+    let outcome = judge_image(&edited, "socketpair", Feed::Pipe);
+    assert_eq!(outcome.verdict, Verdict::Restarted);
+    let report = outcome.report();
+    assert!(report.ends_with("recv 6 \"onetwo\" recv -11"), "{report}");
+}
+
+#[test]
+fn both_ends_of_a_connection_work() {
+    if !harness::is_root() {
+        return;
+    }
+    let outcome = judge("tcp-conn", "tcp-conn", Feed::Pipe);
+    assert_eq!(outcome.verdict, Verdict::Restarted);
+    let end = |number| TcpStream::from(outcome.take(243, number));
+    let ends = [end(4), end(5)];
+    for (from, to) in [(0, 1), (1, 0)] {
+        let (mut from, mut to) = (&ends[from], &ends[to]);
+        let mut bytes = [0; 5];
+        from.write_all(b"hello").expect("a connection");
+        to.set_read_timeout(Some(Duration::from_secs(5)))
+            .expect("a timeout");
+        to.read_exact(&mut bytes).expect("a connection");
+        assert_eq!(&bytes, b"hello");
+    }
 }

@@ -119,6 +119,7 @@ impl Restart<'_> {
                 Deferred::EpollItems => self.restore_epoll_items(),
                 Deferred::Join(from, to) => self.join_sockets(from, to),
                 Deferred::UnixBuffers(socket) => self.restore_unix_buffers(socket),
+                Deferred::InetBuffers => self.restore_inet_buffers(),
             };
             self.fatal()?;
             if last {

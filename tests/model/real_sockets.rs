@@ -15,7 +15,7 @@ use libc::{c_int, pid_t};
 use crate::descriptors::{ok, owned};
 use crate::hash::{Object, OpenFile};
 use crate::restart::{Restart, Step};
-use crate::sockets::{LISTEN, Naming, Socket};
+use crate::sockets::{ESTABLISHED, LISTEN, Naming, Socket};
 
 /// Room for names that only seem to be paths. Gone with it.
 struct Pretence(PathBuf);
@@ -64,9 +64,8 @@ impl Restart<'_> {
                 Naming::Fake => pretend(&pretence, socket, end)?,
                 _ => bind(socket, end)?,
             }
-            if socket.state == LISTEN {
-                // SAFETY: no memory is involved.
-                ok(unsafe { libc::listen(end.as_raw_fd(), socket.backlog) })?;
+            if socket.state == LISTEN && socket.family == libc::AF_UNIX {
+                listen(end, socket.backlog)?;
             }
         }
         for objref in &order {
@@ -169,14 +168,80 @@ impl Restart<'_> {
         for &objref in order {
             if let Entry::Vacant(end) = ends.entry(objref) {
                 let socket = &sockets[&objref];
-                // SAFETY: no memory is involved.
-                end.insert(owned(unsafe {
-                    libc::socket(socket.family, socket.kind | libc::SOCK_CLOEXEC, 0)
-                })?);
+                end.insert(match socket.family {
+                    libc::AF_INET => inet_end(socket)?,
+                    _ => new_socket(socket.family, socket.kind)?,
+                });
             }
         }
         Ok(ends)
     }
+}
+
+/// An internet socket as it is.
+fn inet_end(socket: &Socket) -> io::Result<OwnedFd> {
+    if let Some(bound) = socket.holder.take() {
+        return Ok(bound);
+    }
+    let end = new_socket(libc::AF_INET, socket.kind)?;
+    if socket.state == ESTABLISHED {
+        connect_inet(socket, &end)?;
+    }
+    Ok(end)
+}
+
+/// A connection without a word to the other side, which may be another socket of the image: the numbers of both
+/// directions follow from the addresses, so that the two ends fit.
+fn connect_inet(socket: &Socket, end: &OwnedFd) -> io::Result<()> {
+    const RECEIVE_QUEUE: c_int = 1;
+    const SEND_QUEUE: c_int = 2;
+    const OFF: c_int = -1;
+    let tcp = |option, value| set_option(end, libc::IPPROTO_TCP, option, value);
+    tcp(libc::TCP_REPAIR, 1)?;
+    let port = |name: &[u8]| c_int::from(u16::from_be_bytes([name[2], name[3]]));
+    for (queue, from) in [(SEND_QUEUE, &socket.name), (RECEIVE_QUEUE, &socket.remote)] {
+        tcp(libc::TCP_REPAIR_QUEUE, queue)?;
+        tcp(libc::TCP_QUEUE_SEQ, port(from) << 8)?;
+    }
+    set_option(end, libc::IPPROTO_IP, libc::IP_FREEBIND, 1)?;
+    // In this mode an address may be in use.
+    ok(bind_call(&socket.name, end))?;
+    ok(connect_call(&socket.remote, end))?;
+    tcp(libc::TCP_REPAIR, OFF)
+}
+
+/// A TCP socket with a local address, which need not be one of this machine.
+pub fn bound(name: &[u8]) -> io::Result<OwnedFd> {
+    let end = new_socket(libc::AF_INET, libc::SOCK_STREAM)?;
+    set_option(&end, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    set_option(&end, libc::IPPROTO_IP, libc::IP_FREEBIND, 1)?;
+    ok(bind_call(name, &end))?;
+    Ok(end)
+}
+
+/// Makes a socket listen.
+pub fn listen(end: &OwnedFd, backlog: c_int) -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    ok(unsafe { libc::listen(end.as_raw_fd(), backlog) }).map(drop)
+}
+
+fn set_option(end: &OwnedFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+    // SAFETY: reads an integer.
+    ok(unsafe {
+        libc::setsockopt(
+            end.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<c_int>() as u32,
+        )
+    })
+    .map(drop)
+}
+
+fn new_socket(family: c_int, kind: c_int) -> io::Result<OwnedFd> {
+    // SAFETY: no memory is involved.
+    owned(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, 0) })
 }
 
 /// Gives a socket its name. At a path, whatever is there goes first.

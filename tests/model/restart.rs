@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use libc::{c_long, pid_t};
 
-use crate::call::TASKSELF;
+use crate::call::{CONN_RESET, TASKSELF};
 use crate::descriptors::{self, Watch};
 use crate::hash::{Hash, Object};
 use crate::image::{Image, Taken};
@@ -51,6 +51,8 @@ pub enum Deferred {
     Join(i32, i32),
     /// What was sent to a unix socket.
     UnixBuffers(i32),
+    /// The queues of an internet socket.
+    InetBuffers,
 }
 
 struct Header {
@@ -258,6 +260,11 @@ impl<'a> Restart<'a> {
     /// Whether the records read now are read by the coordinator, which is no task of the image.
     pub(crate) fn reading_as_coordinator(&self) -> bool {
         self.reader == self.request.coordinator && !self.is_self()
+    }
+
+    /// Whether connections to elsewhere are to be closed.
+    pub(crate) fn resets_connections(&self) -> bool {
+        self.request.flags & CONN_RESET != 0
     }
 
     fn is_self(&self) -> bool {

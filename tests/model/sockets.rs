@@ -1,4 +1,4 @@
-//! Unix sockets, as far as they can be judged before they are real: their records, joins and messages.
+//! Sockets, as far as they can be judged before they are real: their records, joins and messages.
 //!
 //! A real socket cannot be joined to another afterwards the way the kernel does it. So everything happens first to
 //! descriptions of sockets, and at the end of a file table `real_sockets.rs` makes sockets that fit what became of them.
@@ -41,6 +41,7 @@ const USERLOCKS: u8 = 0xf;
 /// net.unix.max_dgram_qlen.
 const MAX_DGRAM_QLEN: i16 = 10;
 const ADDRESS_MAX: usize = 110;
+const INET_ADDRESS: usize = 16;
 /// Of SOCKET_UNIX.flags: the path is still there.
 const LINKED: u32 = 1;
 /// The largest linear part of a message: four pages without what is kept behind it.
@@ -77,11 +78,13 @@ pub struct Socket {
     pub naming: Naming,
     /// A whole sockaddr.
     pub name: Vec<u8>,
+    /// The whole sockaddr of the other end, of an internet socket.
+    pub remote: Vec<u8>,
     /// Where a relative name begins.
     pub directory: Option<Vec<u8>>,
     /// The task whose paths count.
     pub task: pid_t,
-    /// Holds the name until the real socket takes it.
+    /// Holds the name until the real socket takes it; or is the real one, of an internet socket.
     pub holder: RefCell<Option<OwnedFd>>,
     /// To whom it sends.
     pub peer: Cell<Option<i32>>,
@@ -101,7 +104,7 @@ impl Restart<'_> {
         let record = self.record(kind::SOCKET)?;
         let socket = match i32::from(record.u16(32)) {
             libc::AF_UNIX => self.restore_unix(&record)?,
-            libc::AF_INET => return Err(self.unsupported("an internet socket")),
+            libc::AF_INET => self.restore_inet(&record)?,
             family => {
                 return Err(self.unsupported(&format!("a socket of family {family}")));
             }
@@ -188,6 +191,7 @@ impl Restart<'_> {
             naming: Naming::Nameless,
             name: Vec::new(),
             directory,
+            remote: Vec::new(),
             task: self.reader,
             holder: RefCell::new(None),
             peer: Cell::new(None),
@@ -234,6 +238,58 @@ impl Restart<'_> {
             }
         }
         Ok(socket)
+    }
+
+    fn restore_inet(&mut self, record: &Record) -> Step<Socket> {
+        let (kind, protocol) = (i32::from(record.u16(92)) & 0xf, i32::from(record.0[96]));
+        if kind != libc::SOCK_STREAM || !matches!(protocol, 0 | libc::IPPROTO_TCP) {
+            return Err(self.unsupported("an internet socket other than TCP"));
+        }
+        let inet = self.record(kind::SOCKET_INET)?;
+        let (local, remote) = (inet.u32(288) as usize, inet.u32(292) as usize);
+        if local > INET_ADDRESS || remote > INET_ADDRESS {
+            return invalid();
+        }
+        let mut state = record.0[97];
+        let mut holder = None;
+        if state == LISTEN || state == CLOSE && local > 0 {
+            holder = Some(real_sockets::bound(&inet.0[296..296 + local])?);
+        } else {
+            if self.resets_connections() {
+                state = CLOSE;
+            }
+            // In the deferred part sockets of this family are no more than their queues.
+            self.deferred.push_back(Deferred::InetBuffers);
+        }
+        if !matches!(state, ESTABLISHED | CLOSE | LISTEN)
+            || state == ESTABLISHED && (local, remote) != (INET_ADDRESS, INET_ADDRESS)
+            || state != LISTEN && record.0[98] != 0
+            || record.u64(48) & DEAD != 0
+        {
+            return Err(self.unsupported("an internet socket in this state"));
+        }
+        let backlog = c_int::from(record.u16(94) as i16);
+        if let (Some(holder), LISTEN) = (&holder, state) {
+            real_sockets::listen(holder, backlog)?;
+        }
+        Ok(Socket {
+            family: libc::AF_INET,
+            kind,
+            state,
+            dead: false,
+            shutdown: 0,
+            backlog,
+            naming: Naming::Nameless,
+            name: inet.0[296..296 + local].to_owned(),
+            directory: None,
+            remote: inet.0[312..312 + remote].to_owned(),
+            task: self.reader,
+            holder: RefCell::new(holder),
+            peer: Cell::new(None),
+            queue: RefCell::new(Vec::new()),
+            file: RefCell::new(None),
+            real: Cell::new(false),
+        })
     }
 
     /// Where it is missing, the kernel frees the error instead of it, and the task dies of that; the coordinator
@@ -291,6 +347,16 @@ impl Restart<'_> {
             0 => Ok(()),
             _ => invalid(),
         }
+    }
+
+    /// What it received, and what it has not sent. No checkpoint of v20 succeeds with anything in them.
+    pub(crate) fn restore_inet_buffers(&mut self) -> Step<()> {
+        for _ in 0..2 {
+            if self.record(kind::SOCKET_QUEUE)?.u32(8) != 0 {
+                return Err(self.unsupported("the queue of an internet socket"));
+            }
+        }
+        Ok(())
     }
 
     fn restore_unix_queue(&mut self, owner: &Rc<Socket>, by_name: bool) -> Step<u32> {

@@ -120,7 +120,7 @@ impl Restart<'_> {
             match self.opened(kind::BUFFER, u64::from(waiting)) {
                 Ok(()) => self.payload(&mut bytes)?,
                 // Its header is gone, and the error is lost.
-                Err(stop) => return self.fatal().and(Err(stop)),
+                Err(_) => return self.fatal().map(|()| input),
             }
             input.bytes = bytes;
         }
