@@ -315,6 +315,40 @@ fn a_terminal_needs_its_number_and_its_foreground_group() {
     assert_failed(&taken.run(), "EBUSY");
     let renamed = example("example-v20", 302, &[]);
     assert_failed(&renamed.run(), "ESRCH");
+    let renamed = Restart::new(&image("pty-ctty")).scenario("pty-ctty");
+    assert_failed(&renamed.own_pids().run(), "ESRCH");
+}
+
+#[test]
+fn a_socket_needs_its_address() {
+    if !harness::is_root() {
+        return;
+    }
+    let taken = Restart::new(&image("tcp-listen"))
+        .scenario("tcp-listen")
+        .prepare(|| {
+            let listener = std::net::TcpListener::bind("127.0.0.1:7001");
+            // Held for as long as this test runs, in a network that only this world has.
+            std::mem::forget(listener.expect("a port"));
+        });
+    assert_failed(&taken.run(), "EADDRINUSE");
+    let blocked = Restart::new(&image("unix-listen"))
+        .scenario("unix-listen")
+        .prepare(|| {
+            std::fs::create_dir("/mnt/unix-listen/sock").expect("a directory");
+        });
+    assert_failed(&blocked.run(), "EISDIR");
+    // A file in its way is gone afterwards.
+    let mut cleared = Restart::new(&image("unix-listen")).scenario("unix-listen");
+    cleared = cleared.prepare(|| {
+        std::fs::write("/mnt/unix-listen/sock", "in the way").expect("a file");
+    });
+    let cleared = cleared.run();
+    assert_eq!(cleared.verdict, Verdict::Restarted);
+    assert!(report::agree(&cleared.report(), &kernel("unix-listen")));
+    let reached =
+        cleared.enter(|| std::os::unix::net::UnixStream::connect("/mnt/unix-listen/sock"));
+    assert!(reached.is_ok());
 }
 
 #[test]
@@ -350,7 +384,15 @@ fn a_broken_image_breaks_nothing() {
         return;
     }
     let mut random = Random(20_100_317);
-    for name in ["eventfd-epoll", "pipe", "example"] {
+    for name in [
+        "eventfd-epoll",
+        "pipe",
+        "pty",
+        "socketpair",
+        "unix-conn",
+        "unix-dgram",
+        "example",
+    ] {
         let whole = image(name);
         let places = edit::places(&whole);
         for _ in 0..60 {

@@ -272,9 +272,9 @@ impl Outcome {
 
     /// The descriptors of every process, as the tables of outcomes have them. Reading them empties them.
     pub fn report(&self) -> String {
-        let tasks = self.tasks.clone();
+        let (tasks, notes) = (self.tasks.clone(), self.notes.clone());
         self.world.enter(move || {
-            let mut names = Names::default();
+            let mut names = Names::of(&notes);
             let leaders = tasks
                 .into_iter()
                 .filter(|(_, new)| Path::new(&format!("/proc/{new}/ns")).exists());

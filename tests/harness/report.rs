@@ -11,21 +11,38 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// How many bytes the program that made the images reads at once.
 const READ_SIZE: usize = 512;
+/// Of today's kernel, not of its C library, which has 0.
+const O_LARGEFILE: i32 = 0x8000;
 
 /// Names for pipes and sockets, in the order in which they are met: a number in the tables stands for one object.
 #[derive(Default)]
-pub struct Names(BTreeMap<String, usize>);
+pub struct Names {
+    numbers: BTreeMap<String, usize>,
+    /// Sockets that have a peer only because today's kernel cannot have them without.
+    alone: Vec<String>,
+}
 
 impl Names {
+    /// Names for a restart of which the model noted these things.
+    pub fn of(notes: &[String]) -> Self {
+        let alone = notes
+            .iter()
+            .filter_map(|note| note.strip_suffix(" has a peer, and had none then"));
+        Self {
+            numbers: BTreeMap::new(),
+            alone: alone.map(str::to_owned).collect(),
+        }
+    }
+
     fn rename(&mut self, link: &str) -> String {
         match link.split_once(":[") {
             Some((kind @ ("pipe" | "socket"), _)) => {
                 let next = 1 + self
-                    .0
+                    .numbers
                     .keys()
                     .filter(|known| known.starts_with(kind))
                     .count();
-                let number = *self.0.entry(link.to_owned()).or_insert(next);
+                let number = *self.numbers.entry(link.to_owned()).or_insert(next);
                 format!("{kind}:[{number}]")
             }
             _ => link.to_owned(),
@@ -68,7 +85,17 @@ pub fn describe(pid: i32, shown_as: i32, names: &mut Names) -> String {
         } else {
             position
         };
-        let found = read(&fd, &shown, flags);
+        let found = if shown.starts_with("socket:") {
+            read_socket(&fd, names.alone.contains(&link(pid, number)))
+        } else {
+            read(&fd, &shown, flags, (pid, shown_as))
+        };
+        // The master that a restart makes was opened inside the kernel, which leaves this out. No call does so today.
+        let flags = if shown == "/dev/ptmx" {
+            flags & !O_LARGEFILE
+        } else {
+            flags
+        };
         format!("{number}={shown}|{flags:#x}|{position}{close_on_exec}{found}")
     });
     let descriptors: Vec<_> = descriptors.collect();
@@ -118,9 +145,9 @@ fn is_close_on_exec(pid: i32, number: i32) -> bool {
     i32::from_str_radix(flags.trim(), 8).expect("octal flags") & libc::O_CLOEXEC != 0
 }
 
-fn read(fd: &OwnedFd, shown: &str, flags: i32) -> String {
+fn read(fd: &OwnedFd, shown: &str, flags: i32, task: (i32, i32)) -> String {
     if is_terminal(fd) {
-        return read_terminal(fd, flags);
+        return read_terminal(fd, flags, task);
     }
     let is_eventfd = shown == "anon_inode:[eventfd]";
     if flags & libc::O_ACCMODE == libc::O_WRONLY || !(is_eventfd || is_fifo(fd)) {
@@ -131,6 +158,82 @@ fn read(fd: &OwnedFd, shown: &str, flags: i32) -> String {
         Ok(count) if is_eventfd => format!("|read 8 count {}", u64::from_ne_bytes(count)),
         _ => format!("|read {result} \"{}\"", shown_bytes(&bytes)),
     }
+}
+
+fn read_socket(fd: &OwnedFd, alone: bool) -> String {
+    let option = |name| {
+        let (mut value, mut length) = (0i32, 4);
+        // SAFETY: room for an integer.
+        unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                name,
+                (&raw mut value).cast(),
+                &mut length,
+            )
+        };
+        value
+    };
+    let listening = option(libc::SO_ACCEPTCONN);
+    let mut shown = format!(
+        "|type {} listening {listening} name ",
+        option(libc::SO_TYPE)
+    );
+    let name = socket_name(|name, length| {
+        // SAFETY: room for a name of this length.
+        unsafe { libc::getsockname(fd.as_raw_fd(), name, length) }
+    });
+    shown.push_str(&name.unwrap_or_else(|error| error.to_string()));
+    let peer = socket_name(|name, length| {
+        // SAFETY: room for a name of this length.
+        unsafe { libc::getpeername(fd.as_raw_fd(), name, length) }
+    });
+    match peer {
+        Ok(_) if alone => shown.push_str(" nopeer -107"),
+        Ok(peer) => drop(write!(shown, " peer {peer}")),
+        Err(error) => drop(write!(shown, " nopeer {error}")),
+    }
+    if listening != 0 {
+        return shown;
+    }
+    loop {
+        let mut buffer = vec![0u8; READ_SIZE];
+        // SAFETY: room for READ_SIZE bytes.
+        let n = unsafe {
+            libc::recv(
+                fd.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                libc::MSG_DONTWAIT,
+            )
+        };
+        let result = or_error(n as i64);
+        let _ = write!(shown, " recv {result}");
+        if result <= 0 {
+            return shown;
+        }
+        let _ = write!(shown, " \"{}\"", shown_bytes(&buffer[..n as usize]));
+    }
+}
+
+fn socket_name(
+    ask: impl Fn(*mut libc::sockaddr, &mut libc::socklen_t) -> i32,
+) -> Result<String, i64> {
+    let mut name = [0u8; 128];
+    let mut length = name.len() as libc::socklen_t;
+    let result = or_error(ask(name.as_mut_ptr().cast(), &mut length).into());
+    if result < 0 {
+        return Err(result);
+    }
+    let name = &name[..(length as usize).min(name.len())];
+    Ok(match name {
+        [2, 0, high, low, a, b, c, d, ..] => {
+            let address = u32::from_ne_bytes([*a, *b, *c, *d]);
+            format!("{address:x}:{}", u16::from_be_bytes([*high, *low]))
+        }
+        _ => shown_bytes(name.get(2..).unwrap_or_default()),
+    })
 }
 
 fn read_some(fd: &OwnedFd, flags: i32) -> (i64, Vec<u8>) {
@@ -145,9 +248,49 @@ fn read_some(fd: &OwnedFd, flags: i32) -> (i64, Vec<u8>) {
     (result, buffer)
 }
 
-/// The session is that of a caller whose terminal it is, which this process is not: only its errors mean anything.
-fn read_terminal(fd: &OwnedFd, flags: i32) -> String {
-    let (mut number, mut session) = (0, 0);
+/// The session of a terminal, as the task would be told, by its saved pid. A slave tells only those whose terminal
+/// it is, which this process is not.
+fn session(fd: &OwnedFd, told: i64, session: i32, (pid, shown_as): (i32, i32)) -> i64 {
+    let session = if told == 0 {
+        session
+    } else if told == -i64::from(libc::ENOTTY) {
+        match controlled_session(pid, fd) {
+            Some(session) => session,
+            None => return told,
+        }
+    } else {
+        return told;
+    };
+    if session == pid {
+        return i64::from(shown_as);
+    }
+    // Tasks that have their old pids have them in a namespace of their own.
+    let status = fs::read_to_string(format!("/proc/{session}/status")).unwrap_or_default();
+    let innermost = status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:")?.split_whitespace().last());
+    innermost
+        .and_then(|pid| pid.parse().ok())
+        .unwrap_or(i64::from(session))
+}
+
+/// The session of a task, if this is its controlling terminal.
+fn controlled_session(pid: i32, fd: &OwnedFd) -> Option<i32> {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = line.rsplit(") ").next()?.split(' ').skip(3);
+    let (session, terminal) = (fields.next()?, fields.next()?);
+    let terminal: u64 = terminal.parse().ok()?;
+    let device = stat(fd)?.st_rdev;
+    let (major, minor) = (
+        u64::from(libc::major(device)),
+        u64::from(libc::minor(device)),
+    );
+    let encoded = minor & 0xff | major << 8 | (minor & !0xff) << 12;
+    (terminal == encoded).then(|| session.parse().ok())?
+}
+
+fn read_terminal(fd: &OwnedFd, flags: i32, task: (i32, i32)) -> String {
+    let (mut number, mut leader) = (0, 0);
     // SAFETY: valid places for two integers.
     let (ptn, tsid) = unsafe {
         let ptn = or_error(i64::from(libc::ioctl(
@@ -160,28 +303,24 @@ fn read_terminal(fd: &OwnedFd, flags: i32) -> String {
             or_error(i64::from(libc::ioctl(
                 fd.as_raw_fd(),
                 libc::TIOCGSID,
-                &mut session,
+                &mut leader,
             ))),
         )
     };
-    let value = |result, value: i32| {
-        if result == 0 {
-            i64::from(value)
-        } else {
-            result
-        }
+    // What a terminal does not know was EINVAL then, and is ENOTTY today.
+    let ptn = match -ptn as i32 {
+        0 => i64::from(number),
+        libc::ENOTTY => -i64::from(libc::EINVAL),
+        _ => ptn,
     };
+    let tsid = session(fd, tsid, leader, task);
     let (result, bytes) = read_some(fd, flags);
     let data = if bytes.is_empty() {
         String::new()
     } else {
         format!(" \"{}\"", shown_bytes(&bytes))
     };
-    format!(
-        "|ptn {} tsid {} read {result}{data}",
-        value(ptn, number),
-        value(tsid, session)
-    )
+    format!("|ptn {ptn} tsid {tsid} read {result}{data}")
 }
 
 fn or_error(result: i64) -> i64 {

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ const SHARED: [&str; 3] = ["mnt", "job", "home"];
 /// Files that the scenarios of the images left behind.
 const FILES: [&str; 6] = ["log", "a", "b", "c", "m", "n"];
 
-/// A mount namespace with one thread of this process in it. Nothing of it is left when the thread and all tasks
+/// A mount namespace, and a network with nothing in it, with one thread of this process in it. Nothing of it is left when the thread and all tasks
 /// in it have ended.
 pub struct World {
     jobs: Option<mpsc::Sender<Job>>,
@@ -97,9 +98,23 @@ pub fn make_fifo(path: &Path) -> io::Result<()> {
     ok(unsafe { libc::mkfifo(path.as_ptr(), 0o600) })
 }
 
+/// A new network has only this device, and it is off.
+fn start_loopback() -> io::Result<()> {
+    // SAFETY: all zeroes is a valid value of this plain struct.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as i16;
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    // SAFETY: reads the request.
+    ok(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) })
+}
+
 fn make(root: &Path) -> io::Result<()> {
-    // SAFETY: no memory is involved; only this thread gets the new namespace and its own root.
-    ok(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    // SAFETY: no memory is involved; only this thread gets the new namespaces and its own root.
+    ok(unsafe { libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWNET) })?;
+    start_loopback()?;
     mount(
         None,
         Path::new("/"),

@@ -7,6 +7,8 @@ use libc::{pid_t, user_regs_struct};
 
 /// The caller restarts itself, from an image of one task.
 pub const TASKSELF: u64 = 1;
+/// Internet sockets that do not listen are closed.
+pub const CONN_RESET: u64 = 0x10;
 const GHOST: u64 = 4;
 const KNOWN_FLAGS: u64 = 0x1f;
 /// Larger than any descriptor, smaller than any pointer.

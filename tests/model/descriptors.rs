@@ -9,15 +9,16 @@ use std::rc::Rc;
 
 use libc::{c_int, c_uint, c_void, pid_t};
 
-use crate::hash::{Descriptors, Nature, Object, OpenFile, Terminal};
+use crate::hash::{Descriptors, Nature, Object, OpenFile};
 use crate::image;
 use crate::layout::{Record, kind, object};
 use crate::process::Status;
-use crate::restart::{EpollItems, Restart, Step, Stop, invalid};
+use crate::restart::{Deferred, Restart, Step, Stop, invalid};
 
-/// f_mode bits.
-const READ: u32 = 1;
-const WRITE: u32 = 2;
+/// Of f_mode: open for reading.
+pub const READ: u32 = 1;
+/// Open for writing.
+pub const WRITE: u32 = 2;
 const LSEEK: u32 = 4;
 const PREAD: u32 = 8;
 const PWRITE: u32 = 0x10;
@@ -33,6 +34,15 @@ const CHUNK: u32 = 337;
 const ITEM: usize = 24;
 /// Opening did not know these in 2.6.33; or they mean nothing for a file that nobody holds by a number yet.
 const NEWER_FLAGS: c_int = libc::O_PATH | 0o20_000_000 | libc::O_CLOEXEC;
+
+/// An epoll item.
+pub struct Watch {
+    epoll: Rc<OpenFile>,
+    file: Rc<OpenFile>,
+    number: i32,
+    events: u32,
+    data: u64,
+}
 
 impl Restart<'_> {
     // ---- tables
@@ -57,6 +67,13 @@ impl Restart<'_> {
             descriptors.insert(number, (file, close_on_exec));
         }
         self.run_deferred()?;
+        let real = self.make_sockets_real()?;
+        for (&number, (file, close_on_exec)) in &descriptors {
+            if real.iter().any(|socket| Rc::ptr_eq(socket, file)) {
+                self.install(file, number, *close_on_exec)?;
+            }
+        }
+        self.add_watches()?;
         Ok(Object::FileTable(owner, descriptors))
     }
 
@@ -95,10 +112,15 @@ impl Restart<'_> {
 
     fn run_deferred(&mut self) -> Step<()> {
         // The walk fetches its next entry before it runs one: what the last one adds waits for another table.
-        while let Some(EpollItems) = self.deferred.pop_front() {
+        while let Some(entry) = self.deferred.pop_front() {
             let last = self.deferred.is_empty();
             // The error of an entry is lost, unless it was complained of.
-            let _ = self.restore_epoll_items();
+            let _ = match entry {
+                Deferred::EpollItems => self.restore_epoll_items(),
+                Deferred::Join(from, to) => self.join_sockets(from, to),
+                Deferred::UnixBuffers(socket) => self.restore_unix_buffers(socket),
+                Deferred::InetBuffers => self.restore_inet_buffers(),
+            };
             self.fatal()?;
             if last {
                 break;
@@ -124,26 +146,35 @@ impl Restart<'_> {
             self.payload(&mut chunk)?;
             left -= count;
             let chunk = Record(chunk);
-            let mut failed = false;
+            let mut watches = Vec::new();
             for at in (0..chunk.len()).step_by(ITEM) {
-                let file = self.fetch_file(chunk.i32(at + 12))?;
-                let events = chunk.u32(at + 16);
-                failed = failed
-                    || !self.watch(&epoll, &file, chunk.i32(at + 8), events, chunk.u64(at))?;
+                watches.push(Watch {
+                    epoll: epoll.clone(),
+                    file: self.fetch_file(chunk.i32(at + 12))?,
+                    number: chunk.i32(at + 8),
+                    events: chunk.u32(at + 16),
+                    data: chunk.u64(at),
+                });
+            }
+            self.watches.push(watches);
+        }
+        Ok(())
+    }
+
+    fn add_watches(&mut self) -> Step<()> {
+        for chunk in std::mem::take(&mut self.watches) {
+            for watch in chunk {
+                if !self.watch(&watch)? {
+                    break;
+                }
             }
         }
         Ok(())
     }
 
     /// Adds an item; false if the kernel would not.
-    fn watch(
-        &mut self,
-        epoll: &OpenFile,
-        file: &OpenFile,
-        number: i32,
-        events: u32,
-        data: u64,
-    ) -> Step<bool> {
+    fn watch(&mut self, watch: &Watch) -> Step<bool> {
+        let (number, events, data) = (watch.number, watch.events, watch.data);
         let mut limit = unlimited();
         // SAFETY: a valid place for the limits.
         unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
@@ -152,7 +183,7 @@ impl Restart<'_> {
         }
         // Both are wake-up modes that came after 2.6.33.
         let events = events & !(libc::EPOLLEXCLUSIVE | libc::EPOLLWAKEUP) as u32;
-        let (epoll, file) = (epoll.fd.as_raw_fd(), file.fd.as_raw_fd());
+        let (epoll, file) = (watch.epoll.fd.as_raw_fd(), watch.file.fd.as_raw_fd());
         // The number is part of the item's key, and may be in use here: a process with a table of its own adds it.
         // (Not a thread: whoever runs in one pid namespace and starts children in another may have none.)
         let mut event = libc::epoll_event { events, u64: data };
@@ -207,7 +238,8 @@ impl Restart<'_> {
                 length(56)?;
                 self.restore_fifo(&record)?
             }
-            4 => return Err(self.unsupported("a socket")),
+            // Only for this kind the length is not looked at.
+            4 => self.restore_socket_file(&record)?,
             5 => {
                 length(56)?;
                 self.restore_terminal_file(&record)?
@@ -216,7 +248,7 @@ impl Restart<'_> {
                 length(48)?;
                 // SAFETY: no memory is involved.
                 let fd = owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-                self.deferred.push_back(EpollItems);
+                self.deferred.push_back(Deferred::EpollItems);
                 Rc::new(OpenFile {
                     fd,
                     mode: READ | WRITE,
@@ -452,125 +484,10 @@ impl Restart<'_> {
         Ok(file)
     }
 
-    // ---- terminals
-
-    pub(crate) fn restore_terminal(&mut self) -> Step<Object> {
-        let tty = self.record(kind::TTY)?;
-        let (subtype, link, parked, index, flags) = (
-            tty.u16(10),
-            tty.i32(12),
-            tty.i32(16),
-            tty.u32(24),
-            tty.u64(32),
-        );
-        if tty.u16(8) != 4 || tty.u32(28) != 0 {
-            return invalid();
-        }
-        const HUPPED: u64 = 1 << 18;
-        if flags & HUPPED == 0 {
-            let ldisc = self.record(kind::TTY_LDISC)?;
-            let waiting = ldisc.u32(12) as usize;
-            if waiting > 4096 || ldisc.u32(20) > 4096 {
-                return invalid();
-            }
-            if waiting > 0 {
-                self.silent(kind::BUFFER, 8 + waiting, 8 + waiting)?;
-            }
-        }
-        let terminal = match subtype {
-            1 if link == 0 && parked > 0 => {
-                let master = Rc::new(self.allocate_terminal(index)?);
-                let file = OpenFile {
-                    fd: master.try_clone()?,
-                    mode: READ | WRITE,
-                    nature: Nature::Other,
-                };
-                self.insert(parked, Object::File(Rc::new(file)))?;
-                Terminal {
-                    master,
-                    index,
-                    is_master: true,
-                }
-            }
-            2 => match self.fetch(link, object::TTY)? {
-                Object::Terminal(other) if other.is_master => Terminal {
-                    master: other.master.clone(),
-                    index: other.index,
-                    is_master: false,
-                },
-                _ => return invalid(),
-            },
-            _ => return invalid(),
-        };
-        Ok(Object::Terminal(terminal))
-    }
-
-    /// A master with this number. The kernel gives the lowest that is free, so those below are taken for a moment.
-    fn allocate_terminal(&mut self, index: u32) -> Step<OwnedFd> {
-        let mut below = Vec::new();
-        loop {
-            let master = self.open(b"/dev/ptmx", libc::O_RDWR | libc::O_NOCTTY)?;
-            let mut number: c_uint = 0;
-            let locked: c_int = 0;
-            // SAFETY: valid places for two integers.
-            unsafe {
-                ok(libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &mut number))?;
-                ok(libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &locked))?;
-            }
-            if number == index {
-                return Ok(master);
-            }
-            if number > index || below.len() > 4096 {
-                return Err(Stop::Errno(libc::EBUSY));
-            }
-            below.push(master);
-        }
-    }
-
-    fn restore_terminal_file(&mut self, record: &Record) -> Step<Rc<OpenFile>> {
-        let objref = record.i32(48);
-        let Object::Terminal(terminal) = self.fetch(objref, object::TTY)? else {
-            return invalid();
-        };
-        if terminal.is_master {
-            return Err(self.unsupported("a terminal master in a file table"));
-        }
-        // As by its path, but with the flags of an opening inside the kernel.
-        let flags = libc::O_RDWR | libc::O_NOCTTY;
-        // SAFETY: no memory is involved.
-        let fd =
-            owned(unsafe { libc::ioctl(terminal.master.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
-        Ok(Rc::new(OpenFile {
-            fd,
-            mode: READ | WRITE,
-            nature: Nature::Other,
-        }))
-    }
-
-    pub(crate) fn restore_controlling_terminal(&mut self, objref: i32, group: i32) -> Step<()> {
-        let Object::Terminal(terminal) = self.fetch(objref, object::TTY)? else {
-            return invalid();
-        };
-        let path = format!("/dev/pts/{}", terminal.index);
-        let number = self.open_in_task(path.as_bytes(), libc::O_RDWR | libc::O_NOCTTY)?;
-        let claimed = self.inject(libc::SYS_ioctl, &[number, libc::TIOCSCTTY, 0])?;
-        let mut result = claimed;
-        if claimed == 0 && group != 0 {
-            let at = self.tracer.put::<Stop>(self.reader, &group.to_le_bytes())?;
-            result = self.inject(libc::SYS_ioctl, &[number, libc::TIOCSPGRP, at])?;
-        }
-        self.inject(libc::SYS_close, &[number])?;
-        if result < 0 {
-            Err(Stop::Errno(-result as i32))
-        } else {
-            Ok(())
-        }
-    }
-
     // ---- between a task and us
 
     /// Opens in the task that reads: with its directories, its rights and its own /proc/self.
-    fn open(&mut self, path: &[u8], flags: c_int) -> Step<OwnedFd> {
+    pub(crate) fn open(&mut self, path: &[u8], flags: c_int) -> Step<OwnedFd> {
         let number = self.open_in_task(path, flags)?;
         let taken = take(self.reader, number as c_int);
         self.inject(libc::SYS_close, &[number])?;
@@ -582,7 +499,7 @@ impl Restart<'_> {
         }
     }
 
-    fn open_in_task(&mut self, path: &[u8], flags: c_int) -> Step<u64> {
+    pub(crate) fn open_in_task(&mut self, path: &[u8], flags: c_int) -> Step<u64> {
         let path = [path, &[0]].concat();
         let at = self.tracer.put::<Stop>(self.reader, &path)?;
         let number = self.inject(
@@ -848,12 +765,14 @@ fn unlimited() -> libc::rlimit {
     }
 }
 
-fn owned(result: c_int) -> io::Result<OwnedFd> {
+/// Owns what a call made, if it did.
+pub fn owned(result: c_int) -> io::Result<OwnedFd> {
     // SAFETY: a descriptor that a call has just made is owned by nobody else.
     ok(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn ok(result: c_int) -> io::Result<c_int> {
+/// The result of a call, or its error.
+pub fn ok(result: c_int) -> io::Result<c_int> {
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {

@@ -1,5 +1,6 @@
 //! The objects of an image by their numbers.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -7,6 +8,7 @@ use std::rc::Rc;
 use libc::pid_t;
 
 use crate::layout::object;
+use crate::sockets::Socket;
 
 /// An open file description that the restart made.
 pub struct OpenFile {
@@ -32,14 +34,33 @@ pub enum Nature {
     },
 }
 
-/// A terminal pair whose master no table holds.
+/// A terminal pair.
 pub struct Terminal {
-    /// Keeps the slave alive until the restart ends.
-    pub master: Rc<OwnedFd>,
+    /// The only file of the master, which keeps the slave alive until the restart ends.
+    pub master: Rc<OpenFile>,
+    /// The other end, until the restart ends.
+    pub slave: Rc<Slave>,
     /// Its number in the devpts of the task that restored it.
     pub index: u32,
     /// Which of the two ends this object is.
     pub is_master: bool,
+}
+
+/// A slave that the model holds open, for it has to open it where the kernel has not: closing the last one
+/// is something that the master notices.
+pub struct Slave {
+    /// None only while this is dropped.
+    pub fd: Option<OwnedFd>,
+    /// Whether some file of the image opened it, so that the end of that is noticed rightly.
+    pub opened: Cell<bool>,
+}
+
+impl Drop for Slave {
+    fn drop(&mut self) {
+        if !self.opened.get() {
+            std::mem::forget(self.fd.take());
+        }
+    }
 }
 
 /// Descriptors by number, with close-on-exec.
@@ -53,6 +74,8 @@ pub enum Object {
     FileTable(pid_t, Descriptors),
     /// One end of a terminal pair.
     Terminal(Terminal),
+    /// A socket.
+    Socket(Rc<Socket>),
     /// An object of which the model only checks the references; its type.
     Plain(u32),
 }
@@ -64,6 +87,7 @@ impl Object {
             Self::File(_) => object::FILE,
             Self::FileTable(..) => object::FILE_TABLE,
             Self::Terminal(_) => object::TTY,
+            Self::Socket(_) => object::SOCK,
             Self::Plain(kind) => *kind,
         }
     }

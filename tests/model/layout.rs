@@ -47,6 +47,11 @@ pub mod kind {
     pub const SIGNAL: u32 = 602;
     pub const SIGNAL_TASK: u32 = 603;
     pub const SIGPENDING: u32 = 604;
+    pub const SOCKET: u32 = 701;
+    pub const SOCKET_QUEUE: u32 = 702;
+    pub const SOCKET_BUFFER: u32 = 703;
+    pub const SOCKET_UNIX: u32 = 705;
+    pub const SOCKET_INET: u32 = 706;
     pub const TAIL: u32 = 9001;
     pub const ERROR: u32 = 9999;
 }
@@ -141,7 +146,11 @@ impl Layout {
             kind::VMA => v20_v23(72, 80),
             kind::FS => v20_v23(8, 16),
             kind::SIGHAND => 2056,
-            kind::SIGNAL => 328,
+            kind::SIGNAL | kind::SOCKET_INET => 328,
+            kind::SOCKET => v20_v23(112, 120),
+            kind::SOCKET_QUEUE => 16,
+            kind::SOCKET_BUFFER => 104,
+            kind::SOCKET_UNIX => 256,
             _ => 0,
         }
     }

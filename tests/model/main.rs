@@ -12,7 +12,8 @@
 //! passed on to it.
 //!
 //! It judges as 2.6.33 did, also where the kernel below it is more lenient. Memory, registers, credentials and
-//! namespaces are read and checked, not restored.
+//! namespaces are read and checked, not restored. Of a socket its names, its peer, its messages and whether it is shut
+//! down or listens are restored, not its options; sockets of which no file is made stay until PROGRAM ends.
 //!
 //! # The verdict
 //!
@@ -31,7 +32,7 @@
 //! with what the call returned, the bytes read by then (without those spliced into pipes), and the first complaint
 //! of the kernel; or
 //! ```text
-//! unsupported-by-model "a socket"
+//! unsupported-by-model "a security label"
 //! ```
 //! when the image has something that this model does not know. The tasks are dead then and the call returns
 //! ENOSYS, but that is no statement about the kernel.
@@ -44,7 +45,10 @@ mod hash;
 mod image;
 mod layout;
 mod process;
+mod real_sockets;
 mod restart;
+mod sockets;
+mod terminals;
 mod tracer;
 mod verdict;
 

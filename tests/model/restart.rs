@@ -6,8 +6,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use libc::{c_long, pid_t};
 
-use crate::call::TASKSELF;
-use crate::descriptors;
+use crate::call::{CONN_RESET, TASKSELF};
+use crate::descriptors::{self, Watch};
 use crate::hash::{Hash, Object};
 use crate::image::{Image, Taken};
 use crate::layout::{Layout, Record, kind, object};
@@ -43,9 +43,17 @@ pub fn invalid<T>() -> Step<T> {
     Err(Stop::Errno(libc::EINVAL))
 }
 
-/// Work that waits for the end of a file table: the items of an epoll file. Which file they belong to
-/// stands in their own record.
-pub struct EpollItems;
+/// Work that waits for the end of a file table.
+pub enum Deferred {
+    /// The items of an epoll file. Which one stands in their own record.
+    EpollItems,
+    /// The first of two sockets shall send to the second.
+    Join(i32, i32),
+    /// What was sent to a unix socket.
+    UnixBuffers(i32),
+    /// The queues of an internet socket.
+    InetBuffers,
+}
 
 struct Header {
     kind: u32,
@@ -74,7 +82,11 @@ pub struct Restart<'a> {
     pub(crate) hash: Hash,
     /// The task on whose behalf records are read now.
     pub(crate) reader: pid_t,
-    pub(crate) deferred: VecDeque<EpollItems>,
+    pub(crate) deferred: VecDeque<Deferred>,
+    /// Items for epoll files, as the kernel reads them at once; added when all files are what they will be.
+    pub(crate) watches: Vec<Vec<Watch>>,
+    /// The numbers of all sockets, in the order in which they came.
+    pub(crate) sockets: Vec<i32>,
     pub(crate) notes: Vec<String>,
     pub(crate) image: Image,
     request: Request,
@@ -120,6 +132,8 @@ impl<'a> Restart<'a> {
             hash: Hash::new(),
             reader: coordinator,
             deferred: VecDeque::new(),
+            watches: Vec::new(),
+            sockets: Vec::new(),
             notes: Vec::new(),
             image,
             request,
@@ -246,6 +260,11 @@ impl<'a> Restart<'a> {
     /// Whether the records read now are read by the coordinator, which is no task of the image.
     pub(crate) fn reading_as_coordinator(&self) -> bool {
         self.reader == self.request.coordinator && !self.is_self()
+    }
+
+    /// Whether connections to elsewhere are to be closed.
+    pub(crate) fn resets_connections(&self) -> bool {
+        self.request.flags & CONN_RESET != 0
     }
 
     fn is_self(&self) -> bool {
@@ -495,6 +514,9 @@ impl<'a> Restart<'a> {
         if self.hash.contains_key(&objref) {
             return invalid();
         }
+        if let Object::Socket(_) = object {
+            self.sockets.push(objref);
+        }
         self.hash.insert(objref, object);
         Ok(())
     }
@@ -535,7 +557,7 @@ impl<'a> Restart<'a> {
                 self.fetch(user.i32(12), object::USER_NS)?;
             }
             object::GROUPINFO => self.restore_groups()?,
-            object::SOCK => return Err(self.unsupported("a socket")),
+            object::SOCK => return self.restore_socket(),
             object::IPC_NS => return Err(self.unsupported("a SysV IPC namespace")),
             object::SECURITY => return Err(self.unsupported("a security label")),
             other => return Err(self.unsupported(&format!("object type {other}"))),

@@ -101,6 +101,11 @@ pub fn errno_name(errno: i32) -> String {
         (libc::ELOOP, "ELOOP"),
         (libc::ENOMSG, "ENOMSG"),
         (libc::EOVERFLOW, "EOVERFLOW"),
+        (libc::EPROTONOSUPPORT, "EPROTONOSUPPORT"),
+        (libc::ESOCKTNOSUPPORT, "ESOCKTNOSUPPORT"),
+        (libc::EOPNOTSUPP, "EOPNOTSUPP"),
+        (libc::EADDRINUSE, "EADDRINUSE"),
+        (libc::EADDRNOTAVAIL, "EADDRNOTAVAIL"),
     ];
     let name = NAMES.iter().find(|(number, _)| *number == errno);
     name.map_or_else(|| errno.to_string(), |(_, name)| (*name).to_owned())
