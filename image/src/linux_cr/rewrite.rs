@@ -2,16 +2,17 @@
 //!
 //! Only file tables are held back, from their announcement to their last
 //! descriptor: their count stands before them. A file whose known descriptors
-//! were all dropped is held back until somebody needs it (a later table, a
-//! mapping, an epoll set), and goes out where the kernel will read it: before
-//! the record that refers to it. Everything else is passed on as it is, in
-//! order.
+//! were all dropped stays as an orphan, or is held back until somebody needs it
+//! (a later table, a mapping, an epoll set) and goes out where the kernel will
+//! read it, before the record that refers to it: [`dropping`] says which.
+//! Everything else is passed on as it is, in order.
 //!
 //! Where the caller's file is given, the kernel opens it by name: a FILE block
 //! for it goes before the FILE_TABLE record, where the task that reads it still
 //! has the descriptors that it inherited from the restart program.
 
 mod buffered;
+mod dropping;
 mod giving;
 mod terminals;
 
@@ -21,6 +22,7 @@ use super::survey::{Desc, Interest, Survey};
 use crate::Error;
 use crate::plan::{Change, Descriptor, Fate, Planner, TablePlan};
 use buffered::{Buffered, Role};
+use dropping::{Left, left};
 use std::collections::{BTreeMap, BTreeSet};
 use terminals::Terminals;
 
@@ -55,6 +57,8 @@ impl Rewriter {
                 holds_pipe_data: false,
                 buffered: None,
                 held: BTreeMap::new(),
+                contents: BTreeMap::new(),
+                kept: BTreeSet::new(),
                 given: BTreeMap::new(),
                 plans: BTreeMap::new(),
                 terminals: Terminals::default(),
@@ -136,6 +140,10 @@ struct Editor {
     buffered: Option<Buffered>,
     /// Files that nobody has needed so far, by objref.
     held: BTreeMap<i32, Vec<u8>>,
+    /// What was in the fifos of which one is held back, by the pipe's objref.
+    contents: BTreeMap<i32, Vec<u8>>,
+    /// Files that some descriptor keeps.
+    kept: BTreeSet<i32>,
     /// Objrefs given to the caller's descriptions.
     given: BTreeMap<i32, i32>,
     plans: BTreeMap<i32, TablePlan>,
@@ -177,7 +185,7 @@ impl Sink for Editor {
         if self.buffered.is_some() {
             return self.buffer(&record, layout);
         }
-        let file = self.survey.open_file;
+        let file = self.survey.open_file.or(self.survey.named);
         self.survey.record(&record, layout)?;
         self.refuse_master(&record)?;
         self.pass_on(&record, layout, file)
@@ -198,7 +206,7 @@ impl Sink for Editor {
 impl Editor {
     /// A record outside file tables.
     ///
-    /// * `file`: the file whose body is awaited.
+    /// * `file`: the file whose body or name is awaited.
     fn pass_on(
         &mut self,
         record: &Record<'_>,
@@ -230,6 +238,13 @@ impl Editor {
                 if let Some(file) = file {
                     self.release_terminal(file);
                 }
+            }
+            fixed::FILE_NAME => {
+                self.out.extend_from_slice(record.bytes);
+                if let Some(file) = file {
+                    self.release_contents(file);
+                }
+                return Ok(());
             }
             fixed::MM | fixed::VMA => self.release(record.i32(12)?)?,
             fixed::PIPE_BUF => self.holds_pipe_data |= record.prefix.len > 8,
@@ -263,9 +278,9 @@ impl Editor {
         for (index, item) in record.bytes[PREFIX..].chunks_exact(ITEM).enumerate() {
             let at = PREFIX + index * ITEM;
             let (number, file) = (record.i32(at + 8)?, record.i32(at + 12)?);
-            let held = self.held.contains_key(&file);
+            let kept = self.kept.contains(&file);
             let from = self.replaced.get(&file).and_then(|by| by.get(&number));
-            let Some(&from) = from.filter(|_| held) else {
+            let Some(&from) = from.filter(|_| !kept) else {
                 self.release(file)?;
                 items.extend_from_slice(item);
                 continue;
@@ -307,6 +322,10 @@ impl Editor {
         }
         let open = self.survey.open_file;
         let named = self.survey.named;
+        let filled = self
+            .survey
+            .filled
+            .and_then(|file| self.fifo(file).map(|pipe| (file, pipe)));
         let Some(buffered) = &mut self.buffered else {
             return Ok(());
         };
@@ -323,6 +342,9 @@ impl Editor {
             }
             fixed::FILE => open.map_or(Role::Other, Role::File),
             fixed::FILE_NAME => named.map_or(Role::Other, Role::File),
+            fixed::PIPE_BUF => {
+                filled.map_or(Role::Other, |(file, pipe)| Role::Contents { pipe, file })
+            }
             fixed::TTY | fixed::TTY_LDISC | fixed::BUFFER => {
                 buffered.terminal.unwrap_or(Role::Other)
             }
@@ -352,17 +374,19 @@ impl Editor {
         let descs = table.descriptors.clone();
         let owner = table.owner;
         let plan = self.plan(owner, owner == self.survey.root_process(), &descs)?;
-        self.check(owner, &descs, &plan)?;
-
         let kept: BTreeSet<i32> = of_fate(&descs, &plan, |fate| fate == Fate::Keep);
         let mut gone: BTreeSet<i32> = of_fate(&descs, &plan, |fate| fate != Fate::Keep);
         gone.retain(|file| !kept.contains(file));
+        self.kept.extend(kept);
+        self.check(owner, &descs, &plan)?;
 
-        buffered.draw_forward(&plan, &gone);
-        // What will not go out, for all that is known: its objref may be used anew.
         let here = buffered.files();
-        let held = |id: &i32| self.held.contains_key(id) || here.contains(id);
-        let unused: BTreeSet<i32> = gone.iter().copied().filter(held).collect();
+        let held = self.hold_back(&gone, &here);
+        buffered.draw_forward(&plan, &held);
+        // What will not go out, for all that is known: its objref may be used anew.
+        let unused =
+            |id: &i32| held.contains(id) && (self.held.contains_key(id) || here.contains(id));
+        let unused: BTreeSet<i32> = gone.iter().copied().filter(unused).collect();
         let mut announce = Vec::new();
         for from in given_numbers(&plan) {
             self.give(from, &unused, buffered.cred, &mut announce)?;
@@ -373,18 +397,25 @@ impl Editor {
         for piece in &buffered.pieces {
             let bytes = &buffered.bytes[piece.start..piece.end];
             match piece.role {
-                Role::File(file) if gone.contains(&file) => {
+                Role::File(file) if held.contains(&file) => {
                     self.held.entry(file).or_default().extend_from_slice(bytes);
                 }
-                Role::Terminal { end, file } if gone.contains(&file) => {
+                Role::Terminal { end, file } if held.contains(&file) => {
                     let held = self.terminals.held.entry(end).or_default();
                     held.extend_from_slice(bytes);
                 }
-                Role::File(file) if is_body(bytes) => {
+                Role::Contents { pipe, file } if held.contains(&file) => {
+                    self.contents.insert(pipe, bytes.to_vec());
+                }
+                Role::File(file) if is(fixed::FILE, bytes) => {
                     self.release_terminal(file);
                     self.out.extend_from_slice(bytes);
                 }
-                Role::Other | Role::File(_) | Role::Terminal { .. } => {
+                Role::File(file) if is(fixed::FILE_NAME, bytes) => {
+                    self.out.extend_from_slice(bytes);
+                    self.release_contents(file);
+                }
+                Role::Other | Role::File(_) | Role::Terminal { .. } | Role::Contents { .. } => {
                     self.out.extend_from_slice(bytes);
                 }
                 Role::Table => {
@@ -491,9 +522,11 @@ impl Editor {
                     .map(|change| change.item.clone())
                     .unwrap_or_default()
             };
-            match file.file_type {
-                file_type::GENERIC => {}
-                file_type::TTY if outside => {
+            match left(&self.survey, file) {
+                Left::HeldBack | Left::Stays => {}
+                // It goes on with another descriptor.
+                Left::Refused(_) if self.kept.contains(&desc.file) => {}
+                Left::WithItsTerminal => {
                     if let Some(leader) = self.terminals.controlling.get(&file.behind) {
                         return Err(Error::unsupported(
                             format!("{}: task {task} descriptor {}", item(), desc.number),
@@ -505,7 +538,7 @@ impl Editor {
                     }
                     self.terminals.taken.insert(file.behind, item());
                 }
-                _ => {
+                Left::Refused(instead) => {
                     return Err(Error::unsupported(
                         format!(
                             "{}: task {task} descriptor {} ({})",
@@ -513,8 +546,7 @@ impl Editor {
                             desc.number,
                             self.survey.kind(file)
                         ),
-                        "in Linux-CR images, only files opened by path and terminals of the \
-                         outside can be dropped or replaced so far: leave it out",
+                        instead,
                     ));
                 }
             }
@@ -530,6 +562,7 @@ impl Editor {
         self.refuse_given(file)?;
         self.release_terminal(file);
         self.out.extend_from_slice(&bytes);
+        self.release_contents(file);
         Ok(())
     }
 }
@@ -540,9 +573,9 @@ fn put(record: &mut [u8], at: usize, value: i32) {
     }
 }
 
-/// Whether a record is the body of a file.
-fn is_body(record: &[u8]) -> bool {
-    record.starts_with(&fixed::FILE.to_le_bytes())
+/// Whether a record is of a type.
+fn is(kind: u32, record: &[u8]) -> bool {
+    record.starts_with(&kind.to_le_bytes())
 }
 
 /// The files of the descriptors of a fate.

@@ -13,6 +13,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 const SIGNAL_TTY: usize = 312;
 const O_DIRECTORY: u32 = 0x10000;
+const TCP_ESTABLISHED: u8 = 1;
+/// Bytes of a unix socket's address that has no name.
+const SUN_FAMILY: u32 = 2;
 
 /// One task (a thread has one of its own).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,6 +105,17 @@ pub struct Tty {
     pub index: u32,
 }
 
+/// A socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// [`Kind::Unix`] or [`Kind::Inet`].
+    pub kind: Kind,
+    /// It is connected: restored, it has no name.
+    pub connected: bool,
+    /// It is bound to a name.
+    pub bound: bool,
+}
+
 /// What is known of an image.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
@@ -113,8 +127,8 @@ pub struct Survey {
     pub tables: BTreeMap<i32, Table>,
     /// By objref.
     pub ttys: HashMap<i32, Tty>,
-    /// Sockets by objref, and what they are.
-    pub sockets: HashMap<i32, Kind>,
+    /// By objref.
+    pub sockets: HashMap<i32, Socket>,
     /// Bytes in pipes and fifos, by the pipe's objref.
     pub queued: BTreeMap<i32, u32>,
     /// Terminals that are the controlling one of some task.
@@ -139,10 +153,12 @@ pub struct Survey {
     pub(super) open_file: Option<i32>,
     open_table: Option<i32>,
     pub(super) open_tty: Option<i32>,
-    open_sockets: Vec<i32>,
+    /// Sockets announced, and whether they are connected: a peer stands inside.
+    open_sockets: Vec<(i32, bool)>,
     pub(super) filling: Option<i32>,
     pub(super) named: Option<i32>,
-    buffered: Option<i32>,
+    /// The first end of a pipe, whose contents come.
+    pub(super) filled: Option<i32>,
     watching: Option<i32>,
 }
 
@@ -203,7 +219,7 @@ impl Survey {
 
     /// What kind of file one is.
     pub fn kind(&self, file: &File) -> Kind {
-        file.kind(self.sockets.get(&file.behind).copied())
+        file.kind(self.sockets.get(&file.behind).map(|s| s.kind))
     }
 
     /// Whether a terminal's end lies outside the image: a slave, of whose master
@@ -213,6 +229,13 @@ impl Survey {
             return false;
         };
         end.link != 0 && !self.masters.contains(&end.link)
+    }
+
+    /// Whether a socket, restored, takes a name that others could want: a unix
+    /// socket that is bound and not connected, or any of the internet.
+    pub fn takes_a_name(&self, socket: i32) -> bool {
+        let unix = |s: &Socket| s.kind == Kind::Unix && (s.connected || !s.bound);
+        !self.sockets.get(&socket).is_some_and(unix)
     }
 
     /// Takes a whole record into account.
@@ -274,8 +297,8 @@ impl Survey {
             }
             fixed::FILE_DESC => self.descriptor_record(record)?,
             fixed::PIPE_BUF => {
-                if let Some(pipe) = self.buffered.take() {
-                    self.queued.insert(pipe, record.prefix.len - 8);
+                if let Some(first) = self.filled.take().and_then(|id| self.files.get(&id)) {
+                    self.queued.insert(first.behind, record.prefix.len - 8);
                 }
             }
             fixed::TTY => {
@@ -298,20 +321,31 @@ impl Survey {
                     self.controlling.insert(tty);
                 }
             }
-            kind => self.socket(kind),
+            fixed::SOCKET => {
+                let established = record.u8(version.socket_state)? == TCP_ESTABLISHED;
+                if let Some((_, connected)) = self.open_sockets.last_mut() {
+                    *connected = established;
+                }
+            }
+            kind if kind == version.socket_unix => {
+                let bound = record.u32(version.unix_name_len)? > SUN_FAMILY;
+                self.socket(Kind::Unix, bound);
+            }
+            kind if kind == version.socket_unix + 1 => self.socket(Kind::Inet, true),
+            _ => {}
         }
         Ok(())
     }
 
-    /// A SOCKET announcement's family is told by the record after it.
-    fn socket(&mut self, kind: u32) {
-        let family = match kind {
-            705 => Kind::Unix,
-            706 => Kind::Inet,
-            _ => return,
-        };
-        if let Some(socket) = self.open_sockets.pop() {
-            self.sockets.insert(socket, family);
+    /// A SOCKET's family and name are told by the record after it.
+    fn socket(&mut self, kind: Kind, bound: bool) {
+        if let Some((socket, connected)) = self.open_sockets.pop() {
+            let socket_is = Socket {
+                kind,
+                connected,
+                bound,
+            };
+            self.sockets.insert(socket, socket_is);
         }
     }
 
@@ -340,7 +374,7 @@ impl Survey {
             _ if kind == version.file_table_object => self.open_table = Some(object),
             _ if kind == version.tty_object => self.open_tty = Some(object),
             _ if kind == version.cred_object => self.cred = object,
-            _ if kind == version.socket_object => self.open_sockets.push(object),
+            _ if kind == version.socket_object => self.open_sockets.push((object, false)),
             _ => {}
         }
         Ok(())
@@ -499,7 +533,7 @@ impl Survey {
         self.named = named.then_some(id);
         let first_end = matches!(file.file_type, file_type::PIPE | file_type::FIFO)
             && !self.queued.contains_key(&file.behind);
-        self.buffered = first_end.then_some(file.behind);
+        self.filled = first_end.then_some(id);
         if file.file_type == file_type::TTY {
             self.masters.insert(file.behind);
         }

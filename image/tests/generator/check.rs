@@ -28,6 +28,8 @@ pub struct View {
     pub controlling: BTreeMap<i32, i32>,
     /// Terminal slaves, and the objref of each one's master.
     pub slaves: BTreeMap<i32, i32>,
+    /// By the table's objref: how many FILE blocks stand before its end.
+    pub known: BTreeMap<i32, usize>,
     /// The records, in order: offset and length.
     pub records: Vec<(usize, usize)>,
     /// FILE blocks (announcement, body and tail, not nested objects) in the
@@ -404,6 +406,7 @@ impl<'a> Reader<'a> {
                 "a descriptor twice in a table",
             )?;
         }
+        self.view.known.insert(id, self.view.blocks.len());
         while let Some(work) = self.deferred.pop_front() {
             match work {
                 Deferred::Epoll(epoll) => self.items(epoll)?,
@@ -646,6 +649,16 @@ impl View {
             .filter(|task| task.process != root)
             .filter_map(|task| self.tables.get(&task.table))
             .flat_map(|table| table.keys().copied())
+            .collect()
+    }
+
+    /// Masters of which a file is known when a table has been read.
+    pub fn masters_before(&self, table: i32) -> BTreeSet<i32> {
+        self.blocks[..self.known[&table]]
+            .iter()
+            .map(|(file, _)| &self.files[file])
+            .filter(|file| file.kind == 5)
+            .map(|file| file.behind)
             .collect()
     }
 

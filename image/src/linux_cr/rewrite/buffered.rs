@@ -18,6 +18,8 @@ pub enum Role {
     File(i32),
     /// One end of a terminal, in front of the body of a file.
     Terminal { end: i32, file: i32 },
+    /// What was in a pipe, behind the fifo that came first.
+    Contents { pipe: i32, file: i32 },
     /// The table's own record.
     Table,
     /// A descriptor.
@@ -49,7 +51,9 @@ impl Buffered {
     /// Puts the announcements that stand behind the last descriptor that is left
     /// in front of it (or of the table): behind it nobody reads them before what
     /// the table defers, which would fail.
-    pub fn draw_forward(&mut self, plan: &TablePlan, gone: &BTreeSet<i32>) {
+    ///
+    /// * `held`: files that do not go out.
+    pub fn draw_forward(&mut self, plan: &TablePlan, held: &BTreeSet<i32>) {
         let mut fates = plan.fates.iter();
         let mut last = None;
         for (index, piece) in self.pieces.iter().enumerate() {
@@ -68,7 +72,9 @@ impl Buffered {
         let behind = self.pieces.split_off(last);
         let (forward, stay) = behind.into_iter().partition(|piece| match piece.role {
             Role::Other => true,
-            Role::File(file) | Role::Terminal { file, .. } => !gone.contains(&file),
+            Role::File(file) | Role::Terminal { file, .. } | Role::Contents { file, .. } => {
+                !held.contains(&file)
+            }
             Role::Table | Role::Descriptor => false,
         });
         let (forward, stay): (Vec<_>, Vec<_>) = (forward, stay);

@@ -1,0 +1,97 @@
+//! What becomes of a file, by its kind, when advice takes its descriptors.
+//!
+//! | kind | it | why |
+//! |---|---|---|
+//! | opened by path, eventfd | is held back | nobody needs it opened again |
+//! | fifo | is held back; its contents go to the next fifo of its pipe | its path may be gone |
+//! | pipe | stays | its contents must not come later, and it leaves nothing behind |
+//! | epoll set | stays | it leaves work for the end of the table, whose order must not change |
+//! | unix socket without a name, or connected | stays | likewise; without its file the kernel never frees it, and its peer never hears of it |
+//! | other socket | refused | restored, it would take its name or port |
+//! | terminal, both ends in the image | stays | its other end must hear of it |
+//! | terminal, master outside | is held back with its terminal | it would come back dead, and hang up |
+//!
+//! A file that *stays* is an orphan: the kernel restores it where it stood, nobody takes it, and it is closed when the
+//! restart ends, as if the program had closed it: a reader gets what is left and the end of file, an epoll set
+//! forgets it. One that is *held back* goes out in front of the first record that refers to it, or never: then it is
+//! not restored at all.
+
+use super::Editor;
+use crate::linux_cr::layout::{PREFIX, file_type};
+use crate::linux_cr::survey::{File, Survey};
+use std::collections::BTreeSet;
+
+/// What becomes of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// It goes out when somebody needs it.
+    HeldBack,
+    /// It goes out where it stood.
+    Stays,
+    /// It is held back with the terminal that it is on.
+    WithItsTerminal,
+    /// It cannot be dropped: this is what can be done instead.
+    Refused(&'static str),
+}
+
+impl Left {
+    /// Whether the file does not go out for now.
+    pub fn is_held(self) -> bool {
+        matches!(self, Left::HeldBack | Left::WithItsTerminal)
+    }
+}
+
+/// What becomes of a file that no descriptor of a table has any more.
+pub fn left(survey: &Survey, file: &File) -> Left {
+    match file.file_type {
+        file_type::GENERIC | file_type::EVENTFD | file_type::FIFO => Left::HeldBack,
+        file_type::PIPE | file_type::EPOLL => Left::Stays,
+        file_type::SOCKET if survey.takes_a_name(file.behind) => Left::Refused(
+            "in Linux-CR images, bound and listening sockets and those of the internet cannot be \
+             dropped or replaced so far: leave it out",
+        ),
+        file_type::SOCKET => Left::Stays,
+        file_type::TTY if survey.is_outside(file.behind) => Left::WithItsTerminal,
+        file_type::TTY => Left::Stays,
+        _ => Left::Refused("leave it out"),
+    }
+}
+
+impl Editor {
+    /// Of the files that no descriptor of a table has any more, those that do not go out with it.
+    ///
+    /// * `here`: the files that are announced in it.
+    pub(super) fn hold_back(&self, gone: &BTreeSet<i32>, here: &BTreeSet<i32>) -> BTreeSet<i32> {
+        // The contents of a pipe come no later than they did, if they come: with one fifo of it, all go out.
+        let open: BTreeSet<i32> = here
+            .difference(gone)
+            .filter_map(|file| self.fifo(*file))
+            .collect();
+        gone.iter()
+            .copied()
+            .filter(|id| {
+                let file = self.survey.files.get(id);
+                let held = file.is_some_and(|file| left(&self.survey, file).is_held());
+                held && self.fifo(*id).is_none_or(|pipe| !open.contains(&pipe))
+            })
+            .collect()
+    }
+
+    /// The pipe of a file that is a fifo.
+    pub(super) fn fifo(&self, file: i32) -> Option<i32> {
+        let file = self.survey.files.get(&file)?;
+        (file.file_type == file_type::FIFO).then_some(file.behind)
+    }
+
+    /// A fifo has gone out up to its name: if the one that came with the contents of its pipe was held back, they are
+    /// due.
+    pub(super) fn release_contents(&mut self, file: i32) {
+        let Some(pipe) = self.fifo(file) else {
+            return;
+        };
+        if let Some(contents) = self.contents.remove(&pipe) {
+            self.holds_pipe_data |= contents.len() > PREFIX;
+            self.out.extend_from_slice(&contents);
+        }
+    }
+}
