@@ -285,7 +285,8 @@ fn compare(
         "one object for two descriptions"
     );
     for (id, body) in &before.files {
-        let held_back = matches!(body.kind, 1 | 3 | 7) || before.outside(*id).is_some();
+        let held_back =
+            matches!(body.kind, 1 | 3 | 7) || body.listens || before.outside(*id).is_some();
         match after.files.get(id) {
             Some(same) => {
                 let without_data = |body: &FileBody| FileBody {
@@ -299,6 +300,27 @@ fn compare(
                 let dropped = expected.touched.contains(id) && held_back;
                 prop_assert!(dropped, "file {} is lost", id);
             }
+        }
+    }
+    // What would be opened or made anew for nobody is not.
+    let watched = |id: i32| {
+        before
+            .watches
+            .values()
+            .flatten()
+            .any(|item| watch(item).1 == id)
+    };
+    for (id, body) in &before.files {
+        let needed = is_kept(&expected.tables, *id) || before.mapped.contains(id) || watched(*id);
+        let table = before
+            .announced_in
+            .get(id)
+            .map(|table| &before.tables[table]);
+        let in_table = table.is_some_and(|t| t.values().any(|held| held.file == *id));
+        let anew = matches!(body.kind, 1 | 7) || body.listens;
+        if anew && expected.touched.contains(id) && !needed && in_table {
+            let gone = distinct.contains(id) || !after.files.contains_key(id);
+            prop_assert!(gone, "file {} is restored for nobody", id);
         }
     }
     // Whichever end comes with them, the contents are the same.
@@ -319,6 +341,11 @@ fn compare(
                 && !caller.files[&from].pollable
                 && left.as_slice().first() != Some(item)
             {
+                continue;
+            }
+            let (_, file) = watch(item);
+            if left.as_slice().first() != Some(item) && !after.files.contains_key(&file) {
+                prop_assert!(!is_kept(&expected.tables, file));
                 continue;
             }
             let is = left.next();
@@ -757,6 +784,143 @@ fn a_terminal_is_not_taken_when_its_session_has_been_told_of_it() {
     assert!(check(&rewritten.out).unwrap().controlling.is_empty());
 }
 
+/// Without these numbers, of every task.
+fn ignore(image: &[u8], from: i32, to: i32) -> Rewritten {
+    let item = Item {
+        preserve: false,
+        task: generator::meaning::Task::Every,
+        from,
+        to: Some(to),
+    };
+    rewrite(image, &[item], &Caller::default(), None, &[])
+}
+
+fn without(image: &[u8], from: i32, to: i32) -> View {
+    let rewritten = ignore(image, from, to);
+    assert_eq!(rewritten.error, None);
+    check(&rewritten.out).unwrap()
+}
+
+/// A fifo that nobody has is not opened: its path may be gone.
+#[test]
+fn the_path_of_a_dropped_fifo_is_not_opened() {
+    let image = build(&one_task(vec![
+        Is::Fifo(5),
+        Is::Fifo(5),
+        Is::Epoll(vec![(0, 3)]),
+    ]));
+    let fifos = |view: &View| view.files.values().filter(|file| file.kind == 3).count();
+    assert_eq!(fifos(&without(&image, 3, 4)), 0, "a watch does not need it");
+    assert_eq!(fifos(&without(&image, 3, 5)), 0);
+    // With the other end the contents stay where they are.
+    let after = without(&image, 3, 3);
+    assert_eq!(fifos(&after), 2);
+    let first = &after.files[&after.blocks[0].0];
+    assert_eq!(first.data.as_deref(), Some(&b"fffff"[..]));
+}
+
+#[test]
+fn the_contents_of_a_fifo_go_to_the_next_one() {
+    let mut recipe = one_task(vec![Is::Fifo(5), Is::Device, Is::Fifo(0)]);
+    recipe.processes[0].table = [(3, (0, false)), (4, (1, false))].into();
+    recipe.processes.push(Process {
+        table: [(5, (2, false))].into(),
+        ..Process::default()
+    });
+    let after = without(&build(&recipe), 3, 3);
+    let fifos: Vec<_> = after.files.values().filter(|file| file.kind == 3).collect();
+    assert_eq!(fifos.len(), 1);
+    assert_eq!(fifos[0].data.as_deref(), Some(&b"fffff"[..]));
+}
+
+/// An orphan stands where it is read before what the table defers: in front of
+/// the last descriptor that is left, or of the table.
+#[test]
+fn orphans_are_read_before_deferred_work() {
+    let files = vec![
+        Is::Eventfd(1),
+        Is::Pipe(0, true, 9),
+        Is::Pipe(0, false, 9),
+        Is::Socket(0, false, 2),
+        Is::Socket(0, true, 1),
+        Is::Epoll(vec![(0, 3), (3, 6)]),
+    ];
+    let image = build(&one_task(files));
+    for (from, to, count, before) in [(4, 8, 1, 302), (3, 8, 0, 301)] {
+        let Rewritten { out, error, .. } = ignore(&image, from, to);
+        assert_eq!(error, None);
+        let after = check(&out).unwrap();
+        assert!(after.tables.values().all(|table| table.len() == count));
+        // Of every kind but the eventfd; the executable comes later.
+        let orphans: Vec<_> = after
+            .blocks
+            .iter()
+            .filter(|(id, _)| after.files[id].kind != 1)
+            .collect();
+        let first = |kind: u32| {
+            let is = |&(at, _): &(usize, usize)| out[at..at + 4] == kind.to_le_bytes();
+            after.records.iter().position(is).unwrap()
+        };
+        let last = orphans.iter().flat_map(|(_, of)| of).max().unwrap();
+        assert!(*last < first(before), "{last} is behind {before}");
+        assert_eq!(orphans.len(), 5 + count);
+    }
+}
+
+/// Restored, it would take its name, and it leaves work.
+#[test]
+fn a_bound_socket_is_refused_unless_a_descriptor_keeps_it() {
+    let mut recipe = one_task(vec![Is::Socket(0, false, 0), Is::Device]);
+    recipe.processes[0].table = [(3, (0, false)), (4, (0, false)), (5, (1, false))].into();
+    let mut image = build(&recipe);
+    let view = check(&image).unwrap();
+    // The peer's address comes first.
+    let unix = |&&(at, _): &&(usize, usize)| image[at..at + 4] == 705u32.to_le_bytes();
+    let &(at, _) = view.records.iter().filter(unix).nth(1).unwrap();
+    image[at + 28] = 12;
+    image[at + 38..at + 48].copy_from_slice(b"/tmp/sock\0");
+    let told = ignore(&image, 3, 4).error;
+    assert!(matches!(told, Some(Error::Unsupported { .. })), "{told:?}");
+    assert_eq!(ignore(&image, 3, 3).error, None);
+    assert_eq!(ignore(&image, 5, 5).error, None);
+}
+
+/// The socket goes with its file, or neither; its name is not taken.
+#[test]
+fn a_dropped_listener_leaves_nothing_behind() {
+    for relative in [false, true] {
+        let mut recipe = one_task(vec![Is::Listener(relative), Is::Device]);
+        recipe.processes.push(Process {
+            table: [(7, (0, false))].into(),
+            ..Process::default()
+        });
+        let image = build(&recipe);
+        let sockets = |from, to| {
+            let out = ignore(&image, from, to).out;
+            let view = check(&out).unwrap();
+            let is = |&&(at, _): &&(usize, usize)| out[at..at + 4] == 701u32.to_le_bytes();
+            view.records.iter().filter(is).count()
+        };
+        assert_eq!(sockets(3, 7), 0);
+        assert_eq!(sockets(3, 3), 1, "another task has it");
+        assert_eq!(sockets(7, 7), 1);
+    }
+}
+
+/// Both ends are in the image: the one that stays hears of the other.
+#[test]
+fn an_end_of_a_terminal_pair_stays_for_the_other() {
+    let image = build(&one_task(vec![Is::Master, Is::Terminal, Is::Device]));
+    for (from, to) in [(3, 3), (4, 4), (3, 4), (3, 5)] {
+        let after = without(&image, from, to);
+        assert_eq!(
+            after.files.values().filter(|file| file.kind == 5).count(),
+            2
+        );
+        assert_eq!(after.terminals.len(), 2);
+    }
+}
+
 /// The caller's number that took the place of the one by which a watch was made.
 fn taken_over(before: &View, tables: &BTreeMap<i32, After>, item: &[u8]) -> Option<i32> {
     let (number, file) = watch(item);
@@ -774,11 +938,15 @@ fn taken_over(before: &View, tables: &BTreeMap<i32, After>, item: &[u8]) -> Opti
 /// given to another, or somebody still holds the file.
 fn may_stay(before: &View, tables: &BTreeMap<i32, After>, item: &[u8]) -> bool {
     let (_, file) = watch(item);
-    let held = tables
+    is_kept(tables, file) || taken_over(before, tables, item).is_none()
+}
+
+/// Whether a descriptor keeps a file.
+fn is_kept(tables: &BTreeMap<i32, After>, file: i32) -> bool {
+    tables
         .values()
         .flat_map(BTreeMap::values)
-        .any(|(becomes, _)| matches!(becomes, Becomes::Kept(kept) if *kept == file));
-    held || taken_over(before, tables, item).is_none()
+        .any(|(becomes, _)| *becomes == Becomes::Kept(file))
 }
 
 /// Number and file of a watch.

@@ -231,6 +231,13 @@ pub static V23_RC2: Version = Version {
     ..V20
 };
 
+impl Version {
+    /// Whether a record is one of a socket's two.
+    pub fn is_socket(&self, kind: u32) -> bool {
+        [fixed::SOCKET, self.socket_unix, self.socket_unix + 1].contains(&kind)
+    }
+}
+
 /// How an image is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {

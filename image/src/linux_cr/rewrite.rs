@@ -272,7 +272,8 @@ impl Editor {
 
     /// The watches of an epoll set. One of a number that the caller's file took
     /// passes to that file, where nobody else is known to hold the old one; one
-    /// that was dropped stays, and ends with its file when the restart does.
+    /// that was dropped stays, and ends with its file when the restart does. One
+    /// of a file that nobody can need any more goes at once, as after close(2).
     fn watches(&mut self, mut count: Vec<u8>, record: &Record<'_>) -> Result<(), Error> {
         let mut items = record.bytes[..PREFIX].to_vec();
         for (index, item) in record.bytes[PREFIX..].chunks_exact(ITEM).enumerate() {
@@ -281,6 +282,9 @@ impl Editor {
             let kept = self.kept.contains(&file);
             let from = self.replaced.get(&file).and_then(|by| by.get(&number));
             let Some(&from) = from.filter(|_| !kept) else {
+                if self.held.contains_key(&file) && self.is_needed_no_more(file) {
+                    continue;
+                }
                 self.release(file)?;
                 items.extend_from_slice(item);
                 continue;
@@ -335,11 +339,20 @@ impl Editor {
                 buffered.terminal = open
                     .filter(|_| object == version.tty_object)
                     .map(|file| Role::Terminal { end: id, file });
-                match buffered.terminal {
+                match (buffered.terminal, open) {
                     _ if object == version.file_object => Role::File(id),
-                    terminal => terminal.unwrap_or(Role::Other),
+                    (_, Some(file)) if object == version.socket_object => Role::File(file),
+                    (terminal, _) => terminal.unwrap_or(Role::Other),
                 }
             }
+            // A socket is its file's, a relative name is the socket's.
+            fixed::STRING => match buffered.pieces.last() {
+                Some(piece) if is(version.socket_unix, &buffered.bytes[piece.start..]) => {
+                    piece.role
+                }
+                _ => Role::Other,
+            },
+            _ if version.is_socket(kind) => open.map_or(Role::Other, Role::File),
             fixed::FILE => open.map_or(Role::Other, Role::File),
             fixed::FILE_NAME => named.map_or(Role::Other, Role::File),
             fixed::PIPE_BUF => {
@@ -522,7 +535,7 @@ impl Editor {
                     .map(|change| change.item.clone())
                     .unwrap_or_default()
             };
-            match left(&self.survey, file) {
+            match left(&self.survey, desc.file) {
                 Left::HeldBack | Left::Stays => {}
                 // It goes on with another descriptor.
                 Left::Refused(_) if self.kept.contains(&desc.file) => {}

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 const SIGNAL_TTY: usize = 312;
 const O_DIRECTORY: u32 = 0x10000;
 const TCP_ESTABLISHED: u8 = 1;
+const TCP_LISTEN: u8 = 10;
 /// Bytes of a unix socket's address that has no name.
 const SUN_FAMILY: u32 = 2;
 
@@ -110,10 +111,26 @@ pub struct Tty {
 pub struct Socket {
     /// [`Kind::Unix`] or [`Kind::Inet`].
     pub kind: Kind,
-    /// It is connected: restored, it has no name.
-    pub connected: bool,
+    /// Its state, of TCP_.
+    pub state: u8,
     /// It is bound to a name.
     pub bound: bool,
+    /// The file in front of whose body it is announced.
+    pub inside: Option<i32>,
+}
+
+impl Socket {
+    /// It waits for others to connect: nobody is its peer, nothing is in its
+    /// queues.
+    pub fn is_listening(&self) -> bool {
+        self.state == TCP_LISTEN
+    }
+
+    /// Whether, restored, it takes a name that others could want: a unix socket
+    /// that is bound and not connected, or any of the internet.
+    pub fn takes_a_name(&self) -> bool {
+        self.kind != Kind::Unix || (self.bound && self.state != TCP_ESTABLISHED)
+    }
 }
 
 /// What is known of an image.
@@ -153,8 +170,8 @@ pub struct Survey {
     pub(super) open_file: Option<i32>,
     open_table: Option<i32>,
     pub(super) open_tty: Option<i32>,
-    /// Sockets announced, and whether they are connected: a peer stands inside.
-    open_sockets: Vec<(i32, bool)>,
+    /// Sockets announced, whose address comes: a peer stands inside.
+    open_sockets: Vec<(i32, Socket)>,
     pub(super) filling: Option<i32>,
     pub(super) named: Option<i32>,
     /// The first end of a pipe, whose contents come.
@@ -229,13 +246,6 @@ impl Survey {
             return false;
         };
         end.link != 0 && !self.masters.contains(&end.link)
-    }
-
-    /// Whether a socket, restored, takes a name that others could want: a unix
-    /// socket that is bound and not connected, or any of the internet.
-    pub fn takes_a_name(&self, socket: i32) -> bool {
-        let unix = |s: &Socket| s.kind == Kind::Unix && (s.connected || !s.bound);
-        !self.sockets.get(&socket).is_some_and(unix)
     }
 
     /// Takes a whole record into account.
@@ -322,9 +332,9 @@ impl Survey {
                 }
             }
             fixed::SOCKET => {
-                let established = record.u8(version.socket_state)? == TCP_ESTABLISHED;
-                if let Some((_, connected)) = self.open_sockets.last_mut() {
-                    *connected = established;
+                let state = record.u8(version.socket_state)?;
+                if let Some((_, socket)) = self.open_sockets.last_mut() {
+                    socket.state = state;
                 }
             }
             kind if kind == version.socket_unix => {
@@ -339,13 +349,13 @@ impl Survey {
 
     /// A SOCKET's family and name are told by the record after it.
     fn socket(&mut self, kind: Kind, bound: bool) {
-        if let Some((socket, connected)) = self.open_sockets.pop() {
-            let socket_is = Socket {
+        if let Some((id, socket)) = self.open_sockets.pop() {
+            let socket = Socket {
                 kind,
-                connected,
                 bound,
+                ..socket
             };
-            self.sockets.insert(socket, socket_is);
+            self.sockets.insert(id, socket);
         }
     }
 
@@ -374,7 +384,15 @@ impl Survey {
             _ if kind == version.file_table_object => self.open_table = Some(object),
             _ if kind == version.tty_object => self.open_tty = Some(object),
             _ if kind == version.cred_object => self.cred = object,
-            _ if kind == version.socket_object => self.open_sockets.push((object, false)),
+            _ if kind == version.socket_object => {
+                let socket = Socket {
+                    kind: Kind::Other,
+                    state: 0,
+                    bound: false,
+                    inside: self.open_file,
+                };
+                self.open_sockets.push((object, socket));
+            }
             _ => {}
         }
         Ok(())

@@ -96,6 +96,7 @@ fn kind_without_master() -> impl Strategy<Value = Kind> {
         1 => (0u8..9).prop_map(Kind::Fifo),
         1 => (0u32..9).prop_map(Kind::Eventfd),
         2 => (0u8..2, any::<bool>(), 0u8..3).prop_map(|(a, b, c)| Kind::Socket(a, b, c)),
+        1 => any::<bool>().prop_map(Kind::Listener),
         1 => watches(),
     ]
 }

@@ -6,8 +6,9 @@
 //! | fifo | is held back; its contents go to the next fifo of its pipe | its path may be gone |
 //! | pipe | stays | its contents must not come later, and it leaves nothing behind |
 //! | epoll set | stays | it leaves work for the end of the table, whose order must not change |
+//! | listening socket | is held back with its socket | it would take its name or port |
 //! | unix socket without a name, or connected | stays | likewise; without its file the kernel never frees it, and its peer never hears of it |
-//! | other socket | refused | restored, it would take its name or port |
+//! | other socket | refused | it would take its name or port, and cannot be held back |
 //! | terminal, both ends in the image | stays | its other end must hear of it |
 //! | terminal, master outside | is held back with its terminal | it would come back dead, and hang up |
 //!
@@ -18,7 +19,7 @@
 
 use super::Editor;
 use crate::linux_cr::layout::{PREFIX, file_type};
-use crate::linux_cr::survey::{File, Survey};
+use crate::linux_cr::survey::Survey;
 use std::collections::BTreeSet;
 
 /// What becomes of a file.
@@ -42,15 +43,21 @@ impl Left {
 }
 
 /// What becomes of a file that no descriptor of a table has any more.
-pub fn left(survey: &Survey, file: &File) -> Left {
+pub fn left(survey: &Survey, id: i32) -> Left {
+    let Some(file) = survey.files.get(&id) else {
+        return Left::Stays;
+    };
     match file.file_type {
         file_type::GENERIC | file_type::EVENTFD | file_type::FIFO => Left::HeldBack,
         file_type::PIPE | file_type::EPOLL => Left::Stays,
-        file_type::SOCKET if survey.takes_a_name(file.behind) => Left::Refused(
-            "in Linux-CR images, bound and listening sockets and those of the internet cannot be \
-             dropped or replaced so far: leave it out",
-        ),
-        file_type::SOCKET => Left::Stays,
+        file_type::SOCKET => match survey.sockets.get(&file.behind) {
+            Some(socket) if socket.is_listening() && socket.inside == Some(id) => Left::HeldBack,
+            Some(socket) if !socket.takes_a_name() => Left::Stays,
+            _ => Left::Refused(
+                "in Linux-CR images, bound datagram sockets and connections of the internet \
+                 cannot be dropped or replaced so far: leave it out",
+            ),
+        },
         file_type::TTY if survey.is_outside(file.behind) => Left::WithItsTerminal,
         file_type::TTY => Left::Stays,
         _ => Left::Refused("leave it out"),
@@ -70,11 +77,18 @@ impl Editor {
         gone.iter()
             .copied()
             .filter(|id| {
-                let file = self.survey.files.get(id);
-                let held = file.is_some_and(|file| left(&self.survey, file).is_held());
-                held && self.fifo(*id).is_none_or(|pipe| !open.contains(&pipe))
+                left(&self.survey, *id).is_held()
+                    && self.fifo(*id).is_none_or(|pipe| !open.contains(&pipe))
             })
             .collect()
+    }
+
+    /// Whether nothing that can still come needs a file that was held back: no other table comes, and it cannot be
+    /// mapped.
+    pub(super) fn is_needed_no_more(&self, file: i32) -> bool {
+        let file = self.survey.files.get(&file);
+        let mappable = file.is_none_or(|file| file.file_type == file_type::GENERIC);
+        self.survey.is_one_process() && !mappable
     }
 
     /// The pipe of a file that is a fifo.
