@@ -395,6 +395,11 @@ impl Editor {
 
         let here = buffered.files();
         let held = self.hold_back(&gone, &here);
+        for desc in &descs {
+            if gone.contains(&desc.file) && !held.contains(&desc.file) {
+                self.warn_of_name(desc.number, desc.file);
+            }
+        }
         buffered.draw_forward(&plan, &held);
         // What will not go out, for all that is known: its objref may be used anew.
         let unused =

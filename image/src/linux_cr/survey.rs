@@ -126,10 +126,9 @@ impl Socket {
         self.state == TCP_LISTEN
     }
 
-    /// Whether, restored, it takes a name that others could want: a unix socket
-    /// that is bound and not connected, or any of the internet.
+    /// Whether, restored, it takes its name: a connected one does not.
     pub fn takes_a_name(&self) -> bool {
-        self.kind != Kind::Unix || (self.bound && self.state != TCP_ESTABLISHED)
+        self.bound && self.state != TCP_ESTABLISHED
     }
 }
 

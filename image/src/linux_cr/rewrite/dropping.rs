@@ -7,8 +7,8 @@
 //! | pipe | stays | its contents must not come later, and it leaves nothing behind |
 //! | epoll set | stays | it leaves work for the end of the table, whose order must not change |
 //! | listening socket | is held back with its socket | it would take its name or port |
-//! | unix socket without a name, or connected | stays | likewise; without its file the kernel never frees it, and its peer never hears of it |
-//! | other socket | refused | it would take its name or port, and cannot be held back |
+//! | unix socket | stays | likewise; without its file it is never freed, and its peer never hears of it |
+//! | internet socket | is refused | it would take its port, and leaves work |
 //! | terminal, both ends in the image | stays | its other end must hear of it |
 //! | terminal, master outside | is held back with its terminal | it would come back dead, and hang up |
 //!
@@ -18,8 +18,9 @@
 //! not restored at all.
 
 use super::Editor;
+use crate::advice::Kind;
 use crate::linux_cr::layout::{PREFIX, file_type};
-use crate::linux_cr::survey::Survey;
+use crate::linux_cr::survey::{Socket, Survey};
 use std::collections::BTreeSet;
 
 /// What becomes of a file.
@@ -52,10 +53,10 @@ pub fn left(survey: &Survey, id: i32) -> Left {
         file_type::PIPE | file_type::EPOLL => Left::Stays,
         file_type::SOCKET => match survey.sockets.get(&file.behind) {
             Some(socket) if socket.is_listening() && socket.inside == Some(id) => Left::HeldBack,
-            Some(socket) if !socket.takes_a_name() => Left::Stays,
+            Some(socket) if socket.kind == Kind::Unix => Left::Stays,
             _ => Left::Refused(
-                "in Linux-CR images, bound datagram sockets and connections of the internet \
-                 cannot be dropped or replaced so far: leave it out",
+                "in Linux-CR images, connections of the internet cannot be dropped or replaced so \
+                 far: leave it out",
             ),
         },
         file_type::TTY if survey.is_outside(file.behind) => Left::WithItsTerminal,
@@ -81,6 +82,20 @@ impl Editor {
                     && self.fifo(*id).is_none_or(|pipe| !open.contains(&pipe))
             })
             .collect()
+    }
+
+    /// Says what a file does to the system although nobody has it: a socket that stays makes its name anew, in place
+    /// of whatever bears it.
+    pub(super) fn warn_of_name(&mut self, number: i32, file: i32) {
+        let socket = self.survey.files.get(&file);
+        let socket = socket.filter(|file| file.file_type == file_type::SOCKET);
+        let socket = socket.and_then(|file| self.survey.sockets.get(&file.behind));
+        if socket.is_some_and(Socket::takes_a_name) {
+            self.warnings.push(format!(
+                "descriptor {number} is a socket with a name, which the restart makes anew before it is closed: \
+                 a file of that name is lost"
+            ));
+        }
     }
 
     /// Whether nothing that can still come needs a file that was held back: no other table comes, and it cannot be
