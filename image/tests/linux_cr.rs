@@ -288,8 +288,7 @@ fn compare(
         "one object for two descriptions"
     );
     for (id, body) in &before.files {
-        let held_back =
-            matches!(body.kind, 1 | 3 | 7) || body.listens || before.outside(*id).is_some();
+        let held_back = matches!(body.kind, 1 | 3 | 5 | 7) || body.listens;
         match after.files.get(id) {
             Some(same) => {
                 let without_data = |body: &FileBody| FileBody {
@@ -377,8 +376,13 @@ fn compare(
         blocks(view, &view.terminals, image).into_iter().collect()
     };
     let had = ends(before, image);
-    for (end, records) in ends(after, out) {
-        prop_assert_eq!(had.get(&end), Some(&records));
+    let left = ends(after, out);
+    for (end, records) in &left {
+        prop_assert_eq!(had.get(end), Some(records));
+    }
+    for end in had.keys().filter(|end| !left.contains_key(end)) {
+        let taken = |slave: &i32| slave == end || before.slaves[slave] == *end;
+        prop_assert!(expected.taken.iter().any(taken), "terminal {} is lost", end);
     }
     let untouched = |view: &View, image: &[u8]| -> Vec<_> {
         let mut all = blocks(view, &view.blocks, image);
@@ -922,16 +926,14 @@ fn a_dropped_listener_leaves_nothing_behind() {
     }
 }
 
-/// Both ends are in the image: the one that stays hears of the other.
+/// Both ends are in the image: the terminal stays for the other.
 #[test]
-fn an_end_of_a_terminal_pair_stays_for_the_other() {
+fn an_end_of_a_terminal_pair_goes_without_its_terminal() {
     let image = build(&one_task(vec![Is::Master, Is::Terminal, Is::Device]));
-    for (from, to) in [(3, 3), (4, 4), (3, 4), (3, 5)] {
+    for (from, to, left) in [(3, 3, 1), (4, 4, 1), (3, 4, 0), (3, 5, 0)] {
         let after = without(&image, from, to);
-        assert_eq!(
-            after.files.values().filter(|file| file.kind == 5).count(),
-            2
-        );
+        let ends = after.files.values().filter(|file| file.kind == 5).count();
+        assert_eq!(ends, left);
         assert_eq!(after.terminals.len(), 2);
     }
 }

@@ -396,14 +396,14 @@ impl Editor {
         let here = buffered.files();
         let held = self.hold_back(&gone, &here);
         for desc in &descs {
-            if gone.contains(&desc.file) && !held.contains(&desc.file) {
+            if gone.contains(&desc.file) && !held.contains_key(&desc.file) {
                 self.warn_of_name(desc.number, desc.file);
             }
         }
         buffered.draw_forward(&plan, &held);
         // What will not go out, for all that is known: its objref may be used anew.
         let unused =
-            |id: &i32| held.contains(id) && (self.held.contains_key(id) || here.contains(id));
+            |id: &i32| held.contains_key(id) && (self.held.contains_key(id) || here.contains(id));
         let unused: BTreeSet<i32> = gone.iter().copied().filter(unused).collect();
         let mut announce = Vec::new();
         for from in given_numbers(&plan) {
@@ -415,14 +415,14 @@ impl Editor {
         for piece in &buffered.pieces {
             let bytes = &buffered.bytes[piece.start..piece.end];
             match piece.role {
-                Role::File(file) if held.contains(&file) => {
+                Role::File(file) if piece.role.is_held(&held) => {
                     self.held.entry(file).or_default().extend_from_slice(bytes);
                 }
-                Role::Terminal { end, file } if held.contains(&file) => {
+                Role::Terminal { end, .. } if piece.role.is_held(&held) => {
                     let held = self.terminals.held.entry(end).or_default();
                     held.extend_from_slice(bytes);
                 }
-                Role::Contents { pipe, file } if held.contains(&file) => {
+                Role::Contents { pipe, .. } if piece.role.is_held(&held) => {
                     self.contents.insert(pipe, bytes.to_vec());
                 }
                 Role::File(file) if is(fixed::FILE, bytes) => {

@@ -9,7 +9,7 @@
 //! | listening socket | is held back with its socket | it would take its name or port |
 //! | unix socket | stays | likewise; without its file it is never freed, and its peer never hears of it |
 //! | internet socket | is refused | it would take its port, and leaves work |
-//! | terminal, both ends in the image | stays | its other end must hear of it |
+//! | terminal, both ends in the image | is held back, its terminal stays | the other end stays as it is |
 //! | terminal, master outside | is held back with its terminal | it would come back dead, and hang up |
 //!
 //! A file that *stays* is an orphan: the kernel restores it where it stood, nobody takes it, and it is closed when the
@@ -21,7 +21,7 @@ use super::Editor;
 use crate::advice::Kind;
 use crate::linux_cr::layout::{PREFIX, file_type};
 use crate::linux_cr::survey::{Socket, Survey};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What becomes of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub fn left(survey: &Survey, id: i32) -> Left {
             ),
         },
         file_type::TTY if survey.is_outside(file.behind) => Left::WithItsTerminal,
-        file_type::TTY => Left::Stays,
+        file_type::TTY => Left::HeldBack,
         _ => Left::Refused("leave it out"),
     }
 }
@@ -69,18 +69,20 @@ impl Editor {
     /// Of the files that no descriptor of a table has any more, those that do not go out with it.
     ///
     /// * `here`: the files that are announced in it.
-    pub(super) fn hold_back(&self, gone: &BTreeSet<i32>, here: &BTreeSet<i32>) -> BTreeSet<i32> {
+    pub(super) fn hold_back(
+        &self,
+        gone: &BTreeSet<i32>,
+        here: &BTreeSet<i32>,
+    ) -> BTreeMap<i32, Left> {
         // The contents of a pipe come no later than they did, if they come: with one fifo of it, all go out.
         let open: BTreeSet<i32> = here
             .difference(gone)
             .filter_map(|file| self.fifo(*file))
             .collect();
         gone.iter()
-            .copied()
-            .filter(|id| {
-                left(&self.survey, *id).is_held()
-                    && self.fifo(*id).is_none_or(|pipe| !open.contains(&pipe))
-            })
+            .map(|file| (*file, left(&self.survey, *file)))
+            .filter(|(_, left)| left.is_held())
+            .filter(|(file, _)| self.fifo(*file).is_none_or(|pipe| !open.contains(&pipe)))
             .collect()
     }
 
