@@ -242,6 +242,30 @@ fn a_file_is_reopened_with_the_callers_mode_and_offset() {
 }
 
 #[test]
+fn a_file_of_the_callers_takes_the_place_of_a_pipe_end() {
+    if !harness::is_root() {
+        return;
+    }
+    let scratch = Scratch::new("pipe-end");
+    for feed in [Feed::File, Feed::Pipe] {
+        let outcome = restart("pipe")
+            .feed(feed)
+            .env("CKPT_PRESERVE", "4")
+            .descriptor(4, scratch.log("log"))
+            .run();
+        assert_restarted(&outcome);
+        let path = scratch.file("log").display().to_string();
+        assert_eq!(outcome.link(640, 4), path);
+        assert_eq!(outcome.numbers(640), [0, 1, 2, 3, 4, 5, 6, 9]);
+        // The reader gets what was written, and then learns that nobody writes.
+        let mut left = Vec::new();
+        let mut reader = File::from(outcome.take(640, 3));
+        std::io::Read::read_to_end(&mut reader, &mut left).unwrap();
+        assert_eq!(left, b"hello pipe");
+    }
+}
+
+#[test]
 fn terminals_and_named_fifos_can_be_given() {
     if !harness::is_root() {
         return;
