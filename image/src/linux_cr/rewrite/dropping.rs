@@ -7,8 +7,8 @@
 //! | pipe | stays | its contents must not come later, and it leaves nothing behind |
 //! | epoll set | stays | it leaves work for the end of the table, whose order must not change |
 //! | listening socket | is held back with its socket | it would take its name or port |
-//! | unix socket | stays | likewise; without its file it is never freed, and its peer never hears of it |
-//! | internet socket | is refused | it would take its port, and leaves work |
+//! | other unix socket | stays | it leaves work, too; without its file it is never freed, and its peer never hears of it |
+//! | other internet socket | is refused | it would take its port, and leaves work |
 //! | terminal, both ends in the image | is held back, its terminal stays | the other end stays as it is |
 //! | terminal, master outside | is held back with its terminal | it would come back dead, and hang up |
 //!
