@@ -25,6 +25,7 @@ fn caller() -> Caller {
         description: if number == 6 { 5 } else { number },
         name: format!("/proc/self/fd/{number}").into_bytes(),
         link: format!("/caller/{number}"),
+        pollable: number == 4,
         not_by_name: None,
     };
     Caller {

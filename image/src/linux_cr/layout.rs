@@ -98,6 +98,12 @@ pub struct Version {
     pub vma_len: u32,
     /// Length of TTY.
     pub tty_len: u32,
+    /// Where SOCKET has its state.
+    pub socket_state: usize,
+    /// A unix socket's address. That of the internet is one higher.
+    pub socket_unix: u32,
+    /// Where it has the length of its own name.
+    pub unix_name_len: usize,
     /// Object type of a file table.
     pub file_table_object: u32,
     /// Object type of an open file description.
@@ -143,6 +149,9 @@ pub static V18: Version = Version {
     file_len: 40,
     vma_len: 72,
     tty_len: 72,
+    socket_state: 97,
+    socket_unix: 704,
+    unix_name_len: 28,
     file_table_object: 2,
     file_object: 3,
     cred_object: 11,
@@ -156,6 +165,7 @@ pub static V18: Version = Version {
 pub static V19_RC2: Version = Version {
     name: "v19-rc2",
     fragment: Some(704),
+    socket_unix: 705,
     task_len: 64,
     file_len: 48,
     cred_object: 12,
@@ -193,6 +203,8 @@ pub static V21: Version = Version {
 pub static V23_RC1: Version = Version {
     name: "v22 or v23-rc1",
     task_len: 80,
+    socket_state: 105,
+    unix_name_len: 24,
     editable: false,
     ..V20
 };
@@ -207,6 +219,8 @@ pub static V23_RC2: Version = Version {
     task_len: 80,
     vma_len: 80,
     tty_len: 96,
+    socket_state: 105,
+    unix_name_len: 24,
     file_table_object: 3,
     file_object: 4,
     cred_object: 14,
@@ -216,6 +230,13 @@ pub static V23_RC2: Version = Version {
     editable: true,
     ..V20
 };
+
+impl Version {
+    /// Whether a record is one of a socket's two.
+    pub fn is_socket(&self, kind: u32) -> bool {
+        [fixed::SOCKET, self.socket_unix, self.socket_unix + 1].contains(&kind)
+    }
+}
 
 /// How an image is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

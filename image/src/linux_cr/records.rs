@@ -57,6 +57,14 @@ impl Record<'_> {
         self.u32(at).map(u32::cast_signed)
     }
 
+    /// The byte at an offset.
+    ///
+    /// # Errors
+    /// As for [`Record::u32`].
+    pub fn u8(&self, at: usize) -> Result<u8, Error> {
+        self.field(at).map(|[byte]: [u8; 1]| byte)
+    }
+
     /// The 16-bit field at an offset.
     ///
     /// # Errors

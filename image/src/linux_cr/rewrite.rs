@@ -2,16 +2,17 @@
 //!
 //! Only file tables are held back, from their announcement to their last
 //! descriptor: their count stands before them. A file whose known descriptors
-//! were all dropped is held back until somebody needs it (a later table, a
-//! mapping, an epoll set), and goes out where the kernel will read it: before
-//! the record that refers to it. Everything else is passed on as it is, in
-//! order.
+//! were all dropped stays as an orphan, or is held back until somebody needs it
+//! (a later table, a mapping, an epoll set) and goes out where the kernel will
+//! read it, before the record that refers to it: [`dropping`] says which.
+//! Everything else is passed on as it is, in order.
 //!
 //! Where the caller's file is given, the kernel opens it by name: a FILE block
 //! for it goes before the FILE_TABLE record, where the task that reads it still
 //! has the descriptors that it inherited from the restart program.
 
 mod buffered;
+mod dropping;
 mod giving;
 mod terminals;
 
@@ -21,6 +22,7 @@ use super::survey::{Desc, Interest, Survey};
 use crate::Error;
 use crate::plan::{Change, Descriptor, Fate, Planner, TablePlan};
 use buffered::{Buffered, Role};
+use dropping::{Left, left};
 use std::collections::{BTreeMap, BTreeSet};
 use terminals::Terminals;
 
@@ -55,6 +57,8 @@ impl Rewriter {
                 holds_pipe_data: false,
                 buffered: None,
                 held: BTreeMap::new(),
+                contents: BTreeMap::new(),
+                kept: BTreeSet::new(),
                 given: BTreeMap::new(),
                 plans: BTreeMap::new(),
                 terminals: Terminals::default(),
@@ -136,6 +140,10 @@ struct Editor {
     buffered: Option<Buffered>,
     /// Files that nobody has needed so far, by objref.
     held: BTreeMap<i32, Vec<u8>>,
+    /// What was in the fifos of which one is held back, by the pipe's objref.
+    contents: BTreeMap<i32, Vec<u8>>,
+    /// Files that some descriptor keeps.
+    kept: BTreeSet<i32>,
     /// Objrefs given to the caller's descriptions.
     given: BTreeMap<i32, i32>,
     plans: BTreeMap<i32, TablePlan>,
@@ -177,7 +185,7 @@ impl Sink for Editor {
         if self.buffered.is_some() {
             return self.buffer(&record, layout);
         }
-        let file = self.survey.open_file;
+        let file = self.survey.open_file.or(self.survey.named);
         self.survey.record(&record, layout)?;
         self.refuse_master(&record)?;
         self.pass_on(&record, layout, file)
@@ -198,7 +206,7 @@ impl Sink for Editor {
 impl Editor {
     /// A record outside file tables.
     ///
-    /// * `file`: the file whose body is awaited.
+    /// * `file`: the file whose body or name is awaited.
     fn pass_on(
         &mut self,
         record: &Record<'_>,
@@ -231,6 +239,13 @@ impl Editor {
                     self.release_terminal(file);
                 }
             }
+            fixed::FILE_NAME => {
+                self.out.extend_from_slice(record.bytes);
+                if let Some(file) = file {
+                    self.release_contents(file);
+                }
+                return Ok(());
+            }
             fixed::MM | fixed::VMA => self.release(record.i32(12)?)?,
             fixed::PIPE_BUF => self.holds_pipe_data |= record.prefix.len > 8,
             kind if kind == version.task_objs => self.join(record.i32(8)?)?,
@@ -257,15 +272,19 @@ impl Editor {
 
     /// The watches of an epoll set. One of a number that the caller's file took
     /// passes to that file, where nobody else is known to hold the old one; one
-    /// that was dropped stays, and ends with its file when the restart does.
+    /// that was dropped stays, and ends with its file when the restart does. One
+    /// of a file that nobody can need any more goes at once, as after close(2).
     fn watches(&mut self, mut count: Vec<u8>, record: &Record<'_>) -> Result<(), Error> {
         let mut items = record.bytes[..PREFIX].to_vec();
         for (index, item) in record.bytes[PREFIX..].chunks_exact(ITEM).enumerate() {
             let at = PREFIX + index * ITEM;
             let (number, file) = (record.i32(at + 8)?, record.i32(at + 12)?);
-            let held = self.held.contains_key(&file);
+            let kept = self.kept.contains(&file);
             let from = self.replaced.get(&file).and_then(|by| by.get(&number));
-            let Some(&from) = from.filter(|_| held) else {
+            let Some(&from) = from.filter(|_| !kept) else {
+                if self.held.contains_key(&file) && self.is_needed_no_more(file) {
+                    continue;
+                }
                 self.release(file)?;
                 items.extend_from_slice(item);
                 continue;
@@ -307,6 +326,10 @@ impl Editor {
         }
         let open = self.survey.open_file;
         let named = self.survey.named;
+        let filled = self
+            .survey
+            .filled
+            .and_then(|file| self.fifo(file).map(|pipe| (file, pipe)));
         let Some(buffered) = &mut self.buffered else {
             return Ok(());
         };
@@ -316,13 +339,25 @@ impl Editor {
                 buffered.terminal = open
                     .filter(|_| object == version.tty_object)
                     .map(|file| Role::Terminal { end: id, file });
-                match buffered.terminal {
+                match (buffered.terminal, open) {
                     _ if object == version.file_object => Role::File(id),
-                    terminal => terminal.unwrap_or(Role::Other),
+                    (_, Some(file)) if object == version.socket_object => Role::File(file),
+                    (terminal, _) => terminal.unwrap_or(Role::Other),
                 }
             }
+            // A socket is its file's, a relative name is the socket's.
+            fixed::STRING => match buffered.pieces.last() {
+                Some(piece) if is(version.socket_unix, &buffered.bytes[piece.start..]) => {
+                    piece.role
+                }
+                _ => Role::Other,
+            },
+            _ if version.is_socket(kind) => open.map_or(Role::Other, Role::File),
             fixed::FILE => open.map_or(Role::Other, Role::File),
             fixed::FILE_NAME => named.map_or(Role::Other, Role::File),
+            fixed::PIPE_BUF => {
+                filled.map_or(Role::Other, |(file, pipe)| Role::Contents { pipe, file })
+            }
             fixed::TTY | fixed::TTY_LDISC | fixed::BUFFER => {
                 buffered.terminal.unwrap_or(Role::Other)
             }
@@ -352,17 +387,24 @@ impl Editor {
         let descs = table.descriptors.clone();
         let owner = table.owner;
         let plan = self.plan(owner, owner == self.survey.root_process(), &descs)?;
-        self.check(owner, &descs, &plan)?;
-
         let kept: BTreeSet<i32> = of_fate(&descs, &plan, |fate| fate == Fate::Keep);
         let mut gone: BTreeSet<i32> = of_fate(&descs, &plan, |fate| fate != Fate::Keep);
         gone.retain(|file| !kept.contains(file));
+        self.kept.extend(kept);
+        self.check(owner, &descs, &plan)?;
 
-        buffered.draw_forward(&plan, &gone);
-        // What will not go out, for all that is known: its objref may be used anew.
         let here = buffered.files();
-        let held = |id: &i32| self.held.contains_key(id) || here.contains(id);
-        let unused: BTreeSet<i32> = gone.iter().copied().filter(held).collect();
+        let held = self.hold_back(&gone, &here);
+        for desc in &descs {
+            if gone.contains(&desc.file) && !held.contains_key(&desc.file) {
+                self.warn_of_name(desc.number, desc.file);
+            }
+        }
+        buffered.draw_forward(&plan, &held);
+        // What will not go out, for all that is known: its objref may be used anew.
+        let unused =
+            |id: &i32| held.contains_key(id) && (self.held.contains_key(id) || here.contains(id));
+        let unused: BTreeSet<i32> = gone.iter().copied().filter(unused).collect();
         let mut announce = Vec::new();
         for from in given_numbers(&plan) {
             self.give(from, &unused, buffered.cred, &mut announce)?;
@@ -373,18 +415,25 @@ impl Editor {
         for piece in &buffered.pieces {
             let bytes = &buffered.bytes[piece.start..piece.end];
             match piece.role {
-                Role::File(file) if gone.contains(&file) => {
+                Role::File(file) if piece.role.is_held(&held) => {
                     self.held.entry(file).or_default().extend_from_slice(bytes);
                 }
-                Role::Terminal { end, file } if gone.contains(&file) => {
+                Role::Terminal { end, .. } if piece.role.is_held(&held) => {
                     let held = self.terminals.held.entry(end).or_default();
                     held.extend_from_slice(bytes);
                 }
-                Role::File(file) if is_body(bytes) => {
+                Role::Contents { pipe, .. } if piece.role.is_held(&held) => {
+                    self.contents.insert(pipe, bytes.to_vec());
+                }
+                Role::File(file) if is(fixed::FILE, bytes) => {
                     self.release_terminal(file);
                     self.out.extend_from_slice(bytes);
                 }
-                Role::Other | Role::File(_) | Role::Terminal { .. } => {
+                Role::File(file) if is(fixed::FILE_NAME, bytes) => {
+                    self.out.extend_from_slice(bytes);
+                    self.release_contents(file);
+                }
+                Role::Other | Role::File(_) | Role::Terminal { .. } | Role::Contents { .. } => {
                     self.out.extend_from_slice(bytes);
                 }
                 Role::Table => {
@@ -491,9 +540,11 @@ impl Editor {
                     .map(|change| change.item.clone())
                     .unwrap_or_default()
             };
-            match file.file_type {
-                file_type::GENERIC => {}
-                file_type::TTY if outside => {
+            match left(&self.survey, desc.file) {
+                Left::HeldBack | Left::Stays => {}
+                // It goes on with another descriptor.
+                Left::Refused(_) if self.kept.contains(&desc.file) => {}
+                Left::WithItsTerminal => {
                     if let Some(leader) = self.terminals.controlling.get(&file.behind) {
                         return Err(Error::unsupported(
                             format!("{}: task {task} descriptor {}", item(), desc.number),
@@ -505,7 +556,7 @@ impl Editor {
                     }
                     self.terminals.taken.insert(file.behind, item());
                 }
-                _ => {
+                Left::Refused(instead) => {
                     return Err(Error::unsupported(
                         format!(
                             "{}: task {task} descriptor {} ({})",
@@ -513,8 +564,7 @@ impl Editor {
                             desc.number,
                             self.survey.kind(file)
                         ),
-                        "in Linux-CR images, only files opened by path and terminals of the \
-                         outside can be dropped or replaced so far: leave it out",
+                        instead,
                     ));
                 }
             }
@@ -530,6 +580,7 @@ impl Editor {
         self.refuse_given(file)?;
         self.release_terminal(file);
         self.out.extend_from_slice(&bytes);
+        self.release_contents(file);
         Ok(())
     }
 }
@@ -540,9 +591,9 @@ fn put(record: &mut [u8], at: usize, value: i32) {
     }
 }
 
-/// Whether a record is the body of a file.
-fn is_body(record: &[u8]) -> bool {
-    record.starts_with(&fixed::FILE.to_le_bytes())
+/// Whether a record is of a type.
+fn is(kind: u32, record: &[u8]) -> bool {
+    record.starts_with(&kind.to_le_bytes())
 }
 
 /// The files of the descriptors of a fate.

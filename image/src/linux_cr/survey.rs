@@ -13,6 +13,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 const SIGNAL_TTY: usize = 312;
 const O_DIRECTORY: u32 = 0x10000;
+const TCP_ESTABLISHED: u8 = 1;
+const TCP_LISTEN: u8 = 10;
+/// Bytes of a unix socket's address that has no name.
+const SUN_FAMILY: u32 = 2;
 
 /// One task (a thread has one of its own).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,6 +106,32 @@ pub struct Tty {
     pub index: u32,
 }
 
+/// A socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// [`Kind::Unix`] or [`Kind::Inet`].
+    pub kind: Kind,
+    /// Its state, of TCP_.
+    pub state: u8,
+    /// It is bound to a name.
+    pub bound: bool,
+    /// The file in front of whose body it is announced.
+    pub inside: Option<i32>,
+}
+
+impl Socket {
+    /// It waits for others to connect: nobody is its peer, nothing is in its
+    /// queues.
+    pub fn is_listening(&self) -> bool {
+        self.state == TCP_LISTEN
+    }
+
+    /// Whether, restored, it takes its name: a connected one does not.
+    pub fn takes_a_name(&self) -> bool {
+        self.bound && self.state != TCP_ESTABLISHED
+    }
+}
+
 /// What is known of an image.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
@@ -113,8 +143,8 @@ pub struct Survey {
     pub tables: BTreeMap<i32, Table>,
     /// By objref.
     pub ttys: HashMap<i32, Tty>,
-    /// Sockets by objref, and what they are.
-    pub sockets: HashMap<i32, Kind>,
+    /// By objref.
+    pub sockets: HashMap<i32, Socket>,
     /// Bytes in pipes and fifos, by the pipe's objref.
     pub queued: BTreeMap<i32, u32>,
     /// Terminals that are the controlling one of some task.
@@ -139,10 +169,12 @@ pub struct Survey {
     pub(super) open_file: Option<i32>,
     open_table: Option<i32>,
     pub(super) open_tty: Option<i32>,
-    open_sockets: Vec<i32>,
+    /// Sockets announced, whose address comes: a peer stands inside.
+    open_sockets: Vec<(i32, Socket)>,
     pub(super) filling: Option<i32>,
     pub(super) named: Option<i32>,
-    buffered: Option<i32>,
+    /// The first end of a pipe, whose contents come.
+    pub(super) filled: Option<i32>,
     watching: Option<i32>,
 }
 
@@ -203,7 +235,7 @@ impl Survey {
 
     /// What kind of file one is.
     pub fn kind(&self, file: &File) -> Kind {
-        file.kind(self.sockets.get(&file.behind).copied())
+        file.kind(self.sockets.get(&file.behind).map(|s| s.kind))
     }
 
     /// Whether a terminal's end lies outside the image: a slave, of whose master
@@ -274,8 +306,8 @@ impl Survey {
             }
             fixed::FILE_DESC => self.descriptor_record(record)?,
             fixed::PIPE_BUF => {
-                if let Some(pipe) = self.buffered.take() {
-                    self.queued.insert(pipe, record.prefix.len - 8);
+                if let Some(first) = self.filled.take().and_then(|id| self.files.get(&id)) {
+                    self.queued.insert(first.behind, record.prefix.len - 8);
                 }
             }
             fixed::TTY => {
@@ -298,20 +330,31 @@ impl Survey {
                     self.controlling.insert(tty);
                 }
             }
-            kind => self.socket(kind),
+            fixed::SOCKET => {
+                let state = record.u8(version.socket_state)?;
+                if let Some((_, socket)) = self.open_sockets.last_mut() {
+                    socket.state = state;
+                }
+            }
+            kind if kind == version.socket_unix => {
+                let bound = record.u32(version.unix_name_len)? > SUN_FAMILY;
+                self.socket(Kind::Unix, bound);
+            }
+            kind if kind == version.socket_unix + 1 => self.socket(Kind::Inet, true),
+            _ => {}
         }
         Ok(())
     }
 
-    /// A SOCKET announcement's family is told by the record after it.
-    fn socket(&mut self, kind: u32) {
-        let family = match kind {
-            705 => Kind::Unix,
-            706 => Kind::Inet,
-            _ => return,
-        };
-        if let Some(socket) = self.open_sockets.pop() {
-            self.sockets.insert(socket, family);
+    /// A SOCKET's family and name are told by the record after it.
+    fn socket(&mut self, kind: Kind, bound: bool) {
+        if let Some((id, socket)) = self.open_sockets.pop() {
+            let socket = Socket {
+                kind,
+                bound,
+                ..socket
+            };
+            self.sockets.insert(id, socket);
         }
     }
 
@@ -340,7 +383,15 @@ impl Survey {
             _ if kind == version.file_table_object => self.open_table = Some(object),
             _ if kind == version.tty_object => self.open_tty = Some(object),
             _ if kind == version.cred_object => self.cred = object,
-            _ if kind == version.socket_object => self.open_sockets.push(object),
+            _ if kind == version.socket_object => {
+                let socket = Socket {
+                    kind: Kind::Other,
+                    state: 0,
+                    bound: false,
+                    inside: self.open_file,
+                };
+                self.open_sockets.push((object, socket));
+            }
             _ => {}
         }
         Ok(())
@@ -499,7 +550,7 @@ impl Survey {
         self.named = named.then_some(id);
         let first_end = matches!(file.file_type, file_type::PIPE | file_type::FIFO)
             && !self.queued.contains_key(&file.behind);
-        self.buffered = first_end.then_some(file.behind);
+        self.filled = first_end.then_some(id);
         if file.file_type == file_type::TTY {
             self.masters.insert(file.behind);
         }

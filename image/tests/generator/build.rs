@@ -74,6 +74,8 @@ pub enum Kind {
     Epoll(Vec<(usize, i32)>),
     /// One half of one of two socket pairs, and messages for it.
     Socket(u8, bool, u8),
+    /// A listening unix socket, bound to a path: whether relative.
+    Listener(bool),
     /// The slave of the terminal outside.
     Terminal,
     /// Its master, which is then inside.
@@ -602,6 +604,10 @@ impl Writer<'_> {
                 let sock = self.sock(pair % 2, second);
                 self.rec(304, common(4, 3, 2, 0).i32(sock).u32(0));
             }
+            Kind::Listener(relative) => {
+                let sock = self.listener(relative);
+                self.rec(304, common(4, 3, 2, 0).i32(sock).u32(0));
+            }
             Kind::Terminal => {
                 let (_, _, slave) = self.terminal();
                 self.rec(304, common(5, 3, 0x8002, 0).i32(slave).u32(0));
@@ -673,6 +679,27 @@ impl Writer<'_> {
         };
         self.rec(705, unix.to(256));
         self.deferred.push_back(Work::Socket(pair, second));
+        id
+    }
+
+    /// It leaves no work.
+    fn listener(&mut self, relative: bool) -> Id {
+        let id = self.id();
+        self.objref(16, id);
+        let (state, len) = (self.by_version(97, 105), self.by_version(112, 120));
+        self.rec(701, body().to(state).bytes(&[10]).to(len));
+        let unix = body().i32(id).i32(0);
+        let unix = match self.late() {
+            true => unix.i32(self.cred).u32(1),
+            false => unix.u32(0).u32(0).u32(1),
+        };
+        let path: &[u8] = if relative { b"sock\0" } else { b"/tmp/sock\0" };
+        let len = u32::try_from(path.len()).unwrap() + 2;
+        let unix = unix.u32(len).u32(0).u16(1).bytes(path);
+        self.rec(705, unix.to(256));
+        if relative {
+            self.rec(5, body().bytes(b"/tmp\0"));
+        }
         id
     }
 

@@ -28,6 +28,10 @@ pub struct View {
     pub controlling: BTreeMap<i32, i32>,
     /// Terminal slaves, and the objref of each one's master.
     pub slaves: BTreeMap<i32, i32>,
+    /// The table in which a file is announced, by the file's objref.
+    pub announced_in: BTreeMap<i32, i32>,
+    /// By the table's objref: how many FILE blocks stand before its end.
+    pub known: BTreeMap<i32, usize>,
     /// The records, in order: offset and length.
     pub records: Vec<(usize, usize)>,
     /// FILE blocks (announcement, body and tail, not nested objects) in the
@@ -72,6 +76,8 @@ pub struct FileBody {
     pub behind: i32,
     /// Its name, or nothing.
     pub name: Vec<u8>,
+    /// A listening socket.
+    pub listens: bool,
     /// What its pipe held, where this end tells.
     pub data: Option<Vec<u8>>,
 }
@@ -108,10 +114,13 @@ struct Reader<'a> {
     /// Objrefs that have no announcement: pipes and signal structures.
     silent: HashSet<i32>,
     pipes: HashSet<i32>,
+    listening: HashSet<i32>,
     deferred: VecDeque<Deferred>,
     view: View,
     /// The block that is being read.
     block: Option<(i32, Vec<usize>)>,
+    /// The table that is being read.
+    table: Option<i32>,
     depth: usize,
 }
 
@@ -126,9 +135,11 @@ pub fn check(bytes: &[u8]) -> Result<View> {
         objects: HashMap::new(),
         silent: HashSet::new(),
         pipes: HashSet::new(),
+        listening: HashSet::new(),
         deferred: VecDeque::new(),
         view: View::default(),
         block: None,
+        table: None,
         depth: 0,
     };
     reader
@@ -376,7 +387,7 @@ impl<'a> Reader<'a> {
             13 => self.cred().map(|()| Object::Cred),
             14 => self.user().map(|()| Object::User),
             15 => self.groups().map(|()| Object::Groups),
-            16 => self.sock(id).map(|()| Object::Sock),
+            16 => self.sock(id, at).map(|()| Object::Sock),
             17 => self.tty(id, at).map(|()| Object::Tty),
             _ => Err(format!("an object of type {number}")),
         }?;
@@ -387,6 +398,7 @@ impl<'a> Reader<'a> {
     }
 
     fn table(&mut self, id: i32) -> Result<()> {
+        self.table = Some(id);
         let count = self.exact(301, 16)?.i32(8);
         let mut table = BTreeMap::new();
         demand((0..=1 << 20).contains(&count), "a table's count")?;
@@ -404,6 +416,8 @@ impl<'a> Reader<'a> {
                 "a descriptor twice in a table",
             )?;
         }
+        self.table = None;
+        self.view.known.insert(id, self.view.blocks.len());
         while let Some(work) = self.deferred.pop_front() {
             match work {
                 Deferred::Epoll(epoll) => self.items(epoll)?,
@@ -493,7 +507,10 @@ impl<'a> Reader<'a> {
                 file.name = self.text(303)?;
                 self.mine();
             }
-            4 => self.known(file.behind, Object::Sock)?,
+            4 => {
+                self.known(file.behind, Object::Sock)?;
+                file.listens = self.listening.contains(&file.behind);
+            }
             5 => {
                 self.known(file.behind, Object::Tty)?;
                 demand(file.mode == 3, "a terminal's mode")?;
@@ -513,6 +530,9 @@ impl<'a> Reader<'a> {
             }
         }
         self.view.files.insert(id, file);
+        self.view
+            .announced_in
+            .extend(self.table.map(|table| (id, table)));
         self.view.blocks.extend(self.block.take());
         Ok(())
     }
@@ -524,14 +544,31 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn sock(&mut self, id: i32) -> Result<()> {
-        self.exact(701, self.by_version(112, 120))?;
+    fn sock(&mut self, id: i32, first: usize) -> Result<()> {
+        let socket = self.exact(701, self.by_version(112, 120))?;
+        let listens = socket.0[self.by_version(97, 105)] == 10;
+        let mut records = vec![first, self.view.records.len() - 1];
         let rec = self.exact(705, 256)?;
+        records.push(self.view.records.len() - 1);
         demand(rec.i32(8) == id, "a socket's own number")?;
         if self.late {
             self.known(rec.i32(16), Object::Cred)?;
         }
-        self.deferred.push_back(Deferred::Socket);
+        let (len, name) = (self.by_version(28, 24), self.by_version(38, 34));
+        if rec.u32(len) > 2 && !matches!(rec.0[name], 0 | b'/') {
+            self.text(5)?;
+            records.push(self.view.records.len() - 1);
+        }
+        if listens {
+            // It is its file's alone.
+            demand(rec.i32(12) == 0, "the peer of a listening socket")?;
+            self.listening.insert(id);
+            if let Some((_, block)) = &mut self.block {
+                block.extend(records);
+            }
+        } else {
+            self.deferred.push_back(Deferred::Socket);
+        }
         Ok(())
     }
 
@@ -646,6 +683,16 @@ impl View {
             .filter(|task| task.process != root)
             .filter_map(|task| self.tables.get(&task.table))
             .flat_map(|table| table.keys().copied())
+            .collect()
+    }
+
+    /// Masters of which a file is known when a table has been read.
+    pub fn masters_before(&self, table: i32) -> BTreeSet<i32> {
+        self.blocks[..self.known[&table]]
+            .iter()
+            .map(|(file, _)| &self.files[file])
+            .filter(|file| file.kind == 5)
+            .map(|file| file.behind)
             .collect()
     }
 

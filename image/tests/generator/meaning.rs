@@ -228,8 +228,14 @@ fn judge(view: &View, caller: &BTreeMap<i32, Given>, outcome: &mut Outcome) {
             }
             outcome.touched.insert(held.file);
             outcome.taken.extend(slave);
-            if file.kind != 1 && slave.is_none() {
-                outcome.refusals.insert("kind");
+            let inside =
+                view.slaves.contains_key(&file.behind) && file.kind == 5 && slave.is_none();
+            if inside
+                && !view
+                    .masters_before(*table)
+                    .contains(&view.slaves[&file.behind])
+            {
+                outcome.refusals.insert("a master that comes later");
             }
         }
     }

@@ -1,7 +1,8 @@
 //! A file table that is held back until its last descriptor has come.
 
+use super::dropping::Left;
 use crate::plan::{Fate, TablePlan};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A record in a buffered table, and whose it is.
 pub struct Piece {
@@ -18,10 +19,25 @@ pub enum Role {
     File(i32),
     /// One end of a terminal, in front of the body of a file.
     Terminal { end: i32, file: i32 },
+    /// What was in a pipe, behind the fifo that came first.
+    Contents { pipe: i32, file: i32 },
     /// The table's own record.
     Table,
     /// A descriptor.
     Descriptor,
+}
+
+impl Role {
+    /// Whether it does not go out with the table.
+    ///
+    /// * `held`: files that do not.
+    pub fn is_held(self, held: &BTreeMap<i32, Left>) -> bool {
+        match self {
+            Role::File(file) | Role::Contents { file, .. } => held.contains_key(&file),
+            Role::Terminal { file, .. } => held.get(&file) == Some(&Left::WithItsTerminal),
+            Role::Other | Role::Table | Role::Descriptor => false,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -49,7 +65,9 @@ impl Buffered {
     /// Puts the announcements that stand behind the last descriptor that is left
     /// in front of it (or of the table): behind it nobody reads them before what
     /// the table defers, which would fail.
-    pub fn draw_forward(&mut self, plan: &TablePlan, gone: &BTreeSet<i32>) {
+    ///
+    /// * `held`: files that do not go out.
+    pub fn draw_forward(&mut self, plan: &TablePlan, held: &BTreeMap<i32, Left>) {
         let mut fates = plan.fates.iter();
         let mut last = None;
         for (index, piece) in self.pieces.iter().enumerate() {
@@ -66,10 +84,9 @@ impl Buffered {
             return;
         };
         let behind = self.pieces.split_off(last);
-        let (forward, stay) = behind.into_iter().partition(|piece| match piece.role {
-            Role::Other => true,
-            Role::File(file) | Role::Terminal { file, .. } => !gone.contains(&file),
-            Role::Table | Role::Descriptor => false,
+        let (forward, stay) = behind.into_iter().partition(|piece| {
+            let announced = !matches!(piece.role, Role::Table | Role::Descriptor);
+            announced && !piece.role.is_held(held)
         });
         let (forward, stay): (Vec<_>, Vec<_>) = (forward, stay);
         self.pieces.extend(forward);

@@ -56,8 +56,8 @@ impl Editor {
             None => Ok(()),
             Some((_, item)) => Err(Error::unsupported(
                 item.clone(),
-                "the master of that terminal is in the image too, and a pair cannot be edited \
-                 yet: leave it out",
+                "the master of that terminal is in the image too, with a task that comes later, \
+                 and it was taken for one of the outside by then: leave it out",
             )),
         }
     }
