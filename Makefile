@@ -36,3 +36,5 @@ install: build
 	$(INSTALL) -m 644 man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	$(INSTALL) -m 644 man/*.2 $(DESTDIR)$(PREFIX)/share/man/man2/
 	$(INSTALL) -m 644 man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
+	@# So that LD_PRELOAD finds the library by its bare name.
+	[ -n "$(DESTDIR)" ] || ldconfig || true

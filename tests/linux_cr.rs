@@ -350,7 +350,7 @@ fn a_direction_that_the_number_needs_is_demanded() {
         .run();
     assert_refused(
         &mut outcome,
-        &["CKPT_PRESERVE=1", "task 534", "writing", "1<>FILE"],
+        &["CKPT_PRESERVE=1", "task 534", "writing", "1>>FILE"],
     );
     let mut outcome = restart("files").env("CKPT_PRESERVE", "9").run();
     assert_refused(&mut outcome, &["CKPT_PRESERVE=9", "not open here"]);
@@ -521,6 +521,18 @@ fn an_image_that_comes_late_and_in_pieces_is_known() {
     let task = outcome.tasks[0].0;
     assert_eq!(outcome.numbers(task), [0, 1, 2]);
     assert_eq!(outcome.link(task, 0), "/dev/null", "not the image");
+}
+
+#[test]
+fn a_refusal_is_told_also_where_the_log_is_full() {
+    if !harness::is_root() {
+        return;
+    }
+    let mut outcome = restart("files")
+        .env("CKPT_IGNORE", "7x")
+        .env("CKPT_LOG_FILE", "/dev/full")
+        .run();
+    assert_refused(&mut outcome, &["restart refused: CKPT_IGNORE: \"7x\""]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use ckpt_restart::{Error, caller, directory, log, stream};
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Rewrites an image.
@@ -42,6 +43,12 @@ pub fn rewrite(
         log::report(rewriter.changes(), rewriter.warnings(), false);
     }
     let mut output = Output::open(output)?;
+    if output.is(&input) {
+        return Err(Error::system(
+            "the image would be read from where it is written: give -o OUTPUT",
+            io::Error::from_raw_os_error(libc::EINVAL),
+        ));
+    }
     let mut rewriter = request.rewriter()?;
     stream::copy(
         &input,
@@ -87,6 +94,8 @@ impl Output {
             let file = File::options().write(true).open(path).map_err(failed)?;
             return Ok(Output { file, names: None });
         }
+        // Not a link to it.
+        let path = &path.canonicalize().unwrap_or(path.to_owned());
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{}.new", std::process::id()));
         let new = PathBuf::from(name);
@@ -99,6 +108,15 @@ impl Output {
             file,
             names: Some((new, path.to_owned())),
         })
+    }
+
+    /// Whether it is a file on disk, and the same as another.
+    fn is(&self, other: &File) -> bool {
+        let same = || {
+            let (here, there) = (self.file.metadata().ok()?, other.metadata().ok()?);
+            Some(here.is_file() && here.dev() == there.dev() && here.ino() == there.ino())
+        };
+        same().unwrap_or(false)
     }
 
     fn file(&self) -> &File {

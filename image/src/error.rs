@@ -123,7 +123,8 @@ impl fmt::Display for Error {
             Error::NotOpen { item, number } => write!(
                 f,
                 "{item}: descriptor {number} is not open here: open it before the restart \
-                 (for example {number}>FILE), or leave it out"
+                 (for example {number}{}FILE), or leave it out",
+                if *number == 0 { "<" } else { ">>" }
             ),
             Error::Exists { item, task, number } => write!(
                 f,
@@ -138,7 +139,12 @@ impl fmt::Display for Error {
             } => write!(
                 f,
                 "{item}: task {task} needs descriptor {number} for {lacks}, and the caller's is \
-                 not open for {lacks}: open it {number}<>FILE"
+                 not open for {lacks}: open it {number}{}FILE",
+                match (number, *lacks) {
+                    (0, _) => "<",
+                    (1 | 2, _) => ">>",
+                    _ => "<>",
+                }
             ),
             Error::Contradiction { what, remedy } => write!(f, "{what}: {remedy}"),
             Error::Unmatched { items } => write!(f, "nothing matched: {items}"),

@@ -149,7 +149,7 @@ impl Planner {
                     return Err(Error::unsupported(
                         item.to_string(),
                         "substitution from another number or a path is not done yet: open the \
-                         file on the number itself and use CKPT_PRESERVE",
+                         file on the number itself and preserve it",
                     ));
                 }
                 (Action::Ignore, _) => Vec::new(),

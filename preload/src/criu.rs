@@ -30,8 +30,15 @@ use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Below criu's service descriptors, above what programs use.
-const OUT_OF_THE_WAY: c_int = 160;
+/// Above what programs use, and below criu's service descriptors, which lie under
+/// the limit: where that is low, so is this.
+fn out_of_the_way() -> c_int {
+    if caller::descriptor_limit() < 512 {
+        32
+    } else {
+        160
+    }
+}
 
 /// What a restore of this process is to be told.
 enum Request {
@@ -156,12 +163,12 @@ fn hand_over(inherited: &[image::Inherited]) -> io::Result<()> {
     };
     let mut lines = String::from("\n");
     for image::Inherited { name, number } in inherited {
-        let copy = caller::copy_above(*number, OUT_OF_THE_WAY)?;
+        let copy = caller::copy_above(*number, out_of_the_way())?;
         let _ = writeln!(lines, "inherit-fd fd[{copy}]:{name}");
     }
     text.extend_from_slice(lines.as_bytes());
     let low = in_memory(&text, true)?;
-    let config = caller::copy_above(low.as_raw_fd(), OUT_OF_THE_WAY)?;
+    let config = caller::copy_above(low.as_raw_fd(), out_of_the_way())?;
     // SAFETY: the process has one thread, its main has not begun.
     unsafe { std::env::set_var(VARIABLE, format!("/proc/self/fd/{config}")) };
     Ok(())

@@ -72,8 +72,15 @@ fn fill(new: &Path, from: &Path, changed: &BTreeMap<String, Vec<u8>>) -> io::Res
         if kind.is_symlink() {
             // Of an image that builds on another: "parent".
             std::os::unix::fs::symlink(fs::read_link(entry.path())?, place)?;
-        } else if kind.is_file() && fs::hard_link(entry.path(), &place).is_err() {
-            fs::copy(entry.path(), place)?;
+        } else if kind.is_file() {
+            // What criu writes when it restores, logs and statistics, it writes into
+            // the directory that it restores from: that must not be the old one's.
+            let image = place
+                .extension()
+                .is_some_and(|extension| extension == "img");
+            if !image || fs::hard_link(entry.path(), &place).is_err() {
+                fs::copy(entry.path(), place)?;
+            }
         }
     }
     for (name, bytes) in changed {

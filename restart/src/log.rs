@@ -63,7 +63,8 @@ pub fn start(level: Level) {
 /// # Errors
 /// What open(2) says of it.
 pub fn to_file(path: &Path) -> io::Result<()> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
+    // Programs change their directory.
+    let path = CString::new(std::path::absolute(path)?.as_os_str().as_bytes())?;
     let fd = open_for_append(&path)?;
     close(fd);
     let _ = FILE.set(path);
@@ -86,25 +87,27 @@ pub fn say(level: Level, message: fmt::Arguments<'_>) {
     let line = format!("ckptadv: {kind}{message}").replace(char::is_control, "?") + "\n";
     // SAFETY: errno is a plain thread-local int.
     let errno = unsafe { *libc::__errno_location() };
-    match FILE.get() {
-        Some(path) => {
-            if let Ok(fd) = open_for_append(path) {
-                write_whole(fd, line.as_bytes());
-                close(fd);
-            }
-        }
-        None => {
-            let was = (
-                STDERR.0.load(Ordering::Relaxed),
-                STDERR.1.load(Ordering::Relaxed),
-            );
-            if was != (0, 0) && crate::caller::identity(2).ok() == Some(was) {
-                write_whole(2, line.as_bytes());
-            }
+    if !to_the_file(&line) {
+        let was = (
+            STDERR.0.load(Ordering::Relaxed),
+            STDERR.1.load(Ordering::Relaxed),
+        );
+        if was != (0, 0) && crate::caller::identity(2).ok() == Some(was) {
+            write_whole(2, line.as_bytes());
         }
     }
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
+}
+
+/// Whether a line went into the file; where it did not, stderr has it.
+fn to_the_file(line: &str) -> bool {
+    let Some(fd) = FILE.get().and_then(|path| open_for_append(path).ok()) else {
+        return false;
+    };
+    let written = write_whole(fd, line.as_bytes());
+    close(fd);
+    written
 }
 
 /// Says that a restart is refused: nothing is restored.
@@ -155,7 +158,9 @@ macro_rules! debug {
 }
 
 fn open_for_append(path: &CString) -> io::Result<i32> {
-    let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NOCTTY;
+    let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NOCTTY
+        // A fifo that nobody reads is refused, not waited for.
+        | libc::O_NONBLOCK;
     // SAFETY: the path is a NUL-terminated string that outlives the call.
     let fd = unsafe { libc::open(path.as_ptr(), flags, 0o666) };
     if fd < 0 {
@@ -165,7 +170,7 @@ fn open_for_append(path: &CString) -> io::Result<i32> {
 }
 
 /// Where nobody reads any more, nothing is said; the signal of it is not the program's.
-fn write_whole(fd: i32, mut bytes: &[u8]) {
+fn write_whole(fd: i32, mut bytes: &[u8]) -> bool {
     let _masked = WithoutSigpipe::new();
     while !bytes.is_empty() {
         // SAFETY: the pointer and length are those of a live slice.
@@ -173,9 +178,10 @@ fn write_whole(fd: i32, mut bytes: &[u8]) {
         match usize::try_from(n) {
             Ok(n) if n > 0 => bytes = &bytes[n..],
             _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
-            _ => return,
+            _ => return false,
         }
     }
+    true
 }
 
 /// SIGPIPE blocked in this thread while it lives, and what came of it meanwhile taken.

@@ -1,4 +1,4 @@
-//! The CKPT_ variables (ckpt_advice(7)), read once and never changed.
+//! The CKPT_ variables (libckptadv(8)), read once and never changed.
 
 use crate::log::{self, Level};
 use ckpt_image::Error;

@@ -1,0 +1,90 @@
+//! Where `ckptadv rewrite` writes, and where it must not.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const IMAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/images/files.ckpt");
+
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("ckptadv-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        fs::copy(IMAGE, path.join("image")).unwrap();
+        Scratch(path)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn ckptadv() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ckptadv"));
+    command.args(["rewrite", "--ignore", "3"]);
+    command
+}
+
+fn assert_fails(output: &Output, word: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains(word), "{said}");
+}
+
+fn is_rewritten(path: &Path) -> bool {
+    fs::read(path).unwrap() != fs::read(IMAGE).unwrap()
+}
+
+#[test]
+fn an_image_is_not_read_from_where_it_is_written() {
+    let scratch = Scratch::new("same");
+    let image = scratch.path("image");
+    for options in [
+        OpenOptions::new().append(true),
+        OpenOptions::new().write(true),
+    ] {
+        let mut command = ckptadv();
+        command.stdin(File::open(&image).unwrap());
+        command.stdout(options.open(&image).unwrap());
+        assert_fails(&command.output().unwrap(), "give -o OUTPUT");
+        assert_eq!(fs::read(&image).unwrap(), fs::read(IMAGE).unwrap());
+    }
+}
+
+#[test]
+fn the_output_may_be_the_input_and_a_link_stays_one() {
+    let scratch = Scratch::new("link");
+    let link = scratch.path("link");
+    std::os::unix::fs::symlink(scratch.path("image"), &link).unwrap();
+    let output = ckptadv().arg(&link).arg("-o").arg(&link).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert!(is_rewritten(&scratch.path("image")));
+    assert_eq!(
+        fs::read_dir(&scratch.0).unwrap().count(),
+        2,
+        "nothing else is left"
+    );
+}
+
+#[test]
+fn what_is_refused_leaves_no_output() {
+    let scratch = Scratch::new("refused");
+    let whole = fs::read(IMAGE).unwrap();
+    fs::write(scratch.path("cut"), &whole[..whole.len() - 20]).unwrap();
+    let output = ckptadv()
+        .arg(scratch.path("cut"))
+        .arg("-o")
+        .arg(scratch.path("out"))
+        .output()
+        .unwrap();
+    assert_fails(&output, "offset");
+    assert!(!scratch.path("out").exists());
+}
