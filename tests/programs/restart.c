@@ -426,6 +426,8 @@ static int coordinate(void)
 	}
 	wait_for(&root_ended, &before);
 	close(0);
+	/* It may have been killed. Until here the signal is as it was: nobody else may raise it in the coordinator. */
+	signal(SIGPIPE, SIG_IGN);
 	write_fully(tasks_to_feeder[1], "done", 4);
 	wait_for(&feeder_ended, &before);
 	return error ? 1 : 0;
