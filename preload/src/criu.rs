@@ -18,7 +18,7 @@ use ckpt_image::caller::Caller;
 use ckpt_image::criu::{self as image, Image};
 use ckpt_image::plan::Planner;
 use ckpt_restart::settings::Settings;
-use ckpt_restart::{Error, caller, log, warn};
+use ckpt_restart::{Error, caller, errno, log, warn};
 use files::{Opened, in_memory};
 use libc::{c_char, c_int};
 use once_cell::sync::OnceCell;
@@ -216,8 +216,7 @@ pub unsafe fn on_openat(
         Ok(Some(fd)) => fd,
         Ok(None) => real(path, flags),
         Err(error) => {
-            // SAFETY: errno is a plain thread-local int.
-            unsafe { *libc::__errno_location() = error.raw_os_error().unwrap_or(libc::EIO) };
+            errno::set(error.raw_os_error().unwrap_or(libc::EIO));
             -1
         }
     }

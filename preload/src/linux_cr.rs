@@ -14,7 +14,7 @@ use ckpt_image::linux_cr::begins_like_an_image;
 use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_restart::call::{self, Shape};
 use ckpt_restart::request::{self, Naming, Request, Sources};
-use ckpt_restart::{Error, caller, debug, log, warn};
+use ckpt_restart::{Error, caller, debug, errno, log, warn};
 use libc::{c_int, c_long, c_void, size_t, ssize_t};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
@@ -130,7 +130,7 @@ pub fn on_read(fd: c_int, buffer: *const c_void, count: size_t, result: ssize_t)
     if !continued && !begins_like_an_image(bytes) {
         return result;
     }
-    let errno = errno();
+    let errno = errno::get();
     // SAFETY: the descriptor was just read from.
     let regular = request::regular_at(unsafe { BorrowedFd::borrow_raw(fd) });
     let before = length as u64 + if continued { 8 } else { 0 };
@@ -155,7 +155,7 @@ pub fn on_read(fd: c_int, buffer: *const c_void, count: size_t, result: ssize_t)
                 }
                 head(fd, || bytes);
             }
-            set_errno(errno);
+            errno::set(errno);
             result
         }
         Err(errno) => fail(errno) as ssize_t,
@@ -179,7 +179,7 @@ fn head<'a>(fd: c_int, bytes: impl FnOnce() -> &'a [u8]) {
     let Some(surveyor) = head.as_mut() else {
         return;
     };
-    let errno = errno();
+    let errno = errno::get();
     let failed = surveyor.feed(bytes()).is_err();
     let tasks = &surveyor.survey().tasks;
     if let (false, Some(Ok(Some(request)))) = (tasks.is_empty(), REQUEST.get()) {
@@ -189,7 +189,7 @@ fn head<'a>(fd: c_int, bytes: impl FnOnce() -> &'a [u8]) {
         HEAD_FD.store(-1, Ordering::Relaxed);
         *head = None;
     }
-    set_errno(errno);
+    errno::set(errno);
 }
 
 /// Before a number is closed or replaced: a descriptor to preserve is copied.
@@ -202,9 +202,9 @@ pub fn before_closing(fd: c_int) {
         return;
     };
     if let Some(kept) = kept.iter_mut().find(|kept| kept.number == fd) {
-        let errno = errno();
+        let errno = errno::get();
         kept.copy_away();
-        set_errno(errno);
+        errno::set(errno);
     }
 }
 
@@ -217,13 +217,13 @@ pub fn before_feeding(from: c_int, to: c_int) {
     if to != 1 || image <= 0 || !state().is_some_and(is_forked) || !caller::is_pipe(from) {
         return;
     }
-    let errno = errno();
+    let errno = errno::get();
     if !caller::same_description(0, image) {
         debug!("the feeder reads the image on 0 instead of {image}");
         // SAFETY: dup2 takes integers only.
         unsafe { libc::dup2(image, 0) };
     }
-    set_errno(errno);
+    errno::set(errno);
 }
 
 fn is_forked(state: &State) -> bool {
@@ -367,17 +367,7 @@ fn saw_restart() {
     }
 }
 
-fn errno() -> c_int {
-    // SAFETY: errno is a plain thread-local int.
-    unsafe { *libc::__errno_location() }
-}
-
-fn set_errno(errno: c_int) {
-    // SAFETY: as above.
-    unsafe { *libc::__errno_location() = errno };
-}
-
 fn fail(errno: c_int) -> c_long {
-    set_errno(errno);
+    errno::set(errno);
     -1
 }

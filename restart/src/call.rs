@@ -7,6 +7,7 @@
 //! shape, and only where an image is seen as well is anything done about it.
 
 use crate::caller;
+use crate::errno;
 use crate::error::Error;
 use crate::request::Request;
 use crate::stream::{self, Pump, Until};
@@ -124,7 +125,7 @@ fn begin(request: &Request, fd: i32, dry_run: bool) -> Result<Pump, Error> {
 /// for the kernel too, which has then ended every task.
 fn finish(request: &Request, pump: Pump, real: &dyn Fn(i32) -> i64) -> Result<i64, Error> {
     let result = real(pump.image());
-    let error = std::io::Error::last_os_error();
+    let errno = errno::get();
     let (rewriter, copied) = pump.stop();
     if let Some(rewriter) = &rewriter {
         say(request, rewriter, false);
@@ -137,7 +138,7 @@ fn finish(request: &Request, pump: Pump, real: &dyn Fn(i32) -> i64) -> Result<i6
         Err(late) => debug!("after the restart: {late}"),
         Ok(()) => {}
     }
-    set_errno(&error);
+    errno::set(errno);
     Ok(result)
 }
 
@@ -166,13 +167,6 @@ fn borrowed(fd: i32) -> Result<File, Error> {
     fd.try_clone_to_owned()
         .map(File::from)
         .map_err(|e| Error::system("the image's descriptor", e))
-}
-
-fn set_errno(error: &std::io::Error) {
-    if let Some(errno) = error.raw_os_error() {
-        // SAFETY: errno is a plain thread-local int.
-        unsafe { *libc::__errno_location() = errno };
-    }
 }
 
 /// Whether a Linux-CR image comes next on a descriptor. Nothing is taken from

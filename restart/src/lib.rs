@@ -12,11 +12,13 @@
 //! * [`call`]: the Linux-CR restart system call: how to know one, and how to
 //!   make it with a rewritten image;
 //! * [`directory`]: a CRIU image on disk;
-//! * [`log`]: one line, where the user sees it.
+//! * [`log`]: one line, where the user sees it;
+//! * [`errno`]: as the program's calls find it.
 
 pub mod call;
 pub mod caller;
 pub mod directory;
+pub mod errno;
 pub mod error;
 pub mod log;
 pub mod request;

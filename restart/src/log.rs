@@ -6,6 +6,7 @@
 //! it was in the beginning: a program that opens something else as 2 does not
 //! find our words in it.
 
+use crate::errno;
 use ckpt_image::plan::Change;
 use std::ffi::CString;
 use std::fmt;
@@ -85,8 +86,7 @@ pub fn say(level: Level, message: fmt::Arguments<'_>) {
     };
     // Names of files come from the image and may hold what a terminal acts on.
     let line = format!("ckptadv: {kind}{message}").replace(char::is_control, "?") + "\n";
-    // SAFETY: errno is a plain thread-local int.
-    let errno = unsafe { *libc::__errno_location() };
+    let errno = errno::get();
     if !to_the_file(&line) {
         let was = (
             STDERR.0.load(Ordering::Relaxed),
@@ -96,8 +96,7 @@ pub fn say(level: Level, message: fmt::Arguments<'_>) {
             write_whole(2, line.as_bytes());
         }
     }
-    // SAFETY: as above.
-    unsafe { *libc::__errno_location() = errno };
+    errno::set(errno);
 }
 
 /// Whether a line went into the file; where it did not, stderr has it.

@@ -1,0 +1,16 @@
+//! errno of the calling thread: hooks leave it as they found it, or give the one
+//! that they mean.
+
+use std::ffi::c_int;
+
+/// What it is.
+pub fn get() -> c_int {
+    // SAFETY: errno is a plain thread-local int.
+    unsafe { *libc::__errno_location() }
+}
+
+/// Makes it another.
+pub fn set(errno: c_int) {
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}
