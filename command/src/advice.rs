@@ -3,7 +3,10 @@
 use ckpt_image::Error;
 use ckpt_image::advice::{Action, Advice, Source, Strictness, parse_list};
 use ckpt_restart::caller;
+use ckpt_restart::request::{Naming, Request, Sources};
 use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 
 /// Advice on the command line.
@@ -47,5 +50,22 @@ impl Options {
             advice.strictness = Strictness::Strict;
         }
         Ok(advice)
+    }
+
+    /// The advice, bound to what is open here, for a Linux-CR image.
+    ///
+    /// # Errors
+    /// As [`Options::advice`], and what is refused without having seen the image.
+    pub fn request(&self, image: &File, naming: Naming) -> Result<Request, ckpt_restart::Error> {
+        let advice = self.advice()?;
+        let image = image.as_raw_fd();
+        let open = caller::open_numbers();
+        let open = open.map_err(|e| ckpt_restart::Error::system("/proc/self/fd", e))?;
+        let sources: Sources = open
+            .into_iter()
+            .filter(|&number| number != image)
+            .map(|number| (number, number))
+            .collect();
+        Request::new(&advice, sources, naming, Some(image))
     }
 }

@@ -1,31 +1,41 @@
-//! `ckptadv inspect`: one line for each open file description.
+//! `ckptadv inspect`: what an image holds.
 
+use crate::image;
+use crate::table::{Row, Table, printable, room};
+use ckpt_image::advice::Kind;
 use ckpt_image::criu::Image;
 use ckpt_image::linux_cr::survey::Surveyor;
-use ckpt_image::listing::{Listing, flags};
+use ckpt_image::listing::{Description, Listing, Reference, Task, access, status_flags};
 use ckpt_restart::directory::Stored;
-use ckpt_restart::{Error, request};
-use std::fmt::Write as _;
-use std::io::{Read, Write};
+use ckpt_restart::{Error, report, request};
+use std::fmt::Display;
+use std::io::{self, BufWriter, Read, Write};
+use std::iter::once;
 use std::os::fd::AsFd;
 use std::path::Path;
+
+/// Of the things in one note, the rest is only counted.
+const MOST: usize = 8;
 
 /// Shows an image on standard output.
 ///
 /// # Errors
 /// What is wrong with the image, or with reading it.
-pub fn inspect(path: &Path) -> Result<(), Error> {
+pub fn inspect(path: &Path, json: bool) -> Result<(), Error> {
     let listing = match path.is_dir() {
         true => Image::read(&Stored(path))?.listing(&Stored(path))?,
         false => linux_cr(path)?,
     };
-    std::io::stdout()
-        .write_all(table(&listing).as_bytes())
-        .map_err(|e| Error::system("standard output", e))
+    let stdout = io::stdout().lock();
+    let shown = match json {
+        true => report::print(&listing, stdout),
+        false => show(&listing, room(), stdout),
+    };
+    shown.map_err(|e| Error::system("standard output", e))
 }
 
 fn linux_cr(path: &Path) -> Result<Listing, Error> {
-    let mut file = crate::open(path)?;
+    let mut file = image::open(path)?;
     let mut surveyor = Surveyor::default();
     if let Some(start) = request::regular_at(file.as_fd()) {
         request::scan(&file, start, &mut surveyor)?;
@@ -45,62 +55,200 @@ fn linux_cr(path: &Path) -> Result<Listing, Error> {
     Ok(survey.listing(layout.as_ref()))
 }
 
-/// Columns as wide as their widest entry; the last runs free.
-fn table(listing: &Listing) -> String {
-    let mut text = format!("{}\n", listing.format);
-    for task in &listing.tasks {
-        let thread = if task.pid == task.process {
-            String::new()
-        } else {
-            format!(", a thread of {}", task.process)
-        };
-        let _ = writeln!(text, "task {} {}{thread}", task.pid, task.command);
+fn show(listing: &Listing, room: usize, out: impl Write) -> io::Result<()> {
+    let mut out = BufWriter::new(out);
+    writeln!(out, "{}", listing.format)?;
+    if !listing.advisable {
+        writeln!(
+            out,
+            "Such images are shown, but advice for them is refused."
+        )?;
     }
-    let mut rows = vec![["ID", "KIND", "FLAGS", "OFFSET", "DESCRIPTORS", "FILE"].map(String::from)];
-    for description in &listing.descriptions {
-        let holders: Vec<String> = description
-            .holders
+    let head = Row {
+        cells: ["TASK", "PARENT"].map(str::to_owned).into(),
+        name: "COMMAND".to_owned(),
+        notes: Vec::new(),
+    };
+    writeln!(out)?;
+    write_table(&mut out, room, head, || {
+        listing.tasks.iter().map(|task| task_row(listing, task))
+    })?;
+    let head = Row {
+        cells: ["ID", "KIND", "FLAGS", "OFFSET", "DESCRIPTORS"]
+            .map(str::to_owned)
+            .into(),
+        name: "FILE".to_owned(),
+        notes: Vec::new(),
+    };
+    writeln!(out)?;
+    write_table(&mut out, room, head, || {
+        listing
+            .descriptions
             .iter()
-            .map(|(task, number)| format!("{task}:{number}"))
-            .collect();
-        let mut what = vec![printable(&description.what)];
-        what.extend(description.also.iter().map(|also| format!("({also})")));
-        what.retain(|text| !text.is_empty());
-        rows.push([
-            description.id.to_string(),
-            description.kind.to_string(),
-            flags(description.flags),
-            description
-                .position
-                .map_or("-".to_owned(), |p| p.to_string()),
-            if holders.is_empty() {
-                "-".to_owned()
-            } else {
-                holders.join(" ")
-            },
-            what.join(" "),
-        ]);
-    }
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: Vec<usize> = (0..5)
-        .map(|column| width(column).unwrap_or(0).min(40))
-        .collect();
-    text.push('\n');
-    for row in &rows {
-        let mut line = String::new();
-        for (column, width) in widths.iter().enumerate() {
-            let _ = write!(line, "{:<width$}  ", row[column]);
-        }
-        line.push_str(&row[5]);
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
+            .map(|it| description_row(listing, it))
+    })?;
+    out.flush()
 }
 
-/// A path of the image, without what a terminal would act on.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+fn write_table<I: Iterator<Item = Row>>(
+    out: &mut impl Write,
+    room: usize,
+    head: Row,
+    rows: impl Fn() -> I,
+) -> io::Result<()> {
+    let measure = Row {
+        cells: head.cells.clone(),
+        ..Row::default()
+    };
+    let table = Table::new(room, once(measure).chain(rows()));
+    for row in once(head).chain(rows()) {
+        out.write_all(table.line(&row).as_bytes())?;
+    }
+    Ok(())
+}
+
+fn task_row(listing: &Listing, task: &Task) -> Row {
+    let thread = task.pid != task.process;
+    let first = |id| {
+        let table = listing.tables.iter().find(|table| table.id == id)?;
+        table
+            .tasks
+            .first()
+            .copied()
+            .filter(|&first| first != task.pid)
+    };
+    let note = match task.table.and_then(first) {
+        _ if thread => Some(format!("thread of {}", task.process)),
+        Some(first) => Some(format!("shares the file table of {first}")),
+        None if task.table.is_none() => Some("zombie".to_owned()),
+        None => None,
+    };
+    Row {
+        cells: vec![task.pid.to_string(), task.parent.to_string()],
+        name: printable(&task.command),
+        notes: note.into_iter().collect(),
+    }
+}
+
+fn description_row(listing: &Listing, it: &Description) -> Row {
+    let flags: Vec<&str> = once(access(it.flags))
+        .chain(status_flags(it.flags))
+        .collect();
+    let position = it.position.map(|position| position.to_string());
+    let descriptors = descriptors(listing, it);
+    Row {
+        cells: vec![
+            it.id.to_string(),
+            it.kind.to_string(),
+            flags.join(","),
+            position.unwrap_or_else(|| "-".to_owned()),
+            if descriptors.is_empty() {
+                "-".to_owned()
+            } else {
+                descriptors
+            },
+        ],
+        name: printable(&it.name),
+        notes: notes(it),
+    }
+}
+
+/// "12:0-2 13:7": as items of advice name them.
+fn descriptors(listing: &Listing, it: &Description) -> String {
+    let mut all: Vec<(i32, i32)> = listing.descriptors(it).collect();
+    all.sort_unstable();
+    let mut runs: Vec<(i32, i32, i32)> = Vec::new();
+    for (task, number) in all {
+        match runs.last_mut() {
+            Some((of, _, to)) if *of == task && to.checked_add(1) == Some(number) => *to = number,
+            _ => runs.push((task, number, number)),
+        }
+    }
+    let texts = runs.iter().map(|(task, from, to)| match from == to {
+        true => format!("{task}:{from}"),
+        false => format!("{task}:{from}-{to}"),
+    });
+    texts.collect::<Vec<_>>().join(" ")
+}
+
+fn notes(it: &Description) -> Vec<String> {
+    let mut notes = Vec::new();
+    match (it.state, &it.remote) {
+        (_, Some(remote)) => notes.push(format!("connected to {remote}")),
+        (Some(state), None) if it.other_ends.is_none() => notes.push(state.to_owned()),
+        _ => {}
+    }
+    let alone = it
+        .others()
+        .is_some_and(|mut others| others.next().is_none());
+    if let Some(others) = it.others().filter(|_| !alone) {
+        notes.push(match others.clone().nth(1) {
+            None => some("other end", others),
+            Some(_) => some("other ends", others),
+        });
+    } else if alone {
+        notes.extend(match (it.kind, it.name.as_str()) {
+            (Kind::Tty, "/dev/ptmx") => Some("no slave open".to_owned()),
+            (Kind::Tty, _) => Some("master not in the image".to_owned()),
+            (Kind::Inet, _) => Some("other end not in the image".to_owned()),
+            // It is both.
+            (Kind::Fifo, _) if access(it.flags) == "rw" => None,
+            _ => Some("other end closed".to_owned()),
+        });
+    }
+    match it.queued {
+        // Who reads says so.
+        None | Some(0) => {}
+        Some(_) if !alone && access(it.flags) == "w" => {}
+        Some(1) => notes.push("1 byte queued".to_owned()),
+        Some(bytes) => notes.push(format!("{bytes} bytes queued")),
+    }
+    notes.extend(it.count.map(|count| format!("count {count}")));
+    if !it.watches.is_empty() {
+        notes.push(some("watches", it.watches.iter().map(|(_, id)| id)));
+    }
+    notes.extend(references(&it.references));
+    notes
+}
+
+/// One note for all that refer in the same way.
+fn references(references: &[Reference]) -> Vec<String> {
+    let parts = |reference: &Reference| {
+        let text = reference.to_string();
+        match text.rsplit_once(' ') {
+            Some((how, who)) => (how.to_owned(), who.to_owned()),
+            None => (text, String::new()),
+        }
+    };
+    let mut grouped: Vec<(String, Vec<String>)> = Vec::new();
+    for (how, who) in references.iter().map(parts) {
+        match grouped.iter_mut().find(|(other, _)| *other == how) {
+            Some((_, whose)) => whose.push(who),
+            None => grouped.push((how, vec![who])),
+        }
+    }
+    // An executable is mapped.
+    let (mapped, executed) = (grouped.iter(), grouped.iter());
+    let mut mapped = mapped
+        .filter(|(how, _)| how == "mapped by")
+        .map(|(_, who)| who);
+    let mut executed = executed.filter(|(how, _)| how == "executable of");
+    let known = mapped
+        .next()
+        .is_some_and(|tasks| executed.any(|(_, who)| who == tasks));
+    let shown = grouped
+        .iter()
+        .filter(|(how, _)| !known || how != "mapped by");
+    shown.map(|(how, who)| some(how, who.iter())).collect()
+}
+
+/// "watched by 7, 8, ... and 40 more".
+fn some(what: &str, which: impl Iterator<Item: Display> + Clone) -> String {
+    let first: Vec<String> = which.clone().take(MOST).map(|it| it.to_string()).collect();
+    let rest = which.skip(MOST).count();
+    let more = match rest {
+        0 => String::new(),
+        rest => format!(" and {rest} more"),
+    };
+    format!("{what} {}{more}", first.join(", "))
 }

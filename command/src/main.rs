@@ -1,10 +1,13 @@
 //! The ckptadv command: what an image holds, and the image as advice wants it.
 
 mod advice;
+mod image;
 mod inspect;
+mod plan;
 mod rewrite;
+mod table;
 
-use ckpt_restart::{Error, log, refuse};
+use ckpt_restart::{log, refuse};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,8 +22,22 @@ struct Command {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Show what an image holds: one line for each open file description
+    /// Show what an image holds: tasks, descriptors and open file descriptions
     Inspect {
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+        /// A Linux-CR image (a file, or - for standard input), or a directory that criu wrote
+        #[arg(value_name = "IMAGE")]
+        image: PathBuf,
+    },
+    /// Show what advice would do at the restart of an image, and why
+    Plan {
+        #[command(flatten)]
+        advice: advice::Options,
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
         /// A Linux-CR image (a file, or - for standard input), or a directory that criu wrote
         #[arg(value_name = "IMAGE")]
         image: PathBuf,
@@ -41,32 +58,25 @@ enum Verb {
 fn main() -> ExitCode {
     log::start(log::Level::Warn);
     let result = match Command::parse().verb {
-        Verb::Inspect { image } => inspect::inspect(&image),
+        Verb::Inspect { json, image } => inspect::inspect(&image, json).map(|()| ExitCode::SUCCESS),
+        Verb::Plan {
+            advice,
+            json,
+            image,
+        } => plan::plan(&advice, json, &image),
         Verb::Rewrite {
             advice,
             input,
             output,
-        } => rewrite::rewrite(&advice, input.as_deref(), output.as_deref()),
+        } => rewrite::rewrite(&advice, input.as_deref(), output.as_deref())
+            .map(|()| ExitCode::SUCCESS),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) if error.errno() == libc::EPIPE => ExitCode::FAILURE,
         Err(error) => {
             refuse!("{error}");
             ExitCode::FAILURE
         }
     }
-}
-
-/// The image to read: a file, or standard input for `-`.
-fn open(path: &std::path::Path) -> Result<std::fs::File, Error> {
-    if path == std::path::Path::new("-") {
-        use std::os::fd::AsFd;
-        return std::io::stdin()
-            .as_fd()
-            .try_clone_to_owned()
-            .map(std::fs::File::from)
-            .map_err(|e| Error::system("standard input", e));
-    }
-    std::fs::File::open(path).map_err(|e| Error::system(path.display().to_string(), e))
 }

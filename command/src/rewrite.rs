@@ -1,12 +1,13 @@
 //! `ckptadv rewrite`: the image as advice wants it.
 
 use crate::advice::Options;
-use ckpt_restart::request::{self, Naming, Request, Sources};
+use ckpt_image::report::Outcome;
+use ckpt_restart::request::{self, Naming};
 use ckpt_restart::stream::Until;
-use ckpt_restart::{Error, caller, directory, log, stream};
+use ckpt_restart::{Error, directory, log, stream};
 use std::fs::File;
 use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,6 @@ pub fn rewrite(
     input: Option<&Path>,
     output: Option<&Path>,
 ) -> Result<(), Error> {
-    let advice = options.advice()?;
     if let Some(image) = input.filter(|path| path.is_dir()) {
         let Some(output) = output else {
             return Err(Error::system(
@@ -28,19 +28,13 @@ pub fn rewrite(
                 io::Error::from_raw_os_error(libc::EINVAL),
             ));
         };
-        return directory::rewrite_to(&advice, image, output);
+        return directory::rewrite_to(&options.advice()?, image, output);
     }
-    let input = crate::open(input.unwrap_or(Path::new("-")))?;
-    let mut sources = Sources::new();
-    for number in caller::open_numbers().map_err(|e| Error::system("/proc/self/fd", e))? {
-        if number != input.as_raw_fd() {
-            sources.insert(number, number);
-        }
-    }
-    let mut request = Request::new(&advice, sources, Naming::Numbered, Some(input.as_raw_fd()))?;
+    let input = crate::image::open(input.unwrap_or(Path::new("-")))?;
+    let mut request = options.request(&input, Naming::Numbered)?;
     if let Some(start) = request::regular_at(input.as_fd()) {
         let rewriter = request.check(input.as_fd(), start)?;
-        log::report(rewriter.changes(), rewriter.warnings(), false);
+        log::report(&rewriter.report(Outcome::Restarting));
     }
     let mut output = Output::open(output)?;
     if output.is(&input) {
@@ -58,7 +52,7 @@ pub fn rewrite(
         None,
     )?;
     if !request.is_checked() {
-        log::report(rewriter.changes(), rewriter.warnings(), false);
+        log::report(&rewriter.report(Outcome::Restarting));
     }
     output.keep()
 }

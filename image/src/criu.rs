@@ -10,11 +10,15 @@
 //! others may share it. A number that the caller gives gets a new description, a
 //! regular file of a name for which `--inherit-fd` has the caller's descriptor.
 
+mod details;
 mod edit;
 mod entry;
 mod image;
 mod listing;
 mod wire;
+
+/// What its images are called.
+const FORMAT: &str = "CRIU";
 
 pub use edit::{Inherited, Rewrite, inherited, rewrite};
 pub use entry::{Description, Slot, Task};

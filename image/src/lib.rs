@@ -8,7 +8,8 @@
 //! * [`caller`]: what the caller of a restart has to give.
 //! * [`plan`]: advice met with the file tables of an image: what becomes of
 //!   every descriptor. One planner for both engines.
-//! * [`listing`]: what an image holds, for people.
+//! * [`listing`]: what an image holds, for people and as [`json`];
+//! * [`report`]: what advice makes of it, the same way.
 //! * [`linux_cr`], [`criu`]: the two kinds of image, and how each carries a
 //!   plan out.
 #![forbid(unsafe_code)]
@@ -17,8 +18,10 @@ pub mod advice;
 pub mod caller;
 pub mod criu;
 pub mod error;
+pub mod json;
 pub mod linux_cr;
 pub mod listing;
 pub mod plan;
+pub mod report;
 
 pub use error::Error;

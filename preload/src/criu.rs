@@ -10,15 +10,18 @@
 
 mod arguments;
 mod files;
+mod outcome;
 
 use crate::state::State;
 use arguments::{Invocation, Verb};
 use ckpt_image::advice::Advice;
 use ckpt_image::caller::Caller;
 use ckpt_image::criu::{self as image, Image};
+use ckpt_image::listing::Engine;
 use ckpt_image::plan::Planner;
+use ckpt_restart::call::outcome_of_check;
 use ckpt_restart::settings::Settings;
-use ckpt_restart::{Error, caller, errno, log, warn};
+use ckpt_restart::{Error, caller, errno, log, report, warn};
 use files::{Opened, in_memory};
 use libc::{c_char, c_int};
 use once_cell::sync::OnceCell;
@@ -79,7 +82,7 @@ pub fn start(state: &State) -> bool {
         return true;
     }
     let request = prepare(&state.settings, invocation).unwrap_or_else(|error| {
-        log::refused(&error);
+        report::refused(Engine::Criu, &error);
         if invocation.verb == Verb::Restore {
             // SAFETY: ends the process; nothing of it has run yet.
             unsafe { libc::_exit(1) }
@@ -120,6 +123,9 @@ fn prepare(settings: &Settings, invocation: Invocation) -> Result<Option<Request
     settings.begin()?;
     let advice = &settings.advice;
     if advice.is_empty() && !settings.dry_run {
+        if settings.report.is_some() && invocation.verb == Verb::Restore {
+            outcome::report_at_exit(image::Rewrite::default());
+        }
         return Ok(None);
     }
     if invocation.streams {
@@ -232,27 +238,28 @@ impl Request {
             Request::Refused(errno) => return Err(*errno),
             Request::Advice(advice, caller, dry_run) => (advice, caller, *dry_run),
         };
-        let rewrite = Image::read(files)
+        let mut rewrite = Image::read(files)
             .and_then(|image| image::rewrite(&image, advice, caller.clone()))
             .map_err(|error| {
                 let error = Error::from(error);
-                log::refused(&error);
+                report::refused(Engine::Criu, &error);
                 error.errno()
             })?;
-        log::report(&rewrite.changes, &rewrite.unmatched, dry_run);
+        let planned = rewrite.report(outcome_of_check(dry_run));
+        log::report(&planned);
+        report::write(&planned);
         if dry_run {
-            log::refused(&Error::DryRun);
+            report::refused(Engine::Criu, &Error::DryRun);
             return Err(Error::DryRun.errno());
         }
         let directory = caller::identity(directory).map_err(|error| {
             let error = Error::system("the image directory", error);
-            log::refused(&error);
+            report::refused(Engine::Criu, &error);
             error.errno()
         })?;
-        *SERVED.lock() = Some(Served {
-            directory,
-            files: rewrite.files,
-        });
+        let files = std::mem::take(&mut rewrite.files);
+        *SERVED.lock() = Some(Served { directory, files });
+        outcome::report_at_exit(rewrite);
         Ok(())
     }
 }

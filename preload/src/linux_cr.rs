@@ -12,9 +12,10 @@ use crate::state::{State, state};
 use ckpt_image::advice::{Action, Target};
 use ckpt_image::linux_cr::begins_like_an_image;
 use ckpt_image::linux_cr::survey::Surveyor;
+use ckpt_image::listing::Engine;
 use ckpt_restart::call::{self, Shape};
 use ckpt_restart::request::{self, Naming, Request, Sources};
-use ckpt_restart::{Error, caller, debug, errno, log, warn};
+use ckpt_restart::{Error, caller, debug, errno, log, report, warn};
 use libc::{c_int, c_long, c_void, size_t, ssize_t};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
@@ -259,7 +260,7 @@ pub fn on_syscall(
     saw_restart();
     let request = match looked {
         Ok(Some(request)) => request,
-        Ok(None) => return real(arguments[1]),
+        Ok(None) => return call::unadvised(shape, &|| real(arguments[1])),
         Err(errno) => {
             if matches!(shape, Shape::Coordinator(_)) {
                 call::give_up(&with);
@@ -271,7 +272,7 @@ pub fn on_syscall(
     match call::carry(request, shape, dry_run, &with) {
         Ok(result) => result,
         Err(error) => {
-            log::refused(&error);
+            report::refused(Engine::LinuxCr, &error);
             fail(error.errno())
         }
     }
@@ -286,7 +287,7 @@ fn look_at(
     let looked = REQUEST.get_or_init(|| {
         map_seen();
         prepare(state, fd, start).map_err(|error| {
-            log::refused(&error);
+            report::refused(Engine::LinuxCr, &error);
             error.errno()
         })
     });
@@ -315,8 +316,10 @@ fn prepare(state: &State, fd: c_int, start: Option<u64>) -> Result<Option<Reques
         // SAFETY: the program has it open for the length of its call.
         let image = unsafe { BorrowedFd::borrow_raw(fd) };
         let rewriter = request.check(image, start)?;
-        log::report(rewriter.changes(), rewriter.warnings(), settings.dry_run);
+        let planned = rewriter.report(call::outcome_of_check(settings.dry_run));
+        log::report(&planned);
         if settings.dry_run {
+            report::write(&planned);
             return Err(Error::DryRun);
         }
     }

@@ -11,7 +11,9 @@ use crate::errno;
 use crate::error::Error;
 use crate::request::Request;
 use crate::stream::{self, Pump, Until};
-use crate::{debug, log};
+use crate::{debug, log, report};
+use ckpt_image::listing::Engine;
+use ckpt_image::report::{Failure, Outcome, Report};
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -89,11 +91,13 @@ pub fn carry(
         Shape::Itself(fd) => {
             let mut rewriter = request.rewriter()?;
             let file = stream::spool(&borrowed(fd)?, &mut rewriter)?;
-            say(request, &rewriter, dry_run);
+            say(request, &rewriter, outcome_of_check(dry_run));
             if dry_run {
                 return Err(Error::DryRun);
             }
-            Ok(real(file.as_raw_fd()))
+            let result = real(file.as_raw_fd());
+            made(result, |outcome| rewriter.report(outcome));
+            Ok(result)
         }
         Shape::Coordinator(fd) => match begin(request, fd, dry_run) {
             Ok(pump) => finish(request, pump, real),
@@ -117,7 +121,7 @@ fn begin(request: &Request, fd: i32, dry_run: bool) -> Result<Pump, Error> {
         .open("/dev/null")
         .map_err(|e| Error::system("/dev/null", e))?;
     stream::copy(&input, &sink, &mut rewriter, Until::LastRecord, None)?;
-    say(request, &rewriter, true);
+    say(request, &rewriter, Outcome::Planned);
     Err(Error::DryRun)
 }
 
@@ -127,9 +131,6 @@ fn finish(request: &Request, pump: Pump, real: &dyn Fn(i32) -> i64) -> Result<i6
     let result = real(pump.image());
     let errno = errno::get();
     let (rewriter, copied) = pump.stop();
-    if let Some(rewriter) = &rewriter {
-        say(request, rewriter, false);
-    }
     match copied {
         // The kernel stops reading when it has failed or has read the last
         // record: that the rest did not go through is no error of its own.
@@ -139,7 +140,40 @@ fn finish(request: &Request, pump: Pump, real: &dyn Fn(i32) -> i64) -> Result<i6
         Ok(()) => {}
     }
     errno::set(errno);
+    if let Some(rewriter) = &rewriter {
+        let made = made(result, |outcome| rewriter.report(outcome));
+        say(request, rewriter, made);
+    }
+    errno::set(errno);
     Ok(result)
+}
+
+/// Makes a restart call that nobody has advice for.
+pub fn unadvised(shape: Shape, real: &dyn Fn() -> i64) -> i64 {
+    let report = |outcome| Report::new(Engine::LinuxCr, outcome);
+    if matches!(shape, Shape::Itself(_)) {
+        report::write(&report(Outcome::Restarting));
+    }
+    let result = real();
+    made(result, report);
+    result
+}
+
+/// Reports what became of a call that was made. `errno` is as the call left it.
+fn made<'a>(result: i64, report: impl Fn(Outcome) -> Report<'a>) -> Outcome {
+    if result >= 0 {
+        report::write(&report(Outcome::Restarted));
+        return Outcome::Restarted;
+    }
+    let error = std::io::Error::last_os_error();
+    report::write(&Report {
+        failure: Some(Failure {
+            errno: error.raw_os_error(),
+            message: format!("the restart call failed: {error}"),
+        }),
+        ..report(Outcome::Failed)
+    });
+    Outcome::Failed
 }
 
 /// Ends every task that waits for this coordinator, with an image that is empty.
@@ -154,9 +188,22 @@ pub fn give_up(real: &dyn Fn(i32) -> i64) {
     }
 }
 
-fn say(request: &Request, rewriter: &ckpt_image::linux_cr::Rewriter, dry_run: bool) {
+/// Says what is not said yet, and reports what will not be known better soon.
+fn say(request: &Request, rewriter: &ckpt_image::linux_cr::Rewriter, outcome: Outcome) {
+    let report = rewriter.report(outcome);
     if !request.is_checked() {
-        log::report(rewriter.changes(), rewriter.warnings(), dry_run);
+        log::report(&report);
+    }
+    if matches!(outcome, Outcome::Planned | Outcome::Restarting) {
+        report::write(&report);
+    }
+}
+
+/// How far a request has come that was checked.
+pub fn outcome_of_check(dry_run: bool) -> Outcome {
+    match dry_run {
+        true => Outcome::Planned,
+        false => Outcome::Restarting,
     }
 }
 

@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::{caller, log, warn};
 use ckpt_image::advice::Advice;
 use ckpt_image::criu::{Directory, Image, inherited, rewrite};
+use ckpt_image::report::Outcome;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -49,7 +50,7 @@ pub fn rewrite_to(advice: &Advice, from: &Path, to: &Path) -> Result<(), Error> 
         let _ = fs::remove_dir_all(&new);
         return Err(failed(error));
     }
-    log::report(&rewrite.changes, &rewrite.unmatched, false);
+    log::report(&rewrite.report(Outcome::Restarting));
     if !options.is_empty() {
         let options = options
             .iter()

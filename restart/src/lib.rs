@@ -13,6 +13,7 @@
 //!   make it with a rewritten image;
 //! * [`directory`]: a CRIU image on disk;
 //! * [`log`]: one line, where the user sees it;
+//! * [`report`]: all of it, for a program to read (CKPT_REPORT);
 //! * [`errno`]: as the program's calls find it.
 
 pub mod call;
@@ -21,6 +22,7 @@ pub mod directory;
 pub mod errno;
 pub mod error;
 pub mod log;
+pub mod report;
 pub mod request;
 pub mod settings;
 pub mod stream;

@@ -7,7 +7,7 @@
 //! find our words in it.
 
 use crate::errno;
-use ckpt_image::plan::Change;
+use ckpt_image::report::{Outcome, Report};
 use std::ffi::CString;
 use std::fmt;
 use std::io;
@@ -119,15 +119,15 @@ pub fn refused(error: &crate::Error) {
 
 /// Says what a request comes to: the plan where it is only asked for, otherwise
 /// what is done; and what may not be as meant.
-pub fn report(changes: &[Change], warnings: &[String], dry_run: bool) {
-    for change in changes {
-        if dry_run {
+pub fn report(report: &Report<'_>) {
+    for change in report.changes {
+        if report.outcome == Outcome::Planned {
             say(Level::Error, format_args!("plan: {change}"));
         } else {
             say(Level::Info, format_args!("{change}"));
         }
     }
-    for warning in warnings {
+    for warning in report.warnings.iter().chain(report.unmatched) {
         say(Level::Warn, format_args!("{warning}"));
     }
 }

@@ -1,6 +1,7 @@
 //! The CKPT_ variables (libckptadv(8)), read once and never changed.
 
 use crate::log::{self, Level};
+use crate::report;
 use ckpt_image::Error;
 use ckpt_image::advice::{Action, Advice, Item, Source, Strictness, parse_list};
 use std::path::PathBuf;
@@ -16,6 +17,8 @@ pub struct Settings {
     pub log: Option<Level>,
     /// CKPT_LOG_FILE.
     pub log_file: Option<PathBuf>,
+    /// CKPT_REPORT.
+    pub report: Option<PathBuf>,
     /// CKPT_RESTART_NR.
     pub restart_nr: Option<i64>,
     /// Variables whose name begins with CKPT_ and that nobody knows.
@@ -88,22 +91,26 @@ impl Settings {
                 list(Action::Preserve)?;
                 return Err(not_yet(&name, "advice that travels with an image"));
             }
-            "CKPT_REPORT" => return Err(not_yet(&name, "the report")),
+            "CKPT_REPORT" => self.report = Some(path(value)),
             _ => self.unknown.push(name),
         }
         Ok(())
     }
 
-    /// What an engine does first, once it sees a restart: sends messages where
-    /// they are wanted, and refuses where a variable has a mistake.
+    /// What an engine does first, once it sees a restart: sends messages and the
+    /// report where they are wanted, and refuses where a variable has a mistake.
     ///
     /// # Errors
-    /// The mistake; or what the system says of CKPT_LOG_FILE.
+    /// The mistake; or what the system says of CKPT_LOG_FILE and CKPT_REPORT.
     pub fn begin(&self) -> Result<(), crate::Error> {
         if let Some(path) = &self.log_file {
             log::to_file(path).map_err(|e| {
                 crate::Error::system(format!("CKPT_LOG_FILE={}", path.display()), e)
             })?;
+        }
+        if let Some(path) = &self.report {
+            report::to_file(path)
+                .map_err(|e| crate::Error::system(format!("CKPT_REPORT={}", path.display()), e))?;
         }
         if let Some(mistake) = &self.mistake {
             return Err(mistake.clone().into());
@@ -202,10 +209,8 @@ mod tests {
 
     #[test]
     fn what_is_not_done_yet_is_refused() {
-        for (name, value) in [("CKPT_ACCEPT", "3"), ("CKPT_REPORT", "/tmp/r")] {
-            let error = read(&[(name, value)]).mistake.expect(name);
-            assert_eq!(error.errno(), libc::ENOTSUP);
-        }
+        let error = read(&[("CKPT_ACCEPT", "3")]).mistake.expect("refused");
+        assert_eq!(error.errno(), libc::ENOTSUP);
     }
 
     #[test]

@@ -5,7 +5,9 @@ use super::image::{Image, Table};
 use crate::Error;
 use crate::advice::{Action, Advice, Target, TaskSelector};
 use crate::caller::Caller;
+use crate::listing::Engine;
 use crate::plan::{self, Change, Fate, Planner, TablePlan};
+use crate::report::{Outcome, Report};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A descriptor of the caller that CRIU is to be started with.
@@ -26,6 +28,18 @@ pub struct Rewrite {
     pub changes: Vec<Change>,
     /// The items that selected nothing, for people.
     pub unmatched: Vec<String>,
+}
+
+impl Rewrite {
+    /// What advice made of the image.
+    pub fn report(&self, outcome: Outcome) -> Report<'_> {
+        Report {
+            format: Some(super::FORMAT.to_owned()),
+            changes: &self.changes,
+            unmatched: &self.unmatched,
+            ..Report::new(Engine::Criu, outcome)
+        }
+    }
 }
 
 /// What CRIU must inherit for a [`rewrite`] with the same advice and caller: one

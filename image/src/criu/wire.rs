@@ -29,6 +29,10 @@ impl Magic {
     pub const SK_QUEUES: Magic = Magic(0x5626_4026);
     pub const MM: Magic = Magic(0x5749_2820);
     pub const FS: Magic = Magic(0x5140_3912);
+    pub const PIPES_DATA: Magic = Magic(0x5645_3709);
+    pub const FIFO_DATA: Magic = Magic(0x5933_3054);
+    pub const TTY_INFO: Magic = Magic(0x5945_3036);
+    pub const TCP_STREAM: Magic = Magic(0x5146_5506);
 
     /// The first bytes of a file of this kind.
     pub fn head(self) -> Vec<u8> {

@@ -33,6 +33,8 @@ pub mod fixed {
     pub const VMA: u32 = 402;
     pub const SIGNAL: u32 = 602;
     pub const SOCKET: u32 = 701;
+    pub const SOCKET_QUEUE: u32 = 702;
+    pub const SOCKET_BUFFER: u32 = 703;
     pub const TAIL: u32 = 9001;
     pub const ERROR: u32 = 9999;
 }
@@ -104,6 +106,8 @@ pub struct Version {
     pub socket_unix: u32,
     /// Where it has the length of its own name.
     pub unix_name_len: usize,
+    /// Where SOCKET_BUFFER has the socket that is to receive it.
+    pub queue_owner: Option<usize>,
     /// Object type of a file table.
     pub file_table_object: u32,
     /// Object type of an open file description.
@@ -152,6 +156,7 @@ pub static V18: Version = Version {
     socket_state: 97,
     socket_unix: 704,
     unix_name_len: 28,
+    queue_owner: None,
     file_table_object: 2,
     file_object: 3,
     cred_object: 11,
@@ -166,6 +171,7 @@ pub static V19_RC2: Version = Version {
     name: "v19-rc2",
     fragment: Some(704),
     socket_unix: 705,
+    queue_owner: Some(48),
     task_len: 64,
     file_len: 48,
     cred_object: 12,

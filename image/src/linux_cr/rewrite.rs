@@ -20,7 +20,9 @@ use super::layout::{Layout, PREFIX, file_type, fixed};
 use super::records::{Prefix, Record, Sink, Splitter};
 use super::survey::{Desc, Interest, Survey};
 use crate::Error;
+use crate::listing::Engine;
 use crate::plan::{Change, Descriptor, Fate, Planner, TablePlan};
+use crate::report::{Outcome, Report};
 use buffered::{Buffered, Role};
 use dropping::{Left, left};
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,6 +67,7 @@ impl Rewriter {
                 replaced: BTreeMap::new(),
                 watches: None,
                 warnings: Vec::new(),
+                unmatched: Vec::new(),
             },
         }
     }
@@ -127,6 +130,17 @@ impl Rewriter {
     pub fn warnings(&self) -> &[String] {
         &self.editor.warnings
     }
+
+    /// What advice made of the image, after the last byte.
+    pub fn report(&self, outcome: Outcome) -> Report<'_> {
+        Report {
+            format: self.splitter.layout().map(Layout::to_string),
+            changes: self.changes(),
+            unmatched: &self.editor.unmatched,
+            warnings: self.warnings(),
+            ..Report::new(Engine::LinuxCr, outcome)
+        }
+    }
 }
 
 struct Editor {
@@ -154,6 +168,7 @@ struct Editor {
     /// EPOLL_ITEMS, until its items have come.
     watches: Option<Vec<u8>>,
     warnings: Vec<String>,
+    unmatched: Vec<String>,
 }
 
 impl Sink for Editor {
@@ -260,10 +275,7 @@ impl Editor {
                 let task = self.survey.task().map_or(0, |task| task.pid);
                 self.terminals.controlling.insert(tty, task);
             }
-            fixed::TAIL => {
-                let unmatched = self.planner.finish()?;
-                self.warnings.extend(unmatched);
-            }
+            fixed::TAIL => self.unmatched = self.planner.finish()?,
             _ => {}
         }
         self.out.extend_from_slice(record.bytes);

@@ -17,6 +17,11 @@ const TCP_ESTABLISHED: u8 = 1;
 const TCP_LISTEN: u8 = 10;
 /// Bytes of a unix socket's address that has no name.
 const SUN_FAMILY: u32 = 2;
+const SOCKADDR_UN: usize = 110;
+const SOCKADDR_IN: usize = 16;
+const TREE_ENTRY: usize = 24;
+/// For some weeks of March 2010, between v20 and v21.
+const LONG_TREE_ENTRY: usize = 32;
 
 /// One task (a thread has one of its own).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,10 +53,14 @@ pub struct File {
     pub path: Option<Vec<u8>>,
     /// Pipe, socket or terminal behind it (an objref, 0 for none).
     pub behind: i32,
-    /// Its executable or a mapping refers to it.
-    pub mapped: bool,
-    /// Epoll sets that watch it.
-    pub watched_by: Vec<i32>,
+    /// What an eventfd counts.
+    pub count: u64,
+    /// Tasks that have mapped it.
+    pub mapped_by: Vec<i32>,
+    /// Tasks whose executable it is.
+    pub executed_by: Vec<i32>,
+    /// Epoll sets that watch it, each with the number by which it does.
+    pub watched_by: Vec<(i32, i32)>,
 }
 
 impl File {
@@ -107,7 +116,7 @@ pub struct Tty {
 }
 
 /// A socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Socket {
     /// [`Kind::Unix`] or [`Kind::Inet`].
     pub kind: Kind,
@@ -115,6 +124,17 @@ pub struct Socket {
     pub state: u8,
     /// It is bound to a name.
     pub bound: bool,
+    /// Its own address, without the family: a path and a NUL, an abstract name
+    /// after one; port and number.
+    pub local: Vec<u8>,
+    /// The same of its peer, on the internet.
+    pub remote: Vec<u8>,
+    /// The directory from which the path leads.
+    pub directory: Vec<u8>,
+    /// Its peer among the image's sockets, where it is a unix socket; or 0.
+    pub peer: i32,
+    /// Bytes that it has not received yet.
+    pub queued: u32,
     /// The file in front of whose body it is announced.
     pub inside: Option<i32>,
 }
@@ -147,8 +167,8 @@ pub struct Survey {
     pub sockets: HashMap<i32, Socket>,
     /// Bytes in pipes and fifos, by the pipe's objref.
     pub queued: BTreeMap<i32, u32>,
-    /// Terminals that are the controlling one of some task.
-    pub controlling: BTreeSet<i32>,
+    /// The tasks of which a terminal is the controlling one.
+    pub controlling: BTreeMap<i32, Vec<i32>>,
     /// The credentials announced last.
     pub cred: i32,
     /// Objrefs announced, from this number up: [`Survey::HIGH`].
@@ -176,6 +196,13 @@ pub struct Survey {
     /// The first end of a pipe, whose contents come.
     pub(super) filled: Option<i32>,
     watching: Option<i32>,
+    /// How many tasks the tree has.
+    expected: u32,
+    /// A unix socket whose path is relative: its directory comes.
+    relative: Option<i32>,
+    /// The queue that is being read: whether it is one of what is to be received,
+    /// as every other one is, and its bytes, until its first buffer has told whose.
+    queue: (bool, Option<u32>),
 }
 
 /// A BUFFER (or STRING) that belongs to the record before it.
@@ -267,13 +294,17 @@ impl Survey {
         if self.complete_table().is_some() {
             self.filling = None;
         }
+        let relative = self.relative.take();
         match record.prefix.kind {
             fixed::OBJREF => self.objref(record, layout)?,
             kind if Some(kind) == version.pids && version.tree != kind => {
                 self.first_pid = record.i32(16)?;
                 self.expecting = Some(Expecting::Pids);
             }
-            kind if kind == version.tree => self.expecting = Some(Expecting::Tree),
+            kind if kind == version.tree => {
+                self.expected = record.u32(8)?;
+                self.expecting = Some(Expecting::Tree);
+            }
             kind if kind == version.task => {
                 let len = version.editable.then_some(version.task_len);
                 self.next_task(record, len)?;
@@ -295,6 +326,12 @@ impl Survey {
                 let command = String::from_utf8_lossy(record.string()).into_owned();
                 if let Some(task) = self.current.and_then(|i| self.tasks.get_mut(i)) {
                     task.command = command;
+                }
+            }
+            fixed::STRING => {
+                let socket = relative.and_then(|id| self.sockets.get_mut(&id));
+                if let Some(socket) = socket {
+                    socket.directory = record.string().to_vec();
                 }
             }
             fixed::FILE_TABLE => self.file_table(record)?,
@@ -322,14 +359,20 @@ impl Survey {
                     self.expecting = Some(Expecting::Items);
                 }
             }
-            fixed::MM => self.maps(record.i32(12)?),
-            fixed::VMA => self.maps(record.i32(12)?),
+            fixed::MM => self.refer(record.i32(12)?, |file| &mut file.executed_by),
+            fixed::VMA => self.refer(record.i32(12)?, |file| &mut file.mapped_by),
             fixed::SIGNAL => {
                 let tty = record.i32(SIGNAL_TTY)?;
                 if tty != 0 {
-                    self.controlling.insert(tty);
+                    let task = self.task().map_or(0, |task| task.pid);
+                    self.controlling.entry(tty).or_default().push(task);
                 }
             }
+            fixed::SOCKET_QUEUE => {
+                let (received, _) = self.queue;
+                self.queue = (!received, record.u32(12).ok());
+            }
+            fixed::SOCKET_BUFFER => self.buffer(record, version.queue_owner),
             fixed::SOCKET => {
                 let state = record.u8(version.socket_state)?;
                 if let Some((_, socket)) = self.open_sockets.last_mut() {
@@ -337,24 +380,51 @@ impl Survey {
                 }
             }
             kind if kind == version.socket_unix => {
-                let bound = record.u32(version.unix_name_len)? > SUN_FAMILY;
-                self.socket(Kind::Unix, bound);
+                let lengths = version.unix_name_len;
+                let [local, _] = addresses(record, lengths, SOCKADDR_UN)?;
+                let bound = record.u32(lengths)? > SUN_FAMILY;
+                let peer = record.i32(12)?;
+                let relative = !matches!(local.first(), None | Some(b'/' | 0));
+                self.relative = self.socket(|socket| Socket {
+                    kind: Kind::Unix,
+                    bound,
+                    local,
+                    peer,
+                    ..socket
+                });
+                self.relative = self.relative.filter(|_| relative);
             }
-            kind if kind == version.socket_unix + 1 => self.socket(Kind::Inet, true),
+            kind if kind == version.socket_unix + 1 => {
+                let lengths = record.bytes.len().saturating_sub(8 + 2 * SOCKADDR_IN);
+                let [local, remote] = addresses(record, lengths, SOCKADDR_IN)?;
+                self.socket(|socket| Socket {
+                    kind: Kind::Inet,
+                    bound: true,
+                    local,
+                    remote,
+                    ..socket
+                });
+            }
             _ => {}
         }
         Ok(())
     }
 
-    /// A SOCKET's family and name are told by the record after it.
-    fn socket(&mut self, kind: Kind, bound: bool) {
-        if let Some((id, socket)) = self.open_sockets.pop() {
-            let socket = Socket {
-                kind,
-                bound,
-                ..socket
-            };
-            self.sockets.insert(id, socket);
+    /// A SOCKET's family and addresses are told by the record after it.
+    fn socket(&mut self, told: impl FnOnce(Socket) -> Socket) -> Option<i32> {
+        let (id, socket) = self.open_sockets.pop()?;
+        self.sockets.insert(id, told(socket));
+        Some(id)
+    }
+
+    /// The first buffer of a queue tells which socket is to receive it.
+    fn buffer(&mut self, record: &Record<'_>, owner: Option<usize>) {
+        let (received, bytes) = self.queue;
+        self.queue = (received, None);
+        let owner = owner.and_then(|at| record.i32(at).ok());
+        let owner = owner.and_then(|owner| self.sockets.get_mut(&owner));
+        if let (true, Some(bytes), Some(owner)) = (received, bytes, owner) {
+            owner.queued = bytes;
         }
     }
 
@@ -388,6 +458,11 @@ impl Survey {
                     kind: Kind::Other,
                     state: 0,
                     bound: false,
+                    local: Vec::new(),
+                    remote: Vec::new(),
+                    directory: Vec::new(),
+                    peer: 0,
+                    queued: 0,
                     inside: self.open_file,
                 };
                 self.open_sockets.push((object, socket));
@@ -412,12 +487,16 @@ impl Survey {
 
     fn read_tree(&mut self, record: &Record<'_>) -> Result<(), Error> {
         let entries = record.bytes.get(8..).unwrap_or_default();
-        if entries.len() % 24 != 0 {
+        let size = match entries.len() == self.expected as usize * LONG_TREE_ENTRY {
+            true => LONG_TREE_ENTRY,
+            false => TREE_ENTRY,
+        };
+        if entries.len() % size != 0 {
             return Err(record.error("a task tree has 24 bytes for each task"));
         }
-        for entry in 0..entries.len() / 24 {
+        for entry in 0..entries.len() / size {
             let id = |field: usize| -> Result<i32, Error> {
-                let id = record.i32(8 + entry * 24 + field * 4)?;
+                let id = record.i32(8 + entry * size + field * 4)?;
                 Ok(self.pid_of(id))
             };
             let (pid, parent, process) = (id(0)?, id(1)?, id(2)?);
@@ -543,8 +622,10 @@ impl Survey {
             other => return Err(record.error(format!("a file of type {other}"))),
         };
         record.demand_len(common + extra)?;
-        if extra == 8 {
-            file.behind = record.i32(common as usize)?;
+        match extra {
+            8 => file.behind = record.i32(common as usize)?,
+            16 => file.count = record.u64(common as usize)?,
+            _ => {}
         }
         let named = matches!(file.file_type, file_type::GENERIC | file_type::FIFO);
         self.named = named.then_some(id);
@@ -565,19 +646,40 @@ impl Survey {
         }
         let watching = self.watching.take().unwrap_or(0);
         for item in 0..items.len() / 24 {
-            let file = record.i32(8 + item * 24 + 12)?;
+            let at = 8 + item * 24;
+            let (number, file) = (record.i32(at + 8)?, record.i32(at + 12)?);
             if let Some(file) = self.files.get_mut(&file) {
-                file.watched_by.push(watching);
+                file.watched_by.push((watching, number));
             }
         }
         Ok(())
     }
 
-    fn maps(&mut self, file: i32) {
+    /// The memory of the task that is being read refers to a file.
+    fn refer(&mut self, file: i32, list: impl FnOnce(&mut File) -> &mut Vec<i32>) {
+        let task = self.task().map_or(0, |task| task.pid);
         if let Some(file) = self.files.get_mut(&file) {
-            file.mapped = true;
+            let list = list(file);
+            if list.last() != Some(&task) {
+                list.push(task);
+            }
         }
     }
+}
+
+/// The two addresses of a socket, its own and its peer's, without their families.
+///
+/// * `lengths`: where their lengths stand; the addresses follow.
+/// * `room`: bytes that each of them has.
+fn addresses(record: &Record<'_>, lengths: usize, room: usize) -> Result<[Vec<u8>; 2], Error> {
+    let address = |index: usize| {
+        let length = record.u32(lengths + 4 * index)? as usize;
+        let at = lengths + 8 + room * index;
+        let address = record.bytes.get(at..at + length.min(room));
+        let name = address.and_then(|address| address.get(SUN_FAMILY as usize..));
+        Ok(name.unwrap_or_default().to_vec())
+    };
+    Ok([address(0)?, address(1)?])
 }
 
 /// Whether a record may matter to a survey: small ones, and the arrays of

@@ -1,0 +1,150 @@
+//! `ckptadv plan`: what advice would do at the restart, and why.
+
+use crate::advice::Options;
+use crate::image;
+use crate::table::{Row, Table, printable, room};
+use ckpt_image::criu::{self, Image};
+use ckpt_image::listing::Engine;
+use ckpt_image::plan::{Change, Fate};
+use ckpt_image::report::{Outcome, Report};
+use ckpt_restart::directory::Stored;
+use ckpt_restart::request::{self, Naming};
+use ckpt_restart::stream::{self, Until};
+use ckpt_restart::{Error, caller, report};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::iter::once;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The restart would be refused.
+const REFUSED: u8 = 121;
+
+/// Shows on standard output what advice would do to an image.
+///
+/// # Errors
+/// What is wrong with the command line, or with reading the image.
+pub fn plan(options: &Options, json: bool, path: &Path) -> Result<ExitCode, Error> {
+    let (engine, planned) = match path.is_dir() {
+        true => (Engine::Criu, criu(options, json, path)),
+        false => (Engine::LinuxCr, linux_cr(options, json, path)),
+    };
+    let Err(refusal) = planned else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    if !matches!(refusal, Error::Advice(_)) {
+        return Err(refusal);
+    }
+    if json {
+        show(
+            true,
+            &Report {
+                failure: Some(report::failure(&refusal)),
+                ..Report::new(engine, Outcome::Refused)
+            },
+        )?;
+    }
+    ckpt_restart::log::refused(&refusal);
+    Ok(ExitCode::from(REFUSED))
+}
+
+fn criu(options: &Options, json: bool, path: &Path) -> Result<(), Error> {
+    let advice = options.advice()?;
+    let caller = caller::given(&advice).map_err(|e| Error::system("/proc/self/fd", e))?;
+    let rewrite = criu::rewrite(&Image::read(&Stored(path))?, &advice, caller)?;
+    show(json, &rewrite.report(Outcome::Planned))
+}
+
+fn linux_cr(options: &Options, json: bool, path: &Path) -> Result<(), Error> {
+    let input = image::open(path)?;
+    let mut request = options.request(&input, Naming::Inherited)?;
+    let rewriter = match request::regular_at(input.as_fd()) {
+        Some(start) => request.check(input.as_fd(), start)?,
+        None => {
+            let mut rewriter = request.rewriter()?;
+            let nowhere = File::options().write(true).open("/dev/null");
+            let nowhere = nowhere.map_err(|e| Error::system("/dev/null", e))?;
+            stream::copy(&input, &nowhere, &mut rewriter, Until::EndOfInput, None)?;
+            rewriter
+        }
+    };
+    show(json, &rewriter.report(Outcome::Planned))
+}
+
+fn show(json: bool, planned: &Report<'_>) -> Result<(), Error> {
+    let stdout = io::stdout().lock();
+    let shown = match json {
+        true => report::print(planned, stdout),
+        false => write(planned, room(), stdout),
+    };
+    shown.map_err(|e| Error::system("standard output", e))
+}
+
+fn write(planned: &Report<'_>, room: usize, out: impl Write) -> io::Result<()> {
+    let mut out = BufWriter::new(out);
+    writeln!(out, "{}", planned.format.as_deref().unwrap_or_default())?;
+    if planned.changes.is_empty() {
+        writeln!(out, "Every descriptor comes back as it was.")?;
+    } else {
+        let head = || Row {
+            cells: ["DESCRIPTOR", "BECOMES", "ADVICE"]
+                .map(str::to_owned)
+                .into(),
+            name: "FILE".to_owned(),
+            notes: Vec::new(),
+        };
+        let rows = || once(head()).chain(planned.changes.iter().map(row));
+        let cells = rows().map(|row| Row {
+            name: String::new(),
+            notes: Vec::new(),
+            ..row
+        });
+        let table = Table::new(room, cells);
+        writeln!(out)?;
+        for row in rows() {
+            out.write_all(table.line(&row).as_bytes())?;
+        }
+    }
+    for (what, lines) in [
+        ("unmatched", planned.unmatched),
+        ("warning", planned.warnings),
+    ] {
+        for (index, line) in lines.iter().enumerate() {
+            if index == 0 {
+                writeln!(out)?;
+            }
+            writeln!(out, "{what}: {}", printable(line))?;
+        }
+    }
+    out.flush()
+}
+
+fn row(change: &Change) -> Row {
+    let becomes = match (change.fate, &change.was) {
+        (Fate::Keep, _) => "kept",
+        (Fate::Drop, _) => "dropped",
+        (Fate::Give(_), Some(_)) => "replaced",
+        (Fate::Give(_), None) => "added",
+    };
+    let gives = match (change.fate, &change.gives) {
+        (Fate::Give(from), Some(gives)) => Some(format!("the caller's {from}: {gives}")),
+        (Fate::Give(from), None) => Some(format!("the caller's {from}")),
+        _ => None,
+    };
+    let (name, note) = match (&change.was, gives) {
+        (Some(was), Some(gives)) => (was.clone(), Some(format!("by {gives}"))),
+        (Some(was), None) => (was.clone(), None),
+        (None, Some(gives)) => (gives, None),
+        (None, None) => (String::new(), None),
+    };
+    Row {
+        cells: vec![
+            format!("{}:{}", change.task, change.number),
+            becomes.to_owned(),
+            printable(&change.item),
+        ],
+        name: printable(&name),
+        notes: note.iter().map(|note| printable(note)).collect(),
+    }
+}

@@ -1,0 +1,196 @@
+//! Tables for people: columns as wide as what is in them, and lines that fit the
+//! terminal.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+
+/// A line of a table.
+#[derive(Default)]
+pub struct Row {
+    /// One for each column; what does not fit goes on below, at white space.
+    pub cells: Vec<String>,
+    /// The last column. Nothing cuts it.
+    pub name: String,
+    /// What else there is to know, in words.
+    pub notes: Vec<String>,
+}
+
+/// A table that is asked for its rows twice, so that it never holds them.
+pub struct Table {
+    widths: Vec<usize>,
+    /// Columns of the terminal; no end where there is none.
+    room: usize,
+}
+
+/// A cell is no wider, where there is an end.
+const WIDEST: usize = 24;
+
+/// The columns that lines may take.
+pub fn room() -> usize {
+    let columns = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
+    if let Some(columns) = columns {
+        return columns;
+    }
+    if !std::io::stdout().is_terminal() {
+        return usize::MAX;
+    }
+    // SAFETY: winsize is plain data, and TIOCGWINSZ fills one.
+    let columns = unsafe {
+        let mut size: libc::winsize = std::mem::zeroed();
+        match libc::ioctl(1, libc::TIOCGWINSZ, &raw mut size) {
+            0 => usize::from(size.ws_col),
+            _ => 0,
+        }
+    };
+    match columns {
+        0 => 80,
+        columns => columns,
+    }
+}
+
+impl Table {
+    /// Measures the rows.
+    pub fn new(room: usize, rows: impl Iterator<Item = Row>) -> Self {
+        let mut table = Table {
+            widths: Vec::new(),
+            room,
+        };
+        let most = table.most();
+        for row in rows {
+            table
+                .widths
+                .resize(row.cells.len().max(table.widths.len()), 0);
+            for (width, cell) in table.widths.iter_mut().zip(&row.cells) {
+                let widest = wrap(cell, most).into_iter().map(length).max();
+                *width = widest.unwrap_or(0).max(*width);
+            }
+        }
+        table
+    }
+
+    /// The widest that a cell may be.
+    fn most(&self) -> usize {
+        match self.room {
+            usize::MAX => usize::MAX,
+            _ => WIDEST,
+        }
+    }
+
+    /// A row as text.
+    pub fn line(&self, row: &Row) -> String {
+        let cells: Vec<Vec<&str>> = row.cells.iter().map(|c| wrap(c, self.most())).collect();
+        let mut text = String::new();
+        let notes = row.notes.join("; ");
+        let mut last = row.name.clone();
+        let before: usize = self.widths.iter().map(|width| width + 2).sum();
+        let whole = match (last.is_empty(), notes.is_empty()) {
+            (_, true) => last.clone(),
+            (true, false) => notes.clone(),
+            (false, false) => format!("{last} ({notes})"),
+        };
+        let mut below = None;
+        if before.saturating_add(length(&whole)) <= self.room {
+            last = whole;
+        } else {
+            below = Some(notes);
+        }
+        // A name that fits no line of the last column has one of its own.
+        let alone = before.saturating_add(length(&last)) > self.room;
+        let height = cells.iter().map(Vec::len).max().unwrap_or(0).max(1);
+        for line in 0..height {
+            let mut columns = String::new();
+            for (cell, width) in cells.iter().zip(&self.widths) {
+                let _ = write!(
+                    columns,
+                    "{:<width$}  ",
+                    cell.get(line).copied().unwrap_or("")
+                );
+            }
+            if line == 0 && !alone {
+                columns.push_str(&last);
+            }
+            text.push_str(columns.trim_end());
+            text.push('\n');
+        }
+        let indent = self.widths.first().map_or(0, |width| width + 2);
+        if alone {
+            let _ = writeln!(text, "{:indent$}{last}", "");
+        }
+        let room = self.room.saturating_sub(indent);
+        for line in below.iter().flat_map(|notes| wrap(notes, room)) {
+            let _ = writeln!(text, "{:indent$}{line}", "");
+        }
+        text
+    }
+}
+
+fn length(text: &str) -> usize {
+    text.chars().count()
+}
+
+/// Lines of at most so many characters, cut at spaces; longer words stay whole.
+fn wrap(text: &str, most: usize) -> Vec<&str> {
+    let mut lines = Vec::new();
+    let (mut start, mut end, mut wide) = (0, 0, 0);
+    for word in text.split(' ') {
+        let next = if end == start { end } else { end + 1 };
+        let width = length(word);
+        if end > start && wide + 1 + width > most {
+            lines.push(&text[start..end]);
+            (start, end, wide) = (next, next + word.len(), width);
+        } else {
+            wide += width + usize::from(end > start);
+            end = next + word.len();
+        }
+    }
+    if end > start {
+        lines.push(&text[start..end]);
+    }
+    lines
+}
+
+/// Text of an image, without what a terminal would act on.
+pub fn printable(text: &str) -> String {
+    text.replace(char::is_control, "?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_at_spaces() {
+        assert_eq!(wrap("", 5), [""; 0]);
+        assert_eq!(wrap("one", 5), ["one"]);
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(
+            wrap("a much-too-long word", 6),
+            ["a", "much-too-long", "word"]
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_goes_below() {
+        let row = Row {
+            cells: vec!["1".to_owned(), "reg".to_owned()],
+            name: "/a/path".to_owned(),
+            notes: vec!["mapped by 7".to_owned()],
+        };
+        let table = |room| {
+            Table::new(
+                room,
+                [Row {
+                    cells: row.cells.clone(),
+                    ..Row::default()
+                }]
+                .into_iter(),
+            )
+        };
+        assert_eq!(table(80).line(&row), "1  reg  /a/path (mapped by 7)\n");
+        assert_eq!(table(20).line(&row), "1  reg  /a/path\n   mapped by 7\n");
+        assert_eq!(
+            table(10).line(&row),
+            "1  reg\n   /a/path\n   mapped\n   by 7\n"
+        );
+    }
+}

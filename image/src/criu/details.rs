@@ -1,0 +1,287 @@
+//! What an image says of descriptions and advice does not need: addresses, what
+//! waits in pipes and sockets, terminals.
+
+use super::entry::{Description, FileType, Link};
+use super::image::{Directory, Image};
+use super::wire::{File, Magic, Message};
+use crate::Error;
+use std::collections::HashMap;
+
+/// What advice does not need of a description.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Detail {
+    pub flags: Option<u32>,
+    pub name: Option<String>,
+    pub remote: Option<String>,
+    pub state: Option<&'static str>,
+    pub count: Option<u64>,
+    /// Of a fifo: the pipe behind it.
+    pub pipe: Option<u32>,
+    /// Of a connected internet socket: its inode, which names its queues.
+    pub inode: Option<u32>,
+    /// Of a pseudo-terminal: its number, and whether this is the master.
+    pub terminal: Option<(u32, bool)>,
+    /// Of a terminal: the leader of the session that it controls.
+    pub leader: Option<i32>,
+}
+
+/// The details of every description, and what waits in pipes and sockets.
+pub(super) struct Details {
+    none: Detail,
+    by_id: HashMap<u32, Detail>,
+    /// By the pipe's number, of pipes and of fifos.
+    in_pipes: HashMap<u32, u64>,
+    in_fifos: HashMap<u32, u64>,
+    /// By the socket's description.
+    in_sockets: HashMap<u32, u64>,
+    /// By the socket's inode.
+    in_streams: HashMap<u32, u64>,
+}
+
+impl Details {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// As [`Image::read`].
+    pub fn read(image: &Image, directory: &dyn Directory) -> Result<Self, Error> {
+        let terminals = terminals(directory)?;
+        let mut details = Details {
+            none: Detail::default(),
+            by_id: HashMap::new(),
+            in_pipes: waiting(directory, "pipes-data.img", Magic::PIPES_DATA)?,
+            in_fifos: waiting(directory, "fifo-data.img", Magic::FIFO_DATA)?,
+            in_sockets: waiting(directory, "sk-queues.img", Magic::SK_QUEUES)?,
+            in_streams: HashMap::new(),
+        };
+        let files = File {
+            name: "files.img",
+            bytes: &image.files,
+        };
+        for entry in files.entries(Magic::FILES)? {
+            let message = entry?.message;
+            let [_, Some(id)] = message.numbers::<2>()? else {
+                continue;
+            };
+            let Some(description) = image.descriptions.get(&id) else {
+                continue;
+            };
+            let Some(wanted) = Detail::body(description.file_type) else {
+                continue;
+            };
+            for field in message.fields() {
+                let field = field?;
+                if field.number == wanted {
+                    let detail =
+                        Detail::read(description.file_type, &field.message()?, &terminals)?;
+                    if let Some(inode) = detail.inode {
+                        let bytes = in_stream(directory, inode)?;
+                        details.in_streams.extend(bytes.map(|bytes| (inode, bytes)));
+                    }
+                    details.by_id.insert(id, detail);
+                }
+            }
+        }
+        Ok(details)
+    }
+
+    /// Those of one; none, where the image has none.
+    pub fn of(&self, id: u32) -> &Detail {
+        self.by_id.get(&id).unwrap_or(&self.none)
+    }
+
+    /// Bytes that wait in it; `None` where nothing could.
+    pub fn queued(&self, description: &Description, detail: &Detail) -> Option<u64> {
+        let bytes = match (description.file_type, &description.link) {
+            (FileType::PIPE, Link::Pipe(pipe)) => self.in_pipes.get(pipe),
+            (FileType::FIFO, _) => detail.pipe.and_then(|pipe| self.in_fifos.get(&pipe)),
+            (FileType::UNIXSK, _) => self.in_sockets.get(&description.id),
+            (FileType::INETSK, _) => detail.inode.and_then(|it| self.in_streams.get(&it)),
+            _ => return None,
+        };
+        Some(bytes.copied().unwrap_or(0))
+    }
+}
+
+impl Detail {
+    /// The field of a file entry in which they are.
+    fn body(file_type: FileType) -> Option<u32> {
+        Some(match file_type {
+            FileType::INETSK => 4,
+            FileType::EVENTFD => 8,
+            FileType::UNIXSK => 16,
+            FileType::FIFO => 17,
+            FileType::TTY => 19,
+            _ => return None,
+        })
+    }
+
+    fn read(
+        file_type: FileType,
+        body: &Message<'_>,
+        terminals: &HashMap<u32, Detail>,
+    ) -> Result<Self, Error> {
+        let numbers = body.numbers::<9>()?;
+        let number = |field: usize| numbers[field - 1];
+        Ok(match file_type {
+            FileType::INETSK => {
+                let mut ends = [Vec::new(), Vec::new()];
+                for field in body.fields() {
+                    let field = field?;
+                    match field.number {
+                        11 => field.append_to(&mut ends[0])?,
+                        12 => field.append_to(&mut ends[1])?,
+                        _ => {}
+                    }
+                }
+                let state = number(6);
+                Detail {
+                    flags: number(9).map(with_access),
+                    name: internet(&ends[0], number(7)),
+                    remote: internet(&ends[1], number(8)),
+                    state: state.and_then(state_of),
+                    inode: number(2).filter(|_| state == Some(1)),
+                    ..Detail::default()
+                }
+            }
+            FileType::UNIXSK => Detail {
+                flags: number(5).map(with_access),
+                name: abstract_name(body)?,
+                state: number(4).and_then(state_of),
+                ..Detail::default()
+            },
+            FileType::EVENTFD => Detail {
+                flags: number(2).map(with_access),
+                count: number(4).map(u64::from),
+                ..Detail::default()
+            },
+            FileType::FIFO => Detail {
+                pipe: number(2),
+                ..Detail::default()
+            },
+            _ => number(2)
+                .and_then(|info| terminals.get(&info).cloned())
+                .unwrap_or_default(),
+        })
+    }
+}
+
+/// CRIU keeps no access of what is always open for both.
+fn with_access(flags: u32) -> u32 {
+    flags | libc::O_RDWR as u32
+}
+
+fn state_of(state: u32) -> Option<&'static str> {
+    match state {
+        1 => Some("connected"),
+        7 => Some("unconnected"),
+        10 => Some("listening"),
+        _ => None,
+    }
+}
+
+/// The name of a unix socket that is no path.
+fn abstract_name(body: &Message<'_>) -> Result<Option<String>, Error> {
+    let name = match &body.last::<11>()?[10] {
+        Some(field) => field.message()?,
+        None => return Ok(None),
+    };
+    Ok(match name.bytes().split_first() {
+        Some((0, name)) => Some(format!("@{}", String::from_utf8_lossy(name))),
+        _ => None,
+    })
+}
+
+/// Address and port; `None` where there is no port.
+fn internet(address: &[u32], port: Option<u32>) -> Option<String> {
+    let port = port.filter(|&port| port != 0)?;
+    let bytes: Vec<u8> = address
+        .iter()
+        .take(4)
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
+    match (
+        <[u8; 4]>::try_from(bytes.as_slice()),
+        <[u8; 16]>::try_from(bytes.as_slice()),
+    ) {
+        (Ok(v4), _) => Some(format!("{}:{port}", std::net::Ipv4Addr::from(v4))),
+        (_, Ok(v6)) => Some(format!("[{}]:{port}", std::net::Ipv6Addr::from(v6))),
+        _ => None,
+    }
+}
+
+/// The terminals of tty-info.img, by their number there.
+fn terminals(directory: &dyn Directory) -> Result<HashMap<u32, Detail>, Error> {
+    const OF_A_PTY: u32 = 1;
+    const MULTIPLEXER: u32 = 5 << 8 | 2;
+    let name = "tty-info.img";
+    let mut terminals = HashMap::new();
+    let Some(bytes) = directory.file(name)? else {
+        return Ok(terminals);
+    };
+    let file = File {
+        name,
+        bytes: &bytes,
+    };
+    for entry in file.entries(Magic::TTY_INFO)? {
+        let message = entry?.message;
+        let [Some(id), kind, _, _, _, leader, _, device] = message.numbers::<8>()? else {
+            continue;
+        };
+        let mut index = None;
+        if let Some(pty) = &message.last::<12>()?[11] {
+            [index] = pty.message()?.numbers::<1>()?;
+        }
+        let index = index.filter(|_| kind == Some(OF_A_PTY));
+        let terminal = Detail {
+            terminal: index.map(|index| (index, device == Some(MULTIPLEXER))),
+            leader: leader.filter(|&pid| pid != 0).map(u32::cast_signed),
+            ..Detail::default()
+        };
+        terminals.insert(id, terminal);
+    }
+    Ok(terminals)
+}
+
+/// A file of entries that tell whose they are and how many bytes follow them.
+fn waiting(
+    directory: &dyn Directory,
+    name: &str,
+    magic: Magic,
+) -> Result<HashMap<u32, u64>, Error> {
+    let mut waiting = HashMap::new();
+    let Some(bytes) = directory.file(name)? else {
+        return Ok(waiting);
+    };
+    let file = File {
+        name,
+        bytes: &bytes,
+    };
+    let mut entries = file.entries(magic)?;
+    while let Some(entry) = entries.next() {
+        let [owner, count] = entry?.message.numbers::<2>()?;
+        let count = u64::from(count.unwrap_or(0));
+        entries.skip_data(count)?;
+        if let Some(owner) = owner {
+            *waiting.entry(owner).or_default() += count;
+        }
+    }
+    Ok(waiting)
+}
+
+/// Bytes in the receive queue of a connection.
+fn in_stream(directory: &dyn Directory, inode: u32) -> Result<Option<u64>, Error> {
+    let name = format!("tcp-stream-{inode:x}.img");
+    let Some(bytes) = directory.file(&name)? else {
+        return Ok(None);
+    };
+    let file = File {
+        name: &name,
+        bytes: &bytes,
+    };
+    let mut entries = file.entries(Magic::TCP_STREAM)?;
+    let Some(entry) = entries.next() else {
+        return Ok(None);
+    };
+    let [bytes] = entry?.message.numbers::<1>()?;
+    Ok(bytes.map(u64::from))
+}
