@@ -761,6 +761,132 @@ fn a_restore_over_rpc_obeys() {
     assert!(!success && said.contains("plan: task"), "{said}");
 }
 
+fn reported(world: &World) -> serde_json::Value {
+    let text = fs::read(world.path("report")).expect("a report");
+    fs::remove_file(world.path("report")).expect("it is there");
+    let report: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    assert_eq!(
+        (&report["version"], &report["engine"]),
+        (&1.into(), &"criu".into())
+    );
+    report
+}
+
+#[test]
+fn a_report_has_what_was_done_and_how_it_ended() {
+    let Some(world) = World::new() else { return };
+    let words = ["7=reg:@f", "8=reg:@g", "fork"];
+    let Some(image) = dump(&world, &words, &[]) else {
+        return;
+    };
+    let place = world.path("report");
+    let asked = || {
+        let asked = image.restore().advice("REPORT", &place);
+        asked.advice("IGNORE", "7,12")
+    };
+    let given = world.open("given");
+    let restored = asked()
+        .advice("PRESERVE", "1")
+        .fd(1, &given)
+        .run()
+        .restored();
+    drop(restored);
+    let report = reported(&world);
+    assert_eq!(report["outcome"], "restarted", "{report}");
+    let changes = report["changes"].as_array().expect("a list");
+    let fates: Vec<_> = changes
+        .iter()
+        .map(|c| (&c["task"], &c["number"], &c["fate"]))
+        .collect();
+    let (root, child) = (image.pids[0].into(), image.pids[1].into());
+    let (one, seven) = (1.into(), 7.into());
+    let (dropped, replaced) = ("dropped".into(), "replaced".into());
+    let expected = [
+        (&root, &one, &replaced),
+        (&root, &seven, &dropped),
+        (&child, &one, &replaced),
+        (&child, &seven, &dropped),
+    ];
+    assert_eq!(fates, expected);
+    assert!(
+        report["unmatched"][0]
+            .to_string()
+            .contains("CKPT_IGNORE=12")
+    );
+
+    let (success, said) = over_rpc(&image, |r| r.advice("REPORT", &place).advice("IGNORE", "7"));
+    assert!(success, "{said}");
+    assert_eq!(reported(&world)["outcome"], "restarted");
+    drop(asked().advice("DRY_RUN", "1").run().refused());
+    let planned = reported(&world);
+    assert_eq!(planned["outcome"], "planned");
+    assert_eq!(planned["changes"][0]["fate"], "dropped");
+    let said = asked().advice("STRICT", "strict").run().refused();
+    let refused = reported(&world);
+    assert_eq!(refused["outcome"], "refused");
+    let message = refused["error"]["message"].as_str().expect("a text");
+    assert!(said.contains(message), "{said}");
+    drop(image.restore().advice("REPORT", &place).run().restored());
+    let plain = reported(&world);
+    assert_eq!(plain["outcome"], "restarted");
+    assert_eq!(plain["changes"], serde_json::json!([]));
+
+    // A file that criu needs is gone.
+    fs::remove_file(world.path("g")).expect("the program had it");
+    let outcome = asked().run();
+    assert_ne!(outcome.status, Some(0), "{}", outcome.said);
+    let failed = reported(&world);
+    assert_eq!(failed["outcome"], "failed", "{failed}");
+    assert_eq!(failed["changes"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn what_an_image_holds_is_shown() {
+    let Some(world) = World::new() else { return };
+    #[rustfmt::skip]
+    let words = ["7=pipe:8", "8=write:data", "9=fifo:@f", "10=pair:11", "10=write:hello", "12=eventfd", "13=epoll:12",
+        "14=pty:15", "16=listen:@sock", "17=reg:@g", "clone"];
+    let Some(image) = dump(&world, &words, &[]) else {
+        return;
+    };
+    let shown = ckptadv(&["inspect", "--json", &image.directory.to_string_lossy()]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+    let list = |field: &str| shown[field].as_array().expect("a list").clone();
+    let (root, child) = (image.pids[0], image.pids[1]);
+    assert_eq!(list("tables").len(), 1);
+    assert_eq!(list("tables")[0]["tasks"], serde_json::json!([root, child]));
+    let of = |number: i32| {
+        let held = [root, child].map(|task| format!("{task}:{number}"));
+        let all = list("descriptions");
+        let mut found = all
+            .into_iter()
+            .filter(|d| d["descriptors"] == serde_json::json!(held));
+        found
+            .next()
+            .unwrap_or_else(|| panic!("no {held:?}: {shown}"))
+    };
+    for (one, other) in [(7, 8), (10, 11), (14, 15)] {
+        assert_eq!(of(one)["other_ends"], serde_json::json!([of(other)["id"]]));
+        assert_eq!(of(other)["other_ends"], serde_json::json!([of(one)["id"]]));
+    }
+    assert_eq!(
+        (&of(7)["queued"], &of(11)["queued"]),
+        (&4.into(), &5.into())
+    );
+    assert_eq!(of(10)["queued"], 0);
+    assert_eq!(of(12)["count"], 7);
+    assert_eq!(of(13)["watches"][0]["description"], of(12)["id"]);
+    assert_eq!(of(12)["references"][0]["description"], of(13)["id"]);
+    assert_eq!(
+        (&of(14)["name"], &of(16)["state"]),
+        (&"/dev/ptmx".into(), &"listening".into())
+    );
+    let slave = of(15)["name"].to_string();
+    assert!(slave.starts_with("\"/dev/pts/"), "{slave}");
+    assert_eq!(of(16)["path"], world.path("sock"));
+    assert_eq!(of(17)["path"], world.path("g"));
+}
+
 /// The command that comes with the library.
 fn ckptadv(words: &[&str]) -> String {
     let program = harness::criu::library().with_file_name("ckptadv");
@@ -791,7 +917,11 @@ fn a_rewritten_image_is_restored_without_the_library() {
         "{listed}"
     );
     assert!(listed.contains("watched by"), "{listed}");
-    assert!(listed.contains(&format!("task {root} holder")), "{listed}");
+    let parent = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words == [child.to_string(), root.to_string(), "holder".to_owned()]
+    };
+    assert!(listed.lines().any(parent), "{listed}");
 
     let before = image.files();
     let new = world.path("new");

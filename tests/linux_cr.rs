@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
@@ -376,7 +377,8 @@ fn a_typo_restarts_nothing() {
             // Right, and for a later version.
             ("CKPT_SUBSTITUTE", "1=2", "not done yet"),
             ("CKPT_IGNORE", "/tmp/*", "not"),
-            ("CKPT_REPORT", "/tmp/report", "not done yet"),
+            ("CKPT_REPORT", "/nowhere/at/all", "No such file"),
+            ("CKPT_REPORT", "/dev/null", "no regular file"),
         ] {
             for how in [&[][..], &["--self"]] {
                 let advised = restart("files").feed(feed).args(how.iter().copied());
@@ -416,6 +418,152 @@ fn a_dry_run_tells_the_plan_and_restores_nothing() {
         assert!(said.contains(plan), "{said}");
         assert!(said.contains("Operation canceled"), "{said}");
     }
+}
+
+/// The report of a restart whose program has ended; it is the only file there.
+fn reported(scratch: &Scratch) -> serde_json::Value {
+    let there: Vec<_> = std::fs::read_dir(&scratch.0).unwrap().collect();
+    assert_eq!(there.len(), 1, "{there:?}");
+    let text = std::fs::read(scratch.file("report")).unwrap();
+    std::fs::remove_file(scratch.file("report")).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(
+        (&report["version"], &report["engine"]),
+        (&1.into(), &"linux-cr".into())
+    );
+    report
+}
+
+#[test]
+fn a_report_has_what_was_done() {
+    if !harness::is_root() {
+        return;
+    }
+    let scratch = Scratch::new("report");
+    let report = scratch.file("report");
+    for feed in [Feed::File, Feed::Pipe, Feed::Option] {
+        std::fs::write(&report, "of another restart").unwrap();
+        let mut outcome = restart("files")
+            .feed(feed)
+            .env("CKPT_IGNORE", "3,12")
+            .env("CKPT_PRESERVE", "0")
+            .env("CKPT_REPORT", &report)
+            .run();
+        assert_restarted(&outcome);
+        outcome.finish();
+        let mode = std::fs::metadata(&report).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let report = reported(&scratch);
+        assert_eq!(report["outcome"], "restarted", "{report}");
+        assert_eq!(report["error"], serde_json::Value::Null);
+        assert_eq!(report["format"], "Linux-CR v20, x86_64, Linux 2.6.33");
+        let changes = report["changes"].as_array().unwrap();
+        let fates: Vec<_> = changes
+            .iter()
+            .map(|c| (c["number"].as_i64().unwrap(), c["fate"].as_str().unwrap()))
+            .collect();
+        assert_eq!(fates, [(0, "replaced"), (3, "dropped")]);
+        assert_eq!(changes[1]["was"], "reg /mnt/files/a");
+        let unmatched = report["unmatched"][0].as_str().unwrap();
+        assert!(unmatched.starts_with("CKPT_IGNORE=12: "), "{unmatched}");
+    }
+}
+
+#[test]
+fn a_report_tells_why_nothing_was_restarted() {
+    if !harness::is_root() {
+        return;
+    }
+    let scratch = Scratch::new("no-report");
+    let report = scratch.file("report");
+    let advised = |name: &str, feed| {
+        let advised = Restart::new(&image(name)).scenario("files").feed(feed);
+        advised.preload(library()).env("CKPT_REPORT", &report)
+    };
+    for feed in [Feed::File, Feed::Pipe] {
+        let mut outcome = advised("files", feed).env("CKPT_IGNORE", "3x").run();
+        outcome.wait();
+        let refused = reported(&scratch);
+        assert_eq!(refused["outcome"], "refused", "{refused}");
+        assert_eq!(refused["error"]["errno"], libc::EINVAL);
+        let message = refused["error"]["message"].as_str().unwrap();
+        assert!(message.contains("column 2"), "{message}");
+        assert!(outcome.stderr().contains(message), "{}", outcome.stderr());
+
+        // From a pipe this is found in the middle of the image.
+        let strict = advised("files", feed).env("CKPT_STRICT", "strict");
+        let mut outcome = strict.env("CKPT_IGNORE", "12").run();
+        outcome.wait();
+        let refused = reported(&scratch);
+        assert_eq!(refused["outcome"], "refused", "{refused}");
+        let message = refused["error"]["message"].as_str().unwrap();
+        assert!(message.contains("no task has 12"), "{message}");
+
+        let dry = advised("files", feed).env("CKPT_DRY_RUN", "1");
+        let mut outcome = dry.env("CKPT_IGNORE", "3").run();
+        outcome.wait();
+        let planned = reported(&scratch);
+        assert_eq!(planned["outcome"], "planned", "{planned}");
+        assert_eq!(planned["changes"][0]["fate"], "dropped");
+
+        let mut outcome = advised("edited/flags-creat", feed)
+            .env("CKPT_IGNORE", "9")
+            .run();
+        assert_ne!(outcome.verdict, Verdict::Restarted);
+        outcome.wait();
+        let failed = reported(&scratch);
+        assert_eq!(failed["outcome"], "failed", "{failed}");
+        assert_eq!(failed["error"]["errno"], libc::EINVAL);
+    }
+}
+
+#[test]
+fn a_restart_without_advice_is_reported_too() {
+    if !harness::is_root() {
+        return;
+    }
+    let scratch = Scratch::new("plain-report");
+    let advised = restart("files").env("CKPT_REPORT", scratch.file("report"));
+    let mut outcome = advised.run();
+    assert_restarted(&outcome);
+    assert_eq!(outcome.numbers(FILES).len(), 11);
+    outcome.finish();
+    let report = reported(&scratch);
+    assert_eq!(report["outcome"], "restarted", "{report}");
+    assert_eq!(report["changes"], serde_json::json!([]));
+}
+
+#[test]
+fn a_report_that_cannot_be_written_in_the_end_is_a_warning() {
+    if !harness::is_root() {
+        return;
+    }
+    let scratch = Scratch::new("lost-report");
+    let directory = scratch.file("directory");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join("report"), "of another restart").unwrap();
+    let mut outcome = restart("pipe")
+        .feed(Feed::Given)
+        .descriptor(0, {
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            let (bytes, directory) = (image("pipe"), directory.clone());
+            std::thread::spawn(move || {
+                // The library removes the old report when it has seen the head.
+                writer.write_all(&bytes[..800]).unwrap();
+                while std::fs::remove_dir(&directory).is_err() {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+                let _ = writer.write_all(&bytes[800..]);
+            });
+            OwnedFd::from(reader)
+        })
+        .env("CKPT_IGNORE", "9")
+        .env("CKPT_REPORT", directory.join("report"))
+        .run();
+    assert_restarted(&outcome);
+    outcome.finish();
+    let said = outcome.stderr();
+    assert!(said.contains("ckptadv: warning: CKPT_REPORT="), "{said}");
 }
 
 #[test]

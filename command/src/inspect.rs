@@ -8,6 +8,7 @@ use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_image::listing::{Description, Listing, Reference, Task, access, status_flags};
 use ckpt_restart::directory::Stored;
 use ckpt_restart::{Error, report, request};
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::io::{self, BufWriter, Read, Write};
 use std::iter::once;
@@ -64,6 +65,10 @@ fn show(listing: &Listing, room: usize, out: impl Write) -> io::Result<()> {
             "Such images are shown, but advice for them is refused."
         )?;
     }
+    let tables = listing.tables.iter();
+    let first_tasks: HashMap<u64, i32> = tables
+        .filter_map(|table| Some((table.id, *table.tasks.first()?)))
+        .collect();
     let head = Row {
         cells: ["TASK", "PARENT"].map(str::to_owned).into(),
         name: "COMMAND".to_owned(),
@@ -71,7 +76,10 @@ fn show(listing: &Listing, room: usize, out: impl Write) -> io::Result<()> {
     };
     writeln!(out)?;
     write_table(&mut out, room, head, || {
-        listing.tasks.iter().map(|task| task_row(listing, task))
+        listing
+            .tasks
+            .iter()
+            .map(|task| task_row(&first_tasks, task))
     })?;
     let head = Row {
         cells: ["ID", "KIND", "FLAGS", "OFFSET", "DESCRIPTORS"]
@@ -107,13 +115,12 @@ fn write_table<I: Iterator<Item = Row>>(
     Ok(())
 }
 
-fn task_row(listing: &Listing, task: &Task) -> Row {
+/// * `first_tasks`: the first task of each file table.
+fn task_row(first_tasks: &HashMap<u64, i32>, task: &Task) -> Row {
     let thread = task.pid != task.process;
     let first = |id| {
-        let table = listing.tables.iter().find(|table| table.id == id)?;
-        table
-            .tasks
-            .first()
+        first_tasks
+            .get(&id)
             .copied()
             .filter(|&first| first != task.pid)
     };
@@ -178,13 +185,11 @@ fn notes(it: &Description) -> Vec<String> {
         (Some(state), None) if it.other_ends.is_none() => notes.push(state.to_owned()),
         _ => {}
     }
-    let alone = it
-        .others()
-        .is_some_and(|mut others| others.next().is_none());
+    let alone = it.other_ends.is_some() && it.other_count() == 0;
     if let Some(others) = it.others().filter(|_| !alone) {
-        notes.push(match others.clone().nth(1) {
-            None => some("other end", others),
-            Some(_) => some("other ends", others),
+        notes.push(match it.other_count() {
+            1 => some("other end", others, 1),
+            count => some("other ends", others, count),
         });
     } else if alone {
         notes.extend(match (it.kind, it.name.as_str()) {
@@ -205,7 +210,8 @@ fn notes(it: &Description) -> Vec<String> {
     }
     notes.extend(it.count.map(|count| format!("count {count}")));
     if !it.watches.is_empty() {
-        notes.push(some("watches", it.watches.iter().map(|(_, id)| id)));
+        let watched = it.watches.iter().map(|(_, id)| id);
+        notes.push(some("watches", watched, it.watches.len()));
     }
     notes.extend(references(&it.references));
     notes
@@ -239,14 +245,15 @@ fn references(references: &[Reference]) -> Vec<String> {
     let shown = grouped
         .iter()
         .filter(|(how, _)| !known || how != "mapped by");
-    shown.map(|(how, who)| some(how, who.iter())).collect()
+    shown
+        .map(|(how, who)| some(how, who.iter(), who.len()))
+        .collect()
 }
 
 /// "watched by 7, 8, ... and 40 more".
-fn some(what: &str, which: impl Iterator<Item: Display> + Clone) -> String {
-    let first: Vec<String> = which.clone().take(MOST).map(|it| it.to_string()).collect();
-    let rest = which.skip(MOST).count();
-    let more = match rest {
+fn some(what: &str, which: impl Iterator<Item: Display>, count: usize) -> String {
+    let first: Vec<String> = which.take(MOST).map(|it| it.to_string()).collect();
+    let more = match count.saturating_sub(MOST) {
         0 => String::new(),
         rest => format!(" and {rest} more"),
     };

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 use std::fs::File;
+use std::io::{PipeReader, Write};
 use std::process::{Command, Output, Stdio};
 
 fn image(name: &str) -> String {
@@ -20,6 +21,15 @@ fn ckptadv(arguments: &[&str]) -> Command {
 
 fn run(arguments: &[&str]) -> Output {
     ckptadv(arguments).output().unwrap()
+}
+
+/// An image that comes through a pipe, which holds all of it.
+fn piped(name: &str) -> PipeReader {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer
+        .write_all(&std::fs::read(image(name)).unwrap())
+        .unwrap();
+    reader
 }
 
 fn text(output: &Output) -> String {
@@ -101,14 +111,10 @@ fn lines_fit_the_terminal_and_lose_nothing() {
 #[test]
 fn inspect_gives_json_also_of_what_comes_through_a_pipe() {
     let of_file = json(&run(&["inspect", "--json", &image("pipe")]));
-    let cat = Command::new("cat")
-        .arg(image("pipe"))
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut piped = ckptadv(&["inspect", "--json", "-"]);
-    piped.stdin(cat.stdout.unwrap());
-    assert_eq!(json(&piped.output().unwrap()), of_file);
+    let cat = piped("pipe");
+    let mut command = ckptadv(&["inspect", "--json", "-"]);
+    command.stdin(cat);
+    assert_eq!(json(&command.output().unwrap()), of_file);
     assert_eq!(of_file["version"], 1);
     assert_eq!(of_file["descriptions"][2]["queued"], 10);
 }
@@ -234,13 +240,9 @@ fn what_cannot_be_read_is_no_refusal() {
 
 #[test]
 fn a_plan_is_made_of_what_comes_through_a_pipe() {
-    let cat = Command::new("cat")
-        .arg(image("unix-conn"))
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let cat = piped("unix-conn");
     let mut command = ckptadv(&["plan", "--ignore", "3,9", "-"]);
-    let shown = text(&command.stdin(cat.stdout.unwrap()).output().unwrap());
+    let shown = text(&command.stdin(cat).output().unwrap());
     assert!(line(&shown, "557:3").contains(&"dropped".to_owned()));
     assert!(line(&shown, "unmatched:").join(" ").contains("--ignore=9"));
 }

@@ -115,8 +115,8 @@ pub struct Description {
     pub queued: Option<u64>,
     /// What an eventfd counts.
     pub count: Option<u64>,
-    /// What is at the other end of a pipe, terminal or connection, this one
-    /// perhaps among it; `None` for what has no other end.
+    /// What is at the other end of a pipe, terminal or connection, ascending, this
+    /// one perhaps among it; `None` for what has no other end.
     pub other_ends: Option<Arc<[u64]>>,
     /// What an epoll set watches, and by which numbers.
     pub watches: Vec<(i32, u64)>,
@@ -195,6 +195,12 @@ impl Description {
     pub fn others(&self) -> Option<impl Iterator<Item = u64> + Clone> {
         let ends = self.other_ends.as_ref()?;
         Some(ends.iter().copied().filter(|&end| end != self.id))
+    }
+
+    /// How many they are.
+    pub fn other_count(&self) -> usize {
+        let ends = self.other_ends.as_deref().unwrap_or_default();
+        ends.len() - usize::from(ends.binary_search(&self.id).is_ok())
     }
 }
 
@@ -277,6 +283,10 @@ impl Json for Reference {
     }
 }
 
+/// So many other ends are named, the rest is counted: thousands may have one
+/// fifo open, each of them an end of all the others.
+const ENDS: usize = 64;
+
 /// A description, and the listing that it is in.
 struct Described<'a>(&'a Listing, &'a Description);
 
@@ -298,7 +308,11 @@ impl Json for Described<'_> {
             .field("remote", &it.remote)?
             .field("queued", &it.queued)?
             .field("count", &it.count)?
-            .field("other_ends", &it.others().map(Array))?
+            .field(
+                "other_ends",
+                &it.others().map(|ends| Array(ends.take(ENDS))),
+            )?
+            .field("more_ends", &(it.other_count().saturating_sub(ENDS) as u64))?
             .field("watches", &Array(it.watches.iter().map(Watch)))?
             .field("descriptors", &Array(items))?
             .field("references", it.references.as_slice())?

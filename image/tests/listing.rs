@@ -395,6 +395,21 @@ fn the_two_ends_of_a_pipe_know_each_other() {
 }
 
 #[test]
+fn of_many_other_ends_the_rest_is_counted() {
+    let mut shown = image("pipe");
+    let description = &mut shown.descriptions[2];
+    description.other_ends = Some((0..1000).collect());
+    let (id, count) = (description.id, description.other_count());
+    assert_eq!(count, 999, "not itself");
+    let json = &parsed(&shown)["descriptions"][2];
+    let named = json["other_ends"].as_array().unwrap();
+    assert!(!named.contains(&id.into()));
+    let more = json["more_ends"].as_u64().unwrap() as usize;
+    assert_eq!(named.len() + more, count);
+    assert!(named.len() < 100);
+}
+
+#[test]
 fn sockets_know_their_names_peers_and_queues() {
     let shown = image("unix-conn");
     let [listener, client, accepted] = [3, 4, 5].map(|number| behind(&shown, number));

@@ -185,7 +185,9 @@ const WRITERS: usize = 1;
 impl Ends {
     fn of(survey: &Survey, order: &[i32]) -> Self {
         let mut of: HashMap<i32, [Vec<u64>; 2]> = HashMap::new();
-        for id in order {
+        let mut order = order.to_vec();
+        order.sort_unstable();
+        for id in &order {
             let Some(file) = survey.files.get(id).filter(|file| file.behind != 0) else {
                 continue;
             };
