@@ -536,10 +536,10 @@ const REFUSED: &[Refused] = &[
     Refused { words: &[], options: &[], advice: &[("ACCEPT", "-")], says: "CKPT_ACCEPT: " },
     Refused { words: &[], options: &[], advice: &[("RESTART_NR", "x")], says: "CKPT_RESTART_NR: " },
     Refused { words: &[], options: &[], advice: &[("LOG_FILE", "/nowhere/log")], says: "CKPT_LOG_FILE=/nowhere/log" },
+    Refused { words: &[], options: &[], advice: &[("REPORT", "/nowhere/report")], says: "CKPT_REPORT=/nowhere/report" },
     // What is not done yet.
     Refused { words: &[], options: &[], advice: &[("IGNORE", "type=pipe")], says: "cannot be selected yet" },
     Refused { words: &[], options: &[], advice: &[("SUBSTITUTE", "1=2")], says: "substitution" },
-    Refused { words: &[], options: &[], advice: &[("REPORT", "/tmp/report")], says: "CKPT_REPORT" },
 ];
 
 #[test]

@@ -631,8 +631,14 @@ fn a_program_that_restarts_itself_obeys_too() {
             .args(["--self"])
             .env("CKPT_PRESERVE", "1")
             .env("CKPT_IGNORE", "3-60")
+            .env("CKPT_REPORT", scratch.file("report"))
             .descriptor(1, scratch.log("log"))
             .run();
+        // Nobody of it is left to tell how the call went.
+        let report = std::fs::read(scratch.file("report")).unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+        assert_eq!(report["outcome"], "restarting", "{report}");
+        assert_eq!(report["changes"].as_array().unwrap().len(), 9);
         assert_restarted(&outcome);
         assert_eq!(outcome.tasks.len(), 1);
         let task = outcome.tasks[0].0;
