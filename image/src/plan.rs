@@ -202,8 +202,13 @@ impl Planner {
     /// Tells which numbers the tasks other than the root have, where the whole
     /// image is known in advance.
     pub fn with_census(mut self, numbers: BTreeSet<i32>) -> Self {
-        self.census = Some(numbers);
+        self.foresee(numbers);
         self
+    }
+
+    /// As [`Planner::with_census`].
+    pub fn foresee(&mut self, numbers: BTreeSet<i32>) {
+        self.census = Some(numbers);
     }
 
     /// Tells that the image has one task, before its tables are planned.

@@ -6,9 +6,9 @@ use crate::error::Error;
 use ckpt_image::advice::Advice;
 use ckpt_image::caller::Caller;
 use ckpt_image::linux_cr::rewrite::Rewriter;
-use ckpt_image::linux_cr::survey::{Survey, Surveyor};
+use ckpt_image::linux_cr::survey::{Foreknowledge, Surveyor};
 use ckpt_image::plan::Planner;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -34,7 +34,7 @@ pub struct Request {
     advice: Advice,
     caller: Caller,
     sources: Sources,
-    census: Option<BTreeSet<i32>>,
+    foreknowledge: Option<Foreknowledge>,
     /// The tasks' pids, before the restart program gives them new ones.
     pids: OnceLock<Vec<i32>>,
     checked: bool,
@@ -94,7 +94,7 @@ impl Request {
             advice: advice.clone(),
             caller: bound,
             sources,
-            census: None,
+            foreknowledge: None,
             pids: OnceLock::new(),
             checked: false,
         };
@@ -103,11 +103,7 @@ impl Request {
     }
 
     fn planner(&self) -> Result<Planner, Error> {
-        let planner = Planner::new(&self.advice, self.caller.clone(), false)?;
-        Ok(match &self.census {
-            Some(census) => planner.with_census(census.clone()),
-            None => planner,
-        })
+        Ok(Planner::new(&self.advice, self.caller.clone(), false)?)
     }
 
     /// A rewriter for the image.
@@ -121,6 +117,9 @@ impl Request {
             caller::position(*fd).ok()
         });
         let mut rewriter = Rewriter::new(self.planner()?, offsets);
+        if let Some(known) = &self.foreknowledge {
+            rewriter.foresee(known.clone());
+        }
         if let Some(pids) = self.pids.get() {
             rewriter.name_tasks(pids.clone());
         }
@@ -155,7 +154,7 @@ impl Request {
         let mut surveyor = Surveyor::default();
         scan(&file, start, &mut surveyor)?;
         let (survey, _) = surveyor.finish()?;
-        self.census = Some(census(&survey));
+        self.foreknowledge = Some(survey.foreknowledge());
         self.name_tasks(survey.tasks.iter().map(|task| task.pid).collect());
         let mut rewriter = self.rewriter()?;
         scan(&file, start, &mut rewriter)?;
@@ -163,18 +162,6 @@ impl Request {
         self.checked = true;
         Ok(rewriter)
     }
-}
-
-/// Numbers that tasks other than the root's have.
-fn census(survey: &Survey) -> BTreeSet<i32> {
-    let root = survey.tasks.first().and_then(|task| task.table);
-    survey
-        .tables
-        .iter()
-        .filter(|(table, _)| Some(**table) != root)
-        .flat_map(|(_, table)| &table.descriptors)
-        .map(|desc| desc.number)
-        .collect()
 }
 
 /// Whoever reads an image and does not look at its pages.

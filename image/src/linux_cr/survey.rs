@@ -3,7 +3,7 @@
 //! Told every whole record in order, it knows at each moment what a kernel that
 //! has read as far knows. Memory grows with descriptors, never with pages.
 
-use super::layout::{Layout, file_type, fixed};
+use super::layout::{Layout, SOCKET_DEAD, UNIX_LINKED, Version, file_type, fixed};
 use super::records::{Prefix, Record, Sink, Splitter};
 use crate::Error;
 use crate::advice::Kind;
@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 const SIGNAL_TTY: usize = 312;
 const O_DIRECTORY: u32 = 0x10000;
 const TCP_ESTABLISHED: u8 = 1;
+const TCP_CLOSE: u8 = 7;
 const TCP_LISTEN: u8 = 10;
 /// Bytes of a unix socket's address that has no name.
 const SUN_FAMILY: u32 = 2;
@@ -107,16 +108,43 @@ pub struct Tty {
 }
 
 /// A socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Socket {
     /// [`Kind::Unix`] or [`Kind::Inet`].
     pub kind: Kind,
     /// Its state, of TCP_.
     pub state: u8,
-    /// It is bound to a name.
-    pub bound: bool,
+    /// What a unix socket is bound to.
+    pub name: Name,
+    /// The two addresses of a socket of the internet: its own, and the other
+    /// end's.
+    pub addresses: Option<[Address; 2]>,
     /// The file in front of whose body it is announced.
     pub inside: Option<i32>,
+    /// Nobody has it open: it only sent messages.
+    dead: bool,
+    /// It says itself that its queues follow.
+    pub buffers: bool,
+    /// It is of the internet and not connected: a restart opens it, and does
+    /// not read the queues that a checkpoint wrote of it (v20).
+    pub unread: bool,
+}
+
+/// sockaddr_in, without its padding.
+pub type Address = [u8; 8];
+
+/// What a unix socket is bound to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Name {
+    /// Nothing.
+    #[default]
+    None,
+    /// A path which it has lost.
+    Unlinked,
+    /// A path.
+    Path,
+    /// An abstract name.
+    Abstract,
 }
 
 impl Socket {
@@ -126,10 +154,36 @@ impl Socket {
         self.state == TCP_LISTEN
     }
 
+    /// It has no peer, or (of datagrams) needs none.
+    pub fn is_closed(&self) -> bool {
+        self.state == TCP_CLOSE
+    }
+
     /// Whether, restored, it takes its name: a connected one does not.
     pub fn takes_a_name(&self) -> bool {
-        self.bound && self.state != TCP_ESTABLISHED
+        let named = matches!(self.name, Name::Path | Name::Abstract);
+        named && self.state != TCP_ESTABLISHED
     }
+}
+
+/// What a file table leaves for its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// The watches of an epoll set, by its file.
+    Watches(i32),
+    /// The two queues of a socket.
+    Queues(i32),
+}
+
+/// What a pass over a whole image tells the one after it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Foreknowledge {
+    /// Numbers that tasks other than the root's have.
+    pub numbers: BTreeSet<i32>,
+    /// Files that more than one process needs.
+    pub shared: BTreeSet<i32>,
+    /// Ends of terminals which files are on.
+    pub masters: BTreeSet<i32>,
 }
 
 /// What is known of an image.
@@ -156,6 +210,10 @@ pub struct Survey {
     /// The pids that the image had before a restart program wrote new ones into
     /// its tree, in the order of the tree.
     pub names: Vec<i32>,
+    /// What the file table read last leaves for its end, in its order.
+    pub work: Vec<Work>,
+    /// The files behind which a pipe, socket or terminal is.
+    pub users: HashMap<i32, Vec<i32>>,
     /// The threads of each process, without its own.
     threads: HashMap<i32, Vec<i32>>,
     processes: usize,
@@ -171,6 +229,8 @@ pub struct Survey {
     pub(super) open_tty: Option<i32>,
     /// Sockets announced, whose address comes: a peer stands inside.
     open_sockets: Vec<(i32, Socket)>,
+    /// Sockets of the internet by their two addresses.
+    connected: HashMap<[Address; 2], i32>,
     pub(super) filling: Option<i32>,
     pub(super) named: Option<i32>,
     /// The first end of a pipe, whose contents come.
@@ -205,6 +265,65 @@ impl Survey {
     /// Whether the whole image is one process.
     pub fn is_one_process(&self) -> bool {
         self.processes <= 1
+    }
+
+    /// Whether no process comes after the one that is being read.
+    pub fn is_last_process(&self) -> bool {
+        let Some(current) = self.current else {
+            return self.is_one_process();
+        };
+        let process = self.tasks.get(current).map(|task| task.process);
+        let mut rest = self.tasks.iter().skip(current);
+        rest.all(|task| Some(task.process) == process)
+    }
+
+    /// The other end of a connection of the internet, if it is in the image.
+    pub fn other_end(&self, socket: &Socket) -> Option<i32> {
+        let [own, other] = socket.addresses?;
+        self.connected.get(&[other, own]).copied()
+    }
+
+    /// What the next pass over the same image may know, after the last record.
+    pub fn foreknowledge(&self) -> Foreknowledge {
+        let root = self.tasks.first().and_then(|task| task.table);
+        let others = self.tables.iter().filter(|(id, _)| Some(**id) != root);
+        let numbers = others.flat_map(|(_, table)| &table.descriptors);
+        let numbers = numbers.map(|desc| desc.number).collect();
+        let mut holder: HashMap<i32, i32> = HashMap::new();
+        let mut shared = BTreeSet::new();
+        let mut hold = |file: i32, process: i32| {
+            if *holder.entry(file).or_insert(process) != process {
+                shared.insert(file);
+            }
+        };
+        for task in &self.tasks {
+            let table = task.table.and_then(|id| self.tables.get(&id));
+            for desc in table.into_iter().flat_map(|table| &table.descriptors) {
+                hold(desc.file, task.process);
+                // A connection goes with both of its ends, or stays.
+                let file = self.files.get(&desc.file);
+                let socket = file.and_then(|file| self.sockets.get(&file.behind));
+                let other = socket.and_then(|socket| self.other_end(socket));
+                for &file in other
+                    .and_then(|end| self.users.get(&end))
+                    .into_iter()
+                    .flatten()
+                {
+                    hold(file, task.process);
+                }
+            }
+        }
+        let masters = self.masters.iter().copied().collect();
+        Foreknowledge {
+            numbers,
+            shared,
+            masters,
+        }
+    }
+
+    /// Takes account of what an earlier pass over the same image found.
+    pub fn foresee(&mut self, known: &Foreknowledge) {
+        self.masters.extend(&known.masters);
     }
 
     /// The process of the first task.
@@ -332,30 +451,54 @@ impl Survey {
             }
             fixed::SOCKET => {
                 let state = record.u8(version.socket_state)?;
+                let dead = record.u64(version.socket_flags)? & SOCKET_DEAD;
+                let buffers = match version.socket_buffers {
+                    Some(at) => record.u8(at)? != 0,
+                    None => false,
+                };
                 if let Some((_, socket)) = self.open_sockets.last_mut() {
                     socket.state = state;
+                    socket.dead = dead != 0;
+                    socket.buffers = buffers;
                 }
             }
             kind if kind == version.socket_unix => {
-                let bound = record.u32(version.unix_name_len)? > SUN_FAMILY;
-                self.socket(Kind::Unix, bound);
+                let name = unix_name(record, version)?;
+                self.socket(version, |socket| {
+                    socket.kind = Kind::Unix;
+                    socket.name = name;
+                });
             }
-            kind if kind == version.socket_unix + 1 => self.socket(Kind::Inet, true),
+            kind if kind == version.socket_unix + 1 => {
+                let addresses = inet_addresses(record)?;
+                self.socket(version, |socket| {
+                    socket.kind = Kind::Inet;
+                    socket.addresses = Some(addresses);
+                });
+            }
             _ => {}
         }
         Ok(())
     }
 
     /// A SOCKET's family and name are told by the record after it.
-    fn socket(&mut self, kind: Kind, bound: bool) {
-        if let Some((id, socket)) = self.open_sockets.pop() {
-            let socket = Socket {
-                kind,
-                bound,
-                ..socket
-            };
-            self.sockets.insert(id, socket);
+    fn socket(&mut self, version: &Version, tell: impl FnOnce(&mut Socket)) {
+        let Some((id, mut socket)) = self.open_sockets.pop() else {
+            return;
+        };
+        tell(&mut socket);
+        let bound = socket
+            .addresses
+            .is_some_and(|[own, _]| own != Address::default());
+        socket.unread = version.closed_queues_unread && socket.is_closed() && bound;
+        if !socket.is_listening() && !socket.dead {
+            self.work.push(Work::Queues(id));
         }
+        let connected = !socket.is_listening() && !socket.is_closed();
+        if let Some(addresses) = socket.addresses.filter(|_| connected) {
+            self.connected.insert(addresses, id);
+        }
+        self.sockets.insert(id, socket);
     }
 
     fn objref(&mut self, record: &Record<'_>, layout: &Layout) -> Result<(), Error> {
@@ -387,8 +530,12 @@ impl Survey {
                 let socket = Socket {
                     kind: Kind::Other,
                     state: 0,
-                    bound: false,
+                    name: Name::None,
+                    addresses: None,
                     inside: self.open_file,
+                    dead: false,
+                    buffers: false,
+                    unread: false,
                 };
                 self.open_sockets.push((object, socket));
             }
@@ -551,8 +698,15 @@ impl Survey {
         let first_end = matches!(file.file_type, file_type::PIPE | file_type::FIFO)
             && !self.queued.contains_key(&file.behind);
         self.filled = first_end.then_some(id);
-        if file.file_type == file_type::TTY {
-            self.masters.insert(file.behind);
+        match file.file_type {
+            file_type::TTY => {
+                self.masters.insert(file.behind);
+            }
+            file_type::EPOLL => self.work.push(Work::Watches(id)),
+            _ => {}
+        }
+        if file.behind != 0 {
+            self.users.entry(file.behind).or_default().push(id);
         }
         self.files.insert(id, file);
         Ok(())
@@ -580,8 +734,8 @@ impl Survey {
     }
 }
 
-/// Whether a record may matter to a survey: small ones, and the arrays of
-/// tasks and watches. Memory pages never do.
+/// Whether a record may matter to a survey: small ones, announcements (of any
+/// length), and the arrays of tasks and watches. Memory pages never do.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Interest {
     array: bool,
@@ -600,7 +754,8 @@ impl Interest {
                 || prefix.kind == fixed::EPOLL_ITEMS
         });
         prefix.len <= Self::SMALL
-            || prefix.kind == fixed::PIPE_BUF
+            || (fixed::FILE_TABLE..=fixed::EPOLL_ITEMS).contains(&prefix.kind)
+            || prefix.kind == fixed::OBJREF
             || (array && prefix.kind == fixed::BUFFER)
     }
 }
@@ -671,4 +826,29 @@ impl Surveyor {
         self.splitter.finish()?;
         Ok((self.state.survey, self.state.layout))
     }
+}
+
+fn unix_name(record: &Record<'_>, version: &Version) -> Result<Name, Error> {
+    if record.u32(version.unix_name_len)? <= SUN_FAMILY {
+        return Ok(Name::None);
+    }
+    let path = record.u8(version.unix_name + SUN_FAMILY as usize)? != 0;
+    let linked = record.u32(version.unix_flags)? & UNIX_LINKED != 0;
+    Ok(match (path, linked) {
+        (false, _) => Name::Abstract,
+        (true, true) => Name::Path,
+        (true, false) => Name::Unlinked,
+    })
+}
+
+/// The addresses of an internet socket are the last that it has.
+fn inet_addresses(record: &Record<'_>) -> Result<[Address; 2], Error> {
+    let at = record.bytes.len().saturating_sub(40);
+    let address = |length: usize, at: usize| -> Result<Address, Error> {
+        match record.u32(length)? {
+            0 => Ok(Address::default()),
+            _ => record.field(at),
+        }
+    };
+    Ok([address(at, at + 8)?, address(at + 4, at + 24)?])
 }

@@ -4,7 +4,7 @@ use super::{Editor, FMODE_LSEEK};
 use crate::Error;
 use crate::advice::Kind;
 use crate::caller::CallerFile;
-use crate::linux_cr::layout::{file_type, fixed};
+use crate::linux_cr::layout::{Order, file_type, fixed};
 use crate::linux_cr::survey::Survey;
 use std::collections::BTreeSet;
 
@@ -24,11 +24,8 @@ impl Editor {
     /// An object that was given a caller's file in a rewriting before this one
     /// is needed, and its number has been given away again.
     pub(super) fn refuse_given(&self, object: i32) -> Result<(), Error> {
-        if !self
-            .given
-            .values()
-            .any(|&given| object == given || object == given + 1)
-        {
+        let given = |&given: &i32| object == given || object == given + 1;
+        if !self.given.values().any(given) && !self.own.is_ours(object) {
             return Ok(());
         }
         Err(Error::unsupported(
@@ -78,7 +75,7 @@ impl Editor {
         let Some(layout) = self.layout else {
             return Ok(());
         };
-        let mut block = Block(announce);
+        let mut block = Block(announce, layout.order);
         block.start(fixed::OBJREF, 16);
         block.u32(layout.version.file_object);
         block.i32(object);
@@ -104,10 +101,10 @@ impl Editor {
         }
         let name_len = u32::try_from(file.name.len()).unwrap_or(u32::MAX);
         block.start(fixed::FILE_NAME, name_len.saturating_add(9));
-        announce.extend_from_slice(&file.name);
-        announce.push(0);
+        block.0.extend_from_slice(&file.name);
+        block.0.push(0);
         if fifo {
-            Block(announce).start(fixed::PIPE_BUF, 8);
+            block.start(fixed::PIPE_BUF, 8);
         }
         Ok(())
     }
@@ -153,13 +150,14 @@ impl Editor {
 
     pub(super) fn add(&mut self, number: i32, from: i32) {
         let object = self.given[&self.description(from)];
-        let close_on_exec = self
-            .planner
-            .caller()
-            .files
-            .get(&from)
-            .is_some_and(|file| file.close_on_exec);
-        let mut block = Block(&mut self.out);
+        let given = self.planner.caller().files.get(&from);
+        let close_on_exec = given.is_some_and(|file| file.close_on_exec);
+        self.descriptor(object, number, close_on_exec);
+    }
+
+    pub(super) fn descriptor(&mut self, object: i32, number: i32, close_on_exec: bool) {
+        let order = self.order();
+        let mut block = Block(&mut self.out, order);
         block.start(fixed::FILE_DESC, 24);
         block.i32(object);
         block.i32(number);
@@ -168,24 +166,24 @@ impl Editor {
     }
 }
 
-/// Writes records, in the byte order of the machines whose images are edited.
-struct Block<'a>(&'a mut Vec<u8>);
+/// Writes records.
+pub struct Block<'a>(pub &'a mut Vec<u8>, pub Order);
 
 impl Block<'_> {
-    fn start(&mut self, kind: u32, len: u32) {
+    pub fn start(&mut self, kind: u32, len: u32) {
         self.u32(kind);
         self.u32(len);
     }
 
-    fn u32(&mut self, value: u32) {
-        self.0.extend_from_slice(&value.to_le_bytes());
+    pub fn u32(&mut self, value: u32) {
+        self.0.extend_from_slice(&self.1.bytes(value));
     }
 
-    fn i32(&mut self, value: i32) {
-        self.0.extend_from_slice(&value.to_le_bytes());
+    pub fn i32(&mut self, value: i32) {
+        self.u32(value.cast_unsigned());
     }
 
     fn u64(&mut self, value: u64) {
-        self.0.extend_from_slice(&value.to_le_bytes());
+        self.0.extend_from_slice(&self.1.long_bytes(value));
     }
 }
