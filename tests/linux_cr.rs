@@ -123,8 +123,6 @@ fn demand(name: &str, ignored: &str) -> Demand {
     match name {
         // Its session leader dies with the terminal while it is looked at, and needs the pids of the image.
         "pty-ctty" => Demand::Nothing,
-        // One of those that share the table only.
-        "shared-table" if ignored.contains(':') => Demand::Refusal,
         _ => Demand::Same,
     }
 }

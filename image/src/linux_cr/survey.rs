@@ -186,6 +186,14 @@ pub struct Foreknowledge {
     pub masters: BTreeSet<i32>,
 }
 
+/// What goes as a whole or stays.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Whole {
+    File(i32),
+    /// The files behind which one pipe is, or the ends of one connection.
+    Behind(i32),
+}
+
 /// What is known of an image.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
@@ -289,35 +297,42 @@ impl Survey {
         let others = self.tables.iter().filter(|(id, _)| Some(**id) != root);
         let numbers = others.flat_map(|(_, table)| &table.descriptors);
         let numbers = numbers.map(|desc| desc.number).collect();
-        let mut holder: HashMap<i32, i32> = HashMap::new();
-        let mut shared = BTreeSet::new();
-        let mut hold = |file: i32, process: i32| {
-            if *holder.entry(file).or_insert(process) != process {
-                shared.insert(file);
-            }
+        let held = || {
+            self.tasks.iter().flat_map(|task| {
+                let table = task.table.and_then(|id| self.tables.get(&id));
+                let descriptors = table.into_iter().flat_map(|table| &table.descriptors);
+                descriptors.map(|desc| (task.process, desc.file))
+            })
         };
-        for task in &self.tasks {
-            let table = task.table.and_then(|id| self.tables.get(&id));
-            for desc in table.into_iter().flat_map(|table| &table.descriptors) {
-                hold(desc.file, task.process);
-                // A connection goes with both of its ends, or stays.
-                let file = self.files.get(&desc.file);
-                let socket = file.and_then(|file| self.sockets.get(&file.behind));
-                let other = socket.and_then(|socket| self.other_end(socket));
-                for &file in other
-                    .and_then(|end| self.users.get(&end))
-                    .into_iter()
-                    .flatten()
-                {
-                    hold(file, task.process);
-                }
-            }
+        // Pipes and connections go with both of their ends, or stay.
+        let mut holders: HashMap<Whole, Option<i32>> = HashMap::new();
+        for (process, file) in held() {
+            let holder = holders.entry(self.whole(file)).or_insert(Some(process));
+            *holder = holder.filter(|&other| other == process);
         }
+        let shared = held().map(|(_, file)| file);
+        let shared = shared.filter(|file| holders.get(&self.whole(*file)) == Some(&None));
+        let shared = shared.collect();
         let masters = self.masters.iter().copied().collect();
         Foreknowledge {
             numbers,
             shared,
             masters,
+        }
+    }
+
+    fn whole(&self, id: i32) -> Whole {
+        let Some(file) = self.files.get(&id) else {
+            return Whole::File(id);
+        };
+        match file.file_type {
+            file_type::PIPE => Whole::Behind(file.behind),
+            file_type::SOCKET => {
+                let socket = self.sockets.get(&file.behind);
+                let other = socket.and_then(|socket| self.other_end(socket));
+                Whole::Behind(other.map_or(file.behind, |other| other.min(file.behind)))
+            }
+            _ => Whole::File(id),
         }
     }
 

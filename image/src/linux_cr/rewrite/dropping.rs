@@ -52,39 +52,41 @@ impl Editor {
             .difference(dropped)
             .filter_map(|file| self.fifo(*file))
             .collect();
+        let mut ends: BTreeMap<i32, usize> = BTreeMap::new();
+        for file in dropped.iter().filter(|file| self.is_sole(**file, here)) {
+            let behind = self.survey.files.get(file).map_or(0, |file| file.behind);
+            *ends.entry(behind).or_default() += 1;
+        }
+        let complete = |behind: i32| {
+            let users = self.survey.users.get(&behind).map_or(0, Vec::len);
+            ends.get(&behind) == Some(&users)
+        };
         dropped
             .iter()
-            .map(|file| (*file, self.left(*file, dropped, here)))
+            .map(|file| (*file, self.left(*file, here, &complete)))
             .filter(|(_, left)| *left != Left::Stays)
             .filter(|(file, _)| self.fifo(*file).is_none_or(|pipe| !open.contains(&pipe)))
             .collect()
     }
 
-    fn left(&self, id: i32, dropped: &BTreeSet<i32>, here: &BTreeSet<i32>) -> Left {
+    /// * `complete`: whether this table drops all files behind which something is.
+    fn left(&self, id: i32, here: &BTreeSet<i32>, complete: &dyn Fn(i32) -> bool) -> Left {
         let Some(file) = self.survey.files.get(&id) else {
             return Left::Stays;
         };
-        let ends = || self.survey.users.get(&file.behind).into_iter().flatten();
-        let all_here = || ends().all(|end| dropped.contains(end) && self.is_sole(*end, here));
         let otherwise = |gone: bool| if gone { Left::Gone } else { Left::Stays };
         match file.file_type {
             file_type::GENERIC | file_type::EVENTFD | file_type::FIFO | file_type::TTY => {
                 Left::HeldBack
             }
-            file_type::PIPE => otherwise(all_here()),
+            file_type::PIPE => otherwise(complete(file.behind)),
             file_type::EPOLL => otherwise(self.is_sole(id, here)),
             file_type::SOCKET => match self.survey.sockets.get(&file.behind) {
                 Some(socket) if socket.inside != Some(id) => Left::Stays,
                 Some(socket) if socket.is_listening() || socket.unread => Left::HeldBack,
                 Some(socket) if socket.kind == Kind::Inet => {
-                    let end = self.survey.other_end(socket);
-                    let mut users = end
-                        .and_then(|end| self.survey.users.get(&end))
-                        .into_iter()
-                        .flatten();
-                    let kept =
-                        !users.all(|file| dropped.contains(file) || self.removed.contains(file));
-                    otherwise(self.is_sole(id, here) && !kept)
+                    let other = self.survey.other_end(socket);
+                    otherwise(complete(file.behind) && other.is_none_or(complete))
                 }
                 _ => Left::Stays,
             },
