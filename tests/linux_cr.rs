@@ -181,6 +181,62 @@ fn what_is_ignored_is_gone_also_when_the_image_comes_through_a_pipe() {
     every_row(Feed::Pipe);
 }
 
+/// A port, path, name or terminal that is somebody else's by now stays theirs, and does not hinder the restart.
+#[test]
+fn what_is_dropped_touches_nothing() {
+    if !harness::is_root() {
+        return;
+    }
+    type Obstacle = fn();
+    let cases: &[(&str, &str, Obstacle)] = &[
+        ("files", "3-9", || {
+            std::fs::remove_file("/mnt/files/a").unwrap();
+            std::fs::remove_file("/mnt/files/b").unwrap();
+        }),
+        ("fifo", "3-5", || {
+            std::fs::remove_file("/mnt/fifo/ff").unwrap();
+        }),
+        ("tcp-listen", "3", || take_port(7001)),
+        ("tcp-conn", "3-5", || take_port(7003)),
+        ("unix-listen", "3", || {
+            std::fs::write("/mnt/unix-listen/sock", "mine").unwrap();
+        }),
+        ("unix-dgram", "3", || {
+            std::fs::write("/mnt/unix-dgram/dsock", "mine").unwrap();
+        }),
+        ("pty", "3-4", || {
+            // The image's index is among the first.
+            let taken: Vec<File> = (0..4).map(|_| File::open("/dev/ptmx").unwrap()).collect();
+            std::mem::forget(taken);
+        }),
+    ];
+    for &(name, ignored, obstacle) in cases {
+        for feed in [Feed::File, Feed::Pipe] {
+            let mut outcome = restart(name)
+                .feed(feed)
+                .prepare(obstacle)
+                .env("CKPT_IGNORE", ignored)
+                .run();
+            assert_restarted(&outcome);
+            outcome.enter(move || {
+                for path in ["/mnt/unix-listen/sock", "/mnt/unix-dgram/dsock"] {
+                    if let Ok(contents) = std::fs::read_to_string(path) {
+                        assert_eq!(contents, "mine", "{name}");
+                    } else {
+                        assert!(!name.starts_with("unix") || !path.contains(name), "{name}");
+                    }
+                }
+            });
+            assert_eq!(exit_code(outcome.finish()), 0, "{name}");
+        }
+    }
+}
+
+/// Somebody in the world listens there.
+fn take_port(port: u16) {
+    std::mem::forget(std::net::TcpListener::bind(("127.0.0.1", port)).unwrap());
+}
+
 #[test]
 fn standard_descriptors_are_the_callers() {
     if !harness::is_root() {
