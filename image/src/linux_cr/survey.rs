@@ -225,6 +225,8 @@ pub struct Survey {
     /// The threads of each process, without its own.
     threads: HashMap<i32, Vec<i32>>,
     processes: usize,
+    /// From this task on all are of one process.
+    last_from: usize,
     /// Terminals of which a file of the image is the master.
     masters: HashSet<i32>,
     current: Option<usize>,
@@ -277,12 +279,7 @@ impl Survey {
 
     /// Whether no process comes after the one that is being read.
     pub fn is_last_process(&self) -> bool {
-        let Some(current) = self.current else {
-            return self.is_one_process();
-        };
-        let process = self.tasks.get(current).map(|task| task.process);
-        let mut rest = self.tasks.iter().skip(current);
-        rest.all(|task| Some(task.process) == process)
+        self.current.unwrap_or(0) >= self.last_from
     }
 
     /// The other end of a connection of the internet, if it is in the image.
@@ -591,6 +588,13 @@ impl Survey {
             });
         }
         self.rename();
+        let last = self.tasks.last().map(|task| task.process);
+        let others = |task: &Task| Some(task.process) != last;
+        self.last_from = self
+            .tasks
+            .iter()
+            .rposition(others)
+            .map_or(0, |index| index + 1);
         for task in &self.tasks {
             if task.pid == task.process {
                 self.processes += 1;

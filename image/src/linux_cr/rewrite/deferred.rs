@@ -9,7 +9,7 @@ use crate::Error;
 use crate::linux_cr::layout::{Layout, Order, fixed};
 use crate::linux_cr::records::{Prefix, Record};
 use crate::linux_cr::survey::{Survey, Work};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The raw page of a fragment.
 const PAGE: u64 = 4096;
@@ -40,7 +40,7 @@ pub struct Deferred {
     work: VecDeque<Work>,
     queues: BTreeMap<i32, Queues>,
     /// Epoll sets that are not restored.
-    sets: Vec<i32>,
+    sets: BTreeSet<i32>,
     /// The socket whose queues are read, and how many of them were begun.
     socket: Option<(i32, u8)>,
     /// Messages of a queue that is taken out, and what of the last one comes.
@@ -57,7 +57,7 @@ impl Deferred {
     ///
     /// * `queues`: the sockets of which something is taken out.
     /// * `sets`: epoll sets that are not restored.
-    pub fn new(survey: &mut Survey, queues: BTreeMap<i32, Queues>, sets: Vec<i32>) -> Self {
+    pub fn new(survey: &mut Survey, queues: BTreeMap<i32, Queues>, sets: BTreeSet<i32>) -> Self {
         let mut work = std::mem::take(&mut survey.work);
         // Where sockets say whether they have queues, those that do not have none.
         let says = |work: &Work| match work {
@@ -113,10 +113,9 @@ impl Deferred {
         match record.prefix.kind {
             fixed::EPOLL_ITEMS => {
                 let set = record.i32(8)?;
-                if !self.sets.contains(&set) {
+                if !self.sets.remove(&set) {
                     return Ok(Becomes::Itself);
                 }
-                self.sets.retain(|&other| other != set);
                 self.items = record.u32(12)? > 0;
                 Ok(Becomes::Nothing)
             }
