@@ -9,7 +9,6 @@
 //! comes.
 
 use crate::state::{State, state};
-use ckpt_image::advice::{Action, Target};
 use ckpt_image::linux_cr::begins_like_an_image;
 use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_restart::call::{self, Shape};
@@ -25,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
 /// the restart program opens.
 const ABOVE: i32 = 512;
 
-/// Descriptors to preserve, as they were when the program started.
+/// Descriptors that advice takes, as they were when the program started.
 static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 /// Some of them are not copied yet.
 static KEEPING: AtomicBool = AtomicBool::new(false);
@@ -46,33 +45,19 @@ static SEEN: AtomicPtr<AtomicBool> = AtomicPtr::new(std::ptr::null_mut());
 const PREFIX: [u8; 8] = [1, 0, 0, 0, 72, 0, 0, 0];
 const FIRST_RECORD: usize = 72;
 
-/// A descriptor to preserve.
+/// A descriptor that advice takes.
 struct Kept {
     number: i32,
     identity: (u64, u64),
     copy: Option<i32>,
 }
 
-/// Before main: notes which descriptors are to be preserved.
+/// Before main: notes which descriptors advice takes.
 pub fn start(state: &State) {
-    let settings = &state.settings;
-    let mut numbers: Vec<i32> = Vec::new();
-    for item in &settings.advice.items {
-        match (&item.action, &item.target) {
-            (Action::Ignore, _) => {}
-            (_, Target::Number(number)) => numbers.push(*number),
-            (_, Target::Range(from, to)) => {
-                let range = *from..=to.unwrap_or(i32::MAX);
-                let open = caller::open_numbers().unwrap_or_default();
-                numbers.extend(open.into_iter().filter(|number| range.contains(number)));
-            }
-            _ => {}
-        }
-    }
-    numbers.sort_unstable();
-    numbers.dedup();
+    let advice = &state.settings.advice;
+    let open = caller::open_numbers().unwrap_or_default();
     let mut kept = KEPT.lock();
-    for number in numbers {
+    for number in open.into_iter().filter(|&n| advice.wants(n)) {
         if let Ok(identity) = caller::identity(number) {
             kept.push(Kept {
                 number,
@@ -192,7 +177,7 @@ fn head<'a>(fd: c_int, bytes: impl FnOnce() -> &'a [u8]) {
     errno::set(errno);
 }
 
-/// Before a number is closed or replaced: a descriptor to preserve is copied.
+/// Before a number is closed or replaced: one that advice takes is copied.
 pub fn before_closing(fd: c_int) {
     if !KEEPING.load(Ordering::Relaxed) || REQUEST.get().is_some() {
         return;
@@ -319,6 +304,7 @@ fn prepare(state: &State, fd: c_int, start: Option<u64>) -> Result<Option<Reques
         if settings.dry_run {
             return Err(Error::DryRun);
         }
+        request.hold(ABOVE)?;
     }
     debug!("advice is ready for the restart");
     Ok(Some(request))
