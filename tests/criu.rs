@@ -522,6 +522,8 @@ const REFUSED: &[Refused] = &[
     // What cannot be meant.
     Refused { words: &[], options: &[], advice: &[("PRESERVE", "70")], says: "descriptor 70 is not open here" },
     Refused { words: &["7=reg:@f"], options: &[], advice: &[("PRESERVE", "30")], says: "needs descriptor 30" },
+    Refused { words: &[], options: &[], advice: &[("SUBSTITUTE", "1=70")], says: "descriptor 70 is not open here" },
+    Refused { words: &[], options: &[], advice: &[("SUBSTITUTE", "1=30")], says: "needs descriptor 1 for writing, and the caller's 30 is not" },
     Refused { words: &[], options: &[], advice: &[("PRESERVE", "1")], says: "needs descriptor 1 for writing" },
     Refused { words: &[], options: &[], advice: &[("IGNORE", "12"), ("STRICT", "strict")], says: "no task has 12; open are 0-2" },
     Refused { words: &[], options: &[], advice: &[("IGNORE", "0"), ("DRY_RUN", "1")], says: "plan: task" },
@@ -537,8 +539,6 @@ const REFUSED: &[Refused] = &[
     Refused { words: &[], options: &[], advice: &[("RESTART_NR", "x")], says: "CKPT_RESTART_NR: " },
     Refused { words: &[], options: &[], advice: &[("LOG_FILE", "/nowhere/log")], says: "CKPT_LOG_FILE=/nowhere/log" },
     // What is not done yet.
-    Refused { words: &[], options: &[], advice: &[("IGNORE", "type=pipe")], says: "cannot be selected yet" },
-    Refused { words: &[], options: &[], advice: &[("SUBSTITUTE", "1=2")], says: "substitution" },
     Refused { words: &[], options: &[], advice: &[("REPORT", "/tmp/report")], says: "CKPT_REPORT" },
 ];
 
@@ -752,6 +752,9 @@ fn a_restore_over_rpc_obeys() {
             .fd(8, &given)
     });
     assert!(success, "{said}");
+    let log = world.path("log");
+    let (success, said) = over_rpc(&image, |r| r.advice("SUBSTITUTE", &format!("7={log}")));
+    assert!(success && fs::exists(&log).expect("seen"), "{said}");
     let (success, said) = over_rpc(&image, |r| r.advice("PRESERVE", "one"));
     assert!(
         !success && said.contains("CKPT_PRESERVE: \"one\""),
@@ -886,15 +889,15 @@ fn selectors_that_match_nothing_are_told_with_what_there_is() {
     for (item, says) in [
         (
             "/nowhere",
-            "no task has file of such a path; the image has /dev/null",
+            "no task has a file of such a path; the image has /dev/null",
         ),
         (
             "type=bpf",
-            "no task has descriptor of kind bpf; the image has chr, pipe",
+            "no task has a descriptor of kind bpf; the image has chr, pipe",
         ),
         (
             "id=9999",
-            "no task has descriptor of 9999; the image has 1, 2",
+            "no task has a descriptor of 9999; the image has ",
         ),
     ] {
         let restore = image.restore().advice("IGNORE", item);
@@ -921,6 +924,7 @@ fn a_number_of_the_callers_takes_the_place_of_others() {
         }
         assert!(!restored.links(*task).contains_key(&40));
     }
+    drop(restored);
     let said = image.restore().advice("SUBSTITUTE", "7=40").run().refused();
     assert!(said.contains("40 is not open here"), "{said}");
 }
@@ -1066,4 +1070,38 @@ fn a_rewritten_image_opens_a_path_without_the_library() {
     assert!(restored.same((image.root, 7), (image.root, 8)));
     assert!(!restored.same((image.root, 7), (image.root, 9)));
     assert_eq!(fs::read_to_string(&other).expect("text"), "text");
+}
+
+#[test]
+fn a_fifo_is_opened_by_its_path_without_waiting() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &["1=append:@log", "7=ro:@f", "count"], &[]) else {
+        return;
+    };
+    let fifo = world.path("fifo");
+    harness::world::make_fifo(fifo.as_ref()).expect("a fifo");
+    let restore = image.restore().advice("SUBSTITUTE", &format!("1={fifo}"));
+    let outcome = restore.run();
+    assert!(
+        outcome.said.contains("start the reader first"),
+        "{}",
+        outcome.said
+    );
+    drop(outcome);
+    let (read, write) = (true, true);
+    let mut reader = File::options()
+        .read(read)
+        .write(write)
+        .open(&fifo)
+        .expect("the fifo");
+    let list = format!("7={fifo},1={fifo}");
+    let restored = image.restore().advice("SUBSTITUTE", &list).run().restored();
+    assert_eq!(restored.links(image.root)[&7], fifo);
+    for number in [1, 7] {
+        let flags = restored.info(image.root, number, "flags").expect("flags");
+        let flags = i32::from_str_radix(&flags, 8).expect("octal");
+        assert_eq!(flags & libc::O_NONBLOCK, 0);
+    }
+    let mut first = [0; 1];
+    reader.read_exact(&mut first).expect("the program counts");
 }

@@ -699,7 +699,7 @@ fn selectors_that_match_nothing_are_told_with_what_there_is() {
         (
             "CKPT_IGNORE",
             "/nowhere/*",
-            "no task has file of such a path",
+            "no task has a file of such a path",
         ),
         (
             "CKPT_IGNORE",
@@ -709,7 +709,7 @@ fn selectors_that_match_nothing_are_told_with_what_there_is() {
         (
             "CKPT_IGNORE",
             "id=999",
-            "no task has descriptor of 999; the image has 8, 9, 10",
+            "no task has a descriptor of 999; the image has 8, 9, 10",
         ),
         (
             "CKPT_SUBSTITUTE",

@@ -17,7 +17,7 @@ mod unmatched;
 pub use unmatched::ranges;
 
 use crate::Error;
-use crate::advice::{Action, Advice, Item, Kind, Source, Strictness};
+use crate::advice::{Action, Advice, Item, Kind, Source, Strictness, Target};
 use crate::caller::{Access, Caller, NoPaths, Paths};
 use giving::Given;
 use std::borrow::Cow;
@@ -185,24 +185,25 @@ impl Planner {
     pub fn new(advice: &Advice, caller: Caller, shares: bool) -> Result<Self, Error> {
         let mut bound = Vec::with_capacity(advice.items.len());
         for item in &advice.items {
-            let wanted = match (&item.action, item.target.numbers()) {
-                (Action::Ignore | Action::Substitute(Source::Path(_)), _) => None,
-                (Action::Substitute(Source::Descriptor(number)), _) => Some((*number, *number)),
-                (Action::Preserve | Action::Add, numbers) => numbers,
+            let (named, range) = match (&item.action, &item.target) {
+                (Action::Ignore | Action::Substitute(Source::Path(_)), _) => (None, None),
+                (Action::Substitute(Source::Descriptor(number)), _) => (Some(*number), None),
+                (_, Target::Number(number)) => (Some(*number), None),
+                (_, target) => (None, target.numbers()),
             };
-            let given: Vec<i32> = wanted
-                .iter()
-                .flat_map(|&(from, to)| caller.files.range(from..=to))
-                .map(|(number, _)| *number)
-                .collect();
-            if let (Some((from, to)), true) = (wanted, given.is_empty())
-                && from == to
-            {
+            if let Some(number) = named.filter(|number| !caller.files.contains_key(number)) {
                 return Err(Error::NotOpen {
                     item: item.to_string(),
-                    number: from,
+                    number,
                 });
             }
+            let in_range = range
+                .iter()
+                .flat_map(|&(from, to)| caller.files.range(from..=to));
+            let given: Vec<i32> = named
+                .into_iter()
+                .chain(in_range.map(|(number, _)| *number))
+                .collect();
             if !shares {
                 for number in &given {
                     let file = &caller.files[number];
@@ -374,7 +375,7 @@ impl Planner {
 mod tests {
     use super::*;
     use crate::advice::parse_list;
-    use crate::caller::CallerFile;
+    use crate::caller::{CallerFile, CannotOpen, Opened, Opening};
 
     fn advice(ignore: &str, preserve: &str) -> Advice {
         let mut items = parse_list(
@@ -535,6 +536,206 @@ mod tests {
                 "CKPT_IGNORE=12: no task has 12; open are 0-2, 9",
                 "CKPT_IGNORE=99:1: the image has no task 99 with descriptors; it has 10",
                 "CKPT_IGNORE=10:5: task 10 has no 5; open there: 0-2, 9",
+            ]
+        );
+    }
+
+    /// Everything that is looked for is a regular file of 100 bytes, but what
+    /// begins with `/no/` or `/d/`; those in `/open/` were opened for both.
+    struct World;
+
+    impl Paths for World {
+        fn kind(&self, path: &[u8]) -> Kind {
+            match path.starts_with(b"/d/") {
+                true => Kind::Dir,
+                false => Kind::Reg,
+            }
+        }
+
+        fn look(&self, opening: &Opening) -> Result<Opened, CannotOpen> {
+            if opening.path.starts_with(b"/no/") {
+                return Err(CannotOpen {
+                    errno: libc::ENOENT,
+                    why: "not there".to_owned(),
+                });
+            }
+            let mut file = caller(&[0], libc::O_RDWR).files.remove(&0).unwrap();
+            file.access = match opening.path.starts_with(b"/open/") {
+                true => Access::of_flags(libc::O_RDWR),
+                false => opening.access,
+            };
+            Ok(Opened {
+                file,
+                position: opening.start(100),
+                missing: false,
+            })
+        }
+
+        fn open(&self, opening: &Opening) -> Result<Opened, CannotOpen> {
+            self.look(opening)
+        }
+    }
+
+    fn substitutes(list: &str) -> Planner {
+        let stand_in = Action::Substitute(Source::Descriptor(0));
+        let mut advice = advice("", "");
+        advice.items = parse_list("CKPT_SUBSTITUTE", list.as_bytes(), &stand_in, 1024).unwrap();
+        let caller = caller(&[0, 1, 2, 7], libc::O_RDWR);
+        Planner::new(&advice, caller, true)
+            .unwrap()
+            .with_paths(Box::new(World))
+    }
+
+    fn of_kind(number: i32, description: u64, kind: Kind, path: &str) -> Descriptor<'static> {
+        let mut descriptor = descriptors(&[(number, description)]).remove(0);
+        descriptor.kind = kind;
+        descriptor.path = Some(Cow::Owned(path.as_bytes().to_vec()));
+        descriptor.position = Some(30);
+        descriptor
+    }
+
+    fn log() -> Vec<Descriptor<'static>> {
+        vec![
+            of_kind(1, 1, Kind::Reg, "/var/log"),
+            of_kind(2, 1, Kind::Reg, "/var/log"),
+            of_kind(3, 2, Kind::Pipe, ""),
+            of_kind(4, 3, Kind::Reg, "/d/here"),
+        ]
+    }
+
+    #[test]
+    fn paths_kinds_and_identifiers_mean_every_task() {
+        for (list, root, child) in [
+            ("/var/*", vec![1, 2], vec![1, 2]),
+            ("type=pipe", vec![3], vec![3]),
+            ("11:type=pipe", vec![], vec![3]),
+            ("id=1", vec![1, 2], vec![1, 2]),
+            ("root:id=1", vec![1, 2], vec![]),
+            ("type=reg", vec![1, 2, 4], vec![1, 2, 4]),
+            ("/,/var", vec![], vec![]),
+        ] {
+            let mut p = planner(list, "");
+            for (pid, expected) in [(10, root), (11, child)] {
+                let plan = p.table(&[pid], pid == 10, &log()).unwrap();
+                let is = plan.fates.iter().map(|fate| *fate == Fate::Drop);
+                let dropped: Vec<i32> = (1..).zip(is).filter(|d| d.1).map(|d| d.0).collect();
+                assert_eq!(dropped, expected, "{list} in {pid}");
+            }
+        }
+    }
+
+    #[test]
+    fn where_the_image_does_not_tell_the_kind_the_path_does() {
+        let mut p = substitutes("type=dir=7");
+        let mut log = log();
+        log[3].kind_by_path = true;
+        let plan = p.table(&[10], true, &log).unwrap();
+        let given = Fate::Give(Origin::Descriptor(7));
+        assert_eq!(plan.fates, [Fate::Keep, Fate::Keep, Fate::Keep, given]);
+    }
+
+    #[test]
+    fn one_path_is_one_description() {
+        let mut p = substitutes("1=/a,2=/a,3=/b");
+        let plan = p.table(&[10], true, &log()).unwrap();
+        let [a, b] = [0, 1].map(|index| Fate::Give(Origin::Path(index)));
+        assert_eq!(plan.fates, [a, a, b, Fate::Keep]);
+        // A pipe had no offset, the file had.
+        assert_eq!((p.position(0), p.position(1)), (30, 100));
+        // The child's 3 is opened for what it needs, which the parent's can do.
+        let child = p.table(&[11], false, &log()).unwrap();
+        assert_eq!(child, plan);
+        assert_eq!(p.openings().len(), 2);
+        assert_eq!(p.opening(0).unwrap().flags(), libc::O_WRONLY);
+        assert_eq!(p.opening(1).unwrap().flags(), libc::O_RDWR);
+    }
+
+    #[test]
+    fn what_cannot_share_a_description_has_its_own() {
+        let mut p = substitutes("1=/a,4=/a");
+        let mut appending = log();
+        appending[0].append = true;
+        let plan = p.table(&[10], true, &appending).unwrap();
+        assert_ne!(plan.fates[0], plan.fates[3]);
+        assert_eq!(p.position(0), 100, "it appends");
+
+        // A later table needs more; what was opened in advance has it.
+        for (list, same) in [("1=/a,11:4=/a", false), ("1=/open/a,11:4=/open/a", true)] {
+            let mut p = substitutes(list);
+            let root = p.table(&[10], true, &log()).unwrap();
+            let child = p.table(&[11], false, &log()).unwrap();
+            assert_eq!(root.fates[0] == child.fates[3], same, "{list}");
+            assert_eq!(p.openings().len(), 1);
+            assert_eq!(p.openings()[0].flags(), libc::O_RDWR);
+        }
+    }
+
+    #[test]
+    fn a_source_that_is_not_needed_is_not_looked_at() {
+        let mut p = substitutes("9=/no/a");
+        assert!(p.table(&[10], true, &log()).unwrap().is_untouched());
+        assert_eq!(p.finish().unwrap().len(), 1, "nothing is added");
+        let mut p = substitutes("1=/no/a");
+        let error = p.table(&[10], true, &log()).unwrap_err();
+        assert_eq!(error.errno(), libc::ENOENT);
+        assert_eq!(
+            error.to_string(),
+            "CKPT_SUBSTITUTE=1=/no/a: task 10 descriptor 1: /no/a: not there"
+        );
+    }
+
+    #[test]
+    fn two_sources_of_one_descriptor_contradict() {
+        for (substitute, preserve, refused) in [
+            ("1=7,1=2", "", true),
+            ("1=7,/var/*=7", "", false),
+            ("1=/a,id=1=/b", "", true),
+            ("1=/a,/var/log=/a", "", false),
+            ("1=1", "1", true),
+            ("2=1", "1", false),
+            ("", "1,0-2", false),
+        ] {
+            let stand_in = Action::Substitute(Source::Descriptor(0));
+            let mut all = advice("0-", preserve);
+            let list = parse_list("S", substitute.as_bytes(), &stand_in, 1024).unwrap();
+            all.items.extend(list);
+            let caller = caller(&[0, 1, 2, 7], libc::O_RDWR);
+            let planner = Planner::new(&all, caller, true).unwrap();
+            let mut p = planner
+                .with_census(BTreeSet::new())
+                .with_paths(Box::new(World));
+            let errno = p.table(&[10], true, &log()).map_err(|e| e.errno());
+            assert_eq!(
+                errno.err(),
+                refused.then_some(libc::EINVAL),
+                "{substitute} {preserve}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_numbers_of_the_caller_that_are_wanted_are_known() {
+        let stand_in = Action::Substitute(Source::Descriptor(0));
+        let mut all = advice("3", "5,8-9");
+        let list = parse_list("S", b"1=40,2=/a,6=/a,7=/b", &stand_in, 1024).unwrap();
+        all.items.extend(list);
+        let wanted: Vec<i32> = (0..100).filter(|&n| all.wants(n)).collect();
+        assert_eq!(wanted, [5, 8, 9, 40]);
+        assert_eq!(all.paths(), [b"/a"[..].into(), b"/b"[..].into()]);
+    }
+
+    #[test]
+    fn selectors_that_matched_nothing_are_said_by_name() {
+        let mut p = planner("/x/*,10:type=tun,id=77", "");
+        p.table(&[10], true, &log()).unwrap();
+        assert_eq!(
+            p.finish().unwrap(),
+            [
+                "CKPT_IGNORE=/x/*: no task has a file of such a path; the image has , /d/here, \
+                 /var/log",
+                "CKPT_IGNORE=10:type=tun: task 10 has no descriptor of kind tun; the image has \
+                 reg, pipe",
+                "CKPT_IGNORE=id=77: no task has a descriptor of 77; the image has 1, 2, 3",
             ]
         );
     }

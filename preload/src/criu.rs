@@ -7,8 +7,8 @@
 //! file that is opened by its path, a placeholder. The image is read, and the
 //! request checked, when criu opens `pstree.img`, by the descriptor that it has of
 //! the directory: no task exists then, and what it inherits criu puts away only
-//! later, so that placeholders can still give way. The files on disk are never
-//! written to.
+//! later, so that placeholders can still give way. A refusal is told then, and
+//! stops criu when it opens `files.img`. The files on disk are never written to.
 
 mod arguments;
 mod files;
@@ -74,8 +74,9 @@ struct Served {
 /// criu came for the image.
 static SEEN: AtomicBool = AtomicBool::new(false);
 
-/// Forked tasks inherit it.
-static SERVED: Mutex<Option<Served>> = Mutex::new(None);
+/// What came of looking at the image: what is served, or the errno of the
+/// refusal. Forked tasks inherit it.
+static SERVED: Mutex<Option<Result<Served, c_int>>> = Mutex::new(None);
 
 /// Runs before main, where a CKPT_ variable is set: prepares a criu that restores.
 /// False where the process is no criu at all.
@@ -112,7 +113,7 @@ pub fn end(state: &State) {
     let started = state.pid == unsafe { libc::getpid() };
     let restores = arguments::parse(&state.arguments).map(|i| i.verb) == Some(Verb::Restore);
     if started && restores && REQUEST.get().is_some() && !SEEN.load(Ordering::Relaxed) {
-        warn!("criu ended and did not open pstree.img: the advice was not used");
+        warn!("criu ended and did not open files.img: the advice was not used");
     }
 }
 
@@ -229,8 +230,9 @@ pub unsafe fn on_openat(
     }
     let served = if name == b"pstree.img" {
         let open = |name: &CStr| real(name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
-        let done = request.carry_out(directory, &Opened { open: &open });
-        done.map(|()| None).map_err(io::Error::from_raw_os_error)
+        // A refusal waits for files.img: criu crashes where this file is missing.
+        *SERVED.lock() = Some(request.carry_out(directory, &Opened { open: &open }));
+        Ok(None)
     } else if name == b"files.img" || name.starts_with(b"fdinfo-") && name.ends_with(b".img") {
         serve(directory, &String::from_utf8_lossy(name), flags)
     } else {
@@ -249,9 +251,8 @@ pub unsafe fn on_openat(
 impl Request {
     /// Reads the image, and has the files that advice changes ready; the errno
     /// that stops the restore otherwise.
-    fn carry_out(&self, directory: c_int, files: &Opened<'_>) -> Result<(), c_int> {
+    fn carry_out(&self, directory: c_int, files: &Opened<'_>) -> Result<Served, c_int> {
         SEEN.store(true, Ordering::Relaxed);
-        *SERVED.lock() = None;
         let advised = match self {
             Request::Refused(errno) => return Err(*errno),
             Request::Advice(advised) => advised,
@@ -264,7 +265,7 @@ impl Request {
 }
 
 impl Advised {
-    fn rewrite(&self, directory: c_int, files: &Opened<'_>) -> Result<(), Error> {
+    fn rewrite(&self, directory: c_int, files: &Opened<'_>) -> Result<Served, Error> {
         let rewrite = image::rewrite(
             &Image::read(files)?,
             &self.advice,
@@ -279,11 +280,10 @@ impl Advised {
         self.fill_places(&rewrite.openings)?;
         let directory = caller::identity(directory)
             .map_err(|error| Error::system("the image directory", error))?;
-        *SERVED.lock() = Some(Served {
+        Ok(Served {
             directory,
             files: rewrite.files,
-        });
-        Ok(())
+        })
     }
 
     /// Puts files that are opened by path where criu inherits them.
@@ -306,8 +306,10 @@ impl Advised {
 /// A descriptor of what a file is to be; `None` where it stays as it is.
 fn serve(directory: c_int, name: &str, flags: c_int) -> io::Result<Option<c_int>> {
     let served = SERVED.lock();
-    let Some(served) = served.as_ref() else {
-        return Ok(None);
+    let served = match served.as_ref() {
+        Some(Ok(served)) => served,
+        Some(Err(errno)) => return Err(io::Error::from_raw_os_error(*errno)),
+        None => return Ok(None),
     };
     let Some(bytes) = served.files.get(name) else {
         return Ok(None);

@@ -125,7 +125,7 @@ pub fn on_read(fd: c_int, buffer: *const c_void, count: size_t, result: ssize_t)
         CANDIDATE.store(fd, Ordering::Relaxed);
         Ok(None)
     } else {
-        look_at(state, fd, start)
+        look_at(state, fd, start, true)
     };
     match looked {
         Ok(request) => {
@@ -240,7 +240,7 @@ pub fn on_syscall(
     let with = |fd: i32| real(c_long::from(fd));
     // SAFETY: the call's descriptor is open, as its shape says.
     let start = request::regular_at(unsafe { BorrowedFd::borrow_raw(fd) });
-    let looked = look_at(state, fd, start);
+    let looked = look_at(state, fd, start, matches!(shape, Shape::Itself(_)));
     saw_restart();
     let request = match looked {
         Ok(Some(request)) => request,
@@ -263,14 +263,17 @@ pub fn on_syscall(
 }
 
 /// Looks at the request once; gives it, or the errno of the refusal.
+///
+/// * `inherits`: what is opened now the restarting tasks will have.
 fn look_at(
     state: &'static State,
     fd: c_int,
     start: Option<u64>,
+    inherits: bool,
 ) -> Result<Option<&'static Request>, c_int> {
     let looked = REQUEST.get_or_init(|| {
         map_seen();
-        prepare(state, fd, start).map_err(|error| {
+        prepare(state, fd, start, inherits).map_err(|error| {
             log::refused(&error);
             error.errno()
         })
@@ -281,7 +284,12 @@ fn look_at(
     }
 }
 
-fn prepare(state: &State, fd: c_int, start: Option<u64>) -> Result<Option<Request>, Error> {
+fn prepare(
+    state: &State,
+    fd: c_int,
+    start: Option<u64>,
+    inherits: bool,
+) -> Result<Option<Request>, Error> {
     let settings = &state.settings;
     settings.begin()?;
     if settings.advice.is_empty() && !settings.dry_run {
@@ -304,7 +312,9 @@ fn prepare(state: &State, fd: c_int, start: Option<u64>) -> Result<Option<Reques
         if settings.dry_run {
             return Err(Error::DryRun);
         }
-        request.hold(ABOVE)?;
+        if inherits {
+            request.hold(ABOVE)?;
+        }
     }
     debug!("advice is ready for the restart");
     Ok(Some(request))

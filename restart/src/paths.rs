@@ -111,9 +111,9 @@ pub fn hold(openings: &[Opening], least: i32) -> Result<Vec<Held>, Error> {
     let mut held = Vec::with_capacity(openings.len());
     for opening in there.into_iter().chain(missing) {
         let path = String::from_utf8_lossy(&opening.path);
-        let fd = open(opening).map_err(|error| {
-            let errno = io::Error::from_raw_os_error(error.errno);
-            Error::system(format!("{path} cannot be opened"), errno)
+        let fd = open(opening).map_err(|CannotOpen { errno, why }| Error::Path {
+            what: format!("{path}: {why}"),
+            errno,
         })?;
         let high = caller::copy_above(fd.as_raw_fd(), least)
             .map_err(|e| Error::system(format!("no descriptor for {path}"), e))?;

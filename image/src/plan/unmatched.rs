@@ -89,23 +89,26 @@ impl Planner {
             Some(TaskSelector::Root) => "the root task has".to_owned(),
             Some(TaskSelector::Every) | None => "no task has".to_owned(),
         };
-        let no = if who.starts_with("no ") { "" } else { "no " };
+        let (no, a) = match item.task {
+            Some(TaskSelector::Pid(_) | TaskSelector::Root) => ("no ", "no"),
+            Some(TaskSelector::Every) | None => ("", "a"),
+        };
         let target = match &item.target {
             Target::Number(number) => number.to_string(),
             Target::Range(from, Some(to)) => format!("{from}-{to}"),
             Target::Range(from, None) => format!("{from}-"),
             Target::Path(_) => {
                 let paths = few(self.seen.paths.iter().map(String::as_str));
-                return format!("{who} {no}file of such a path; the image has {paths}");
+                return format!("{who} {a} file of such a path; the image has {paths}");
             }
             Target::Kind(kind) => {
                 let kinds = few(self.seen.kinds.iter().map(|kind| kind.name()));
-                return format!("{who} {no}descriptor of kind {kind}; the image has {kinds}");
+                return format!("{who} {a} descriptor of kind {kind}; the image has {kinds}");
             }
             Target::Id(id) => {
                 let ids: Vec<String> = self.seen.ids.iter().map(u64::to_string).collect();
                 let ids = few(ids.iter().map(String::as_str));
-                return format!("{who} {no}descriptor of {id}; the image has {ids}");
+                return format!("{who} {a} descriptor of {id}; the image has {ids}");
             }
         };
         let preserves = matches!(item.action, Action::Preserve | Action::Add);
