@@ -778,27 +778,65 @@ fn a_path_takes_the_place_of_a_log() {
     if !harness::is_root() {
         return;
     }
-    for feed in FEEDS {
+    for (feed, itself) in [
+        (Feed::File, false),
+        (Feed::Pipe, false),
+        (Feed::Option, false),
+        (Feed::File, true),
+        (Feed::Pipe, true),
+    ] {
         let scratch = Scratch::new("path-log");
         let log = scratch.file("new.log");
         std::fs::write(&log, b"before\n").unwrap();
-        let list = format!("type=reg={log},7=/", log = log.display());
-        let list = list.replace("type=reg", "/mnt/files/log");
+        let list = format!("/mnt/files/log={},7=/", log.display());
         let outcome = restart("files")
             .feed(feed)
+            .args(itself.then_some("--self"))
             .prepare(|| std::fs::remove_file("/mnt/files/log").unwrap())
             .env("CKPT_SUBSTITUTE", list)
             .run();
         assert_restarted(&outcome);
-        let (one, two) = (outcome.take(FILES, 1), outcome.take(FILES, 2));
-        assert_eq!(outcome.link(FILES, 1), log.display().to_string());
-        assert_eq!(outcome.link(FILES, 7), "/");
+        let task = if itself { outcome.tasks[0].0 } else { FILES };
+        let (one, two) = (outcome.take(task, 1), outcome.take(task, 2));
+        assert_eq!(outcome.link(task, 1), log.display().to_string());
+        assert_eq!(outcome.link(task, 7), "/");
+        assert_eq!(outcome.numbers(task), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 60]);
         let how = libc::O_ACCMODE | libc::O_APPEND;
         assert_eq!(flags(&one) & how, libc::O_WRONLY | libc::O_APPEND);
         File::from(one).write_all(b"after\n").unwrap();
         // 2>&1 stays what it was.
         assert_eq!(offset(&two), 13);
         assert_eq!(std::fs::read(&log).unwrap(), b"before\nafter\n");
+    }
+}
+
+#[test]
+fn fifos_and_devices_are_opened_by_their_paths() {
+    if !harness::is_root() {
+        return;
+    }
+    for feed in FEEDS {
+        let scratch = Scratch::new("path-fifo");
+        let fifo = scratch.file("fifo");
+        make_fifo(&fifo).unwrap();
+        let list = format!("1={},type=dir=/dev/zero", fifo.display());
+        let advised = || restart("files").feed(feed).env("CKPT_SUBSTITUTE", &list);
+        let mut alone = advised().run();
+        assert_ne!(alone.verdict, Verdict::Restarted);
+        alone.wait();
+        let said = alone.stderr();
+        assert!(said.contains("start the reader first"), "{said}");
+
+        let mut reader = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&fifo)
+            .unwrap();
+        let outcome = advised().run();
+        assert_restarted(&outcome);
+        assert_eq!(outcome.link(FILES, 7), "/dev/zero");
+        File::from(outcome.take(FILES, 1)).write_all(b"x").unwrap();
+        std::io::Read::read_exact(&mut reader, &mut [0]).unwrap();
     }
 }
 
@@ -826,7 +864,6 @@ fn a_path_is_opened_at_the_offset_of_the_image() {
                 .run();
             assert_restarted(&outcome);
             assert_eq!(offset(&outcome.take(FILES, number)), at, "{list}");
-            outcome.enter(|| ());
         }
         assert_eq!(std::fs::read(scratch.file("long")).unwrap().len(), 20);
     }
