@@ -49,7 +49,7 @@ pub fn rewrite(
             io::Error::from_raw_os_error(libc::EINVAL),
         ));
     }
-    let mut rewriter = request.rewriter()?;
+    let mut rewriter = request.rewriter(false)?;
     stream::copy(
         &input,
         output.file(),
@@ -60,6 +60,7 @@ pub fn rewrite(
     if !request.is_checked() {
         log::report(rewriter.changes(), rewriter.warnings(), false);
     }
+    directory::warn_of_missing(&rewriter.openings());
     output.keep()
 }
 

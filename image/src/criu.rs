@@ -16,6 +16,6 @@ mod image;
 mod listing;
 mod wire;
 
-pub use edit::{Inherited, Rewrite, inherited, rewrite};
+pub use edit::{Inherited, Naming, Rewrite, What, inherited, rewrite};
 pub use entry::{Description, Slot, Task};
 pub use image::{Directory, Image, Reference, Table};

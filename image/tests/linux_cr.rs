@@ -944,6 +944,31 @@ fn a_dropped_listener_leaves_nothing_behind() {
     }
 }
 
+/// Terminals have the names of their devices, and sockets that of their bind.
+#[test]
+fn what_has_no_path_of_its_own_has_its_name() {
+    for late in [false, true] {
+        let mut recipe = one_task(vec![
+            Is::Listener(false),
+            Is::Listener(true),
+            Is::Master,
+            Is::Terminal,
+        ]);
+        recipe.late = late;
+        let mut surveyor = Surveyor::default();
+        surveyor.feed(&build(&recipe)).unwrap();
+        let survey = surveyor.survey();
+        let table = survey.tables.values().next().unwrap();
+        let paths = table.descriptors.iter().map(|desc| {
+            let path = survey.descriptor(desc).path.unwrap().into_owned();
+            String::from_utf8(path).unwrap()
+        });
+        let paths: Vec<String> = paths.collect();
+        assert_eq!(paths[..3], ["/tmp/sock", "/tmp/sock", "/dev/ptmx"]);
+        assert!(paths[3].starts_with("/dev/pts/"), "{paths:?}");
+    }
+}
+
 /// Both ends are in the image: the terminal stays for the other.
 #[test]
 fn an_end_of_a_terminal_pair_goes_without_its_terminal() {

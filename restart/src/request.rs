@@ -3,8 +3,9 @@
 
 use crate::caller;
 use crate::error::Error;
+use crate::paths::{self, Holding, Looking, Making};
 use ckpt_image::advice::Advice;
-use ckpt_image::caller::Caller;
+use ckpt_image::caller::{Caller, Opening, Paths};
 use ckpt_image::linux_cr::rewrite::Rewriter;
 use ckpt_image::linux_cr::survey::{Foreknowledge, Surveyor};
 use ckpt_image::plan::Planner;
@@ -13,7 +14,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// Where the caller's numbers are: number to descriptor, where it still is or
 /// was copied to.
@@ -37,6 +38,10 @@ pub struct Request {
     foreknowledge: Option<Foreknowledge>,
     /// The tasks' pids, before the restart program gives them new ones.
     pids: OnceLock<Vec<i32>>,
+    /// What is to be opened by path, once the image has been checked.
+    openings: Vec<Opening>,
+    /// The same, open.
+    holding: Option<Holding>,
     checked: bool,
 }
 
@@ -96,27 +101,38 @@ impl Request {
             sources,
             foreknowledge: None,
             pids: OnceLock::new(),
+            openings: Vec::new(),
+            holding: None,
             checked: false,
         };
-        request.planner()?;
+        request.planner(Box::new(Looking))?;
         Ok(request)
     }
 
-    fn planner(&self) -> Result<Planner, Error> {
-        Ok(Planner::new(&self.advice, self.caller.clone(), false)?)
+    fn planner(&self, paths: Box<dyn Paths>) -> Result<Planner, Error> {
+        Ok(Planner::new(&self.advice, self.caller.clone(), false)?.with_paths(paths))
     }
 
     /// A rewriter for the image.
     ///
+    /// * `makes`: files that advice names by path are opened, and made if need be,
+    ///   when their place in the image is reached. Those that
+    ///   [`Request::hold`] has opened are taken in any case.
+    ///
     /// # Errors
     /// As for [`Request::new`].
-    pub fn rewriter(&self) -> Result<Rewriter, Error> {
+    pub fn rewriter(&self, makes: bool) -> Result<Rewriter, Error> {
+        let paths: Box<dyn Paths> = match &self.holding {
+            Some(holding) => Box::new(holding.clone()),
+            None if makes => Box::new(Making::default()),
+            None => Box::new(Looking),
+        };
         let sources = self.sources.clone();
         let offsets = Box::new(move |number: i32| {
             let fd = sources.get(&number)?;
             caller::position(*fd).ok()
         });
-        let mut rewriter = Rewriter::new(self.planner()?, offsets);
+        let mut rewriter = Rewriter::new(self.planner(paths)?, offsets);
         if let Some(known) = &self.foreknowledge {
             rewriter.foresee(known.clone());
         }
@@ -156,11 +172,25 @@ impl Request {
         let (survey, _) = surveyor.finish()?;
         self.foreknowledge = Some(survey.foreknowledge());
         self.name_tasks(survey.tasks.iter().map(|task| task.pid).collect());
-        let mut rewriter = self.rewriter()?;
+        let mut rewriter = self.rewriter(false)?;
         scan(&file, start, &mut rewriter)?;
         rewriter.finish()?;
+        self.openings = rewriter.openings();
         self.checked = true;
         Ok(rewriter)
+    }
+
+    /// Opens what a checked image needs by path, before there are tasks, which
+    /// inherit it.
+    ///
+    /// * `least`: the numbers that it gets, or above, if there is room.
+    ///
+    /// # Errors
+    /// What open(2) says.
+    pub fn hold(&mut self, least: i32) -> Result<(), Error> {
+        let held = paths::hold(&self.openings, least)?;
+        self.holding = Some(Holding(Arc::new(held)));
+        Ok(())
     }
 }
 

@@ -75,7 +75,10 @@ impl Survey {
         let what = match (file.file_type, &file.path) {
             (_, Some(path)) => String::from_utf8_lossy(path).into_owned(),
             (file_type::PIPE, _) => format!("pipe:[{}]", file.behind),
-            (file_type::SOCKET, _) => format!("socket:[{}]", file.behind),
+            (file_type::SOCKET, _) => match self.bound.get(&file.behind) {
+                Some(path) => String::from_utf8_lossy(path).into_owned(),
+                None => format!("socket:[{}]", file.behind),
+            },
             (file_type::TTY, _) => match self.ttys.get(&file.behind) {
                 Some(Tty { link: 0, index }) => format!("/dev/ptmx (master of /dev/pts/{index})"),
                 Some(tty) if self.is_outside(file.behind) => {

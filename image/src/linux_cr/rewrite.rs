@@ -22,7 +22,8 @@ use super::layout::{Layout, Order, PREFIX, file_type, fixed};
 use super::records::{Prefix, Record, Sink, Splitter};
 use super::survey::{Desc, Foreknowledge, Interest, Survey, Work};
 use crate::Error;
-use crate::plan::{Change, Descriptor, Fate, Planner, TablePlan};
+use crate::caller::Opening;
+use crate::plan::{Change, Descriptor, Fate, Origin, Planner, TablePlan};
 use buffered::{Buffered, Role};
 use deferred::{Becomes, Deferred, Queues};
 use dropping::{Left, unname};
@@ -140,6 +141,11 @@ impl Rewriter {
         self.editor.planner.changes()
     }
 
+    /// What the plan opens by path.
+    pub fn openings(&self) -> Vec<Opening> {
+        self.editor.planner.openings()
+    }
+
     /// What may not be as meant: to be said once, after the last byte.
     pub fn warnings(&self) -> &[String] {
         &self.editor.warnings
@@ -163,15 +169,14 @@ struct Editor {
     kept: BTreeSet<i32>,
     /// Files that never go out.
     removed: BTreeSet<i32>,
-    /// Objrefs given to the caller's descriptions.
-    given: BTreeMap<i32, i32>,
+    /// Objrefs given to what comes in place of the image's files.
+    given: BTreeMap<Origin, i32>,
     own: Own,
     deferred: Deferred,
     foreknowledge: Option<Foreknowledge>,
     terminals: Terminals,
-    /// The caller's numbers that took the place of a file's, by its objref and
-    /// the number.
-    replaced: BTreeMap<i32, BTreeMap<i32, i32>>,
+    /// What took the place of a file's numbers, by its objref and the number.
+    replaced: BTreeMap<i32, BTreeMap<i32, Origin>>,
     /// EPOLL_ITEMS, until its items have come.
     watches: Option<Vec<u8>>,
     warnings: Vec<String>,
@@ -339,7 +344,7 @@ impl Editor {
                 items.extend_from_slice(item);
                 continue;
             };
-            let own = self.planner.caller().files.get(&from);
+            let own = self.planner.file(from);
             if !own.is_some_and(|own| own.pollable) {
                 self.warnings.push(format!(
                     "descriptor {number} was watched by epoll, and what takes its place ({}) \
@@ -349,7 +354,7 @@ impl Editor {
                 continue;
             }
             // The kernel takes one watch of a file under one number.
-            let given = self.given[&self.description(from)];
+            let given = self.given[&self.planner.description(from)];
             if !moved.insert((given, number)) {
                 continue;
             }
@@ -475,7 +480,7 @@ impl Editor {
             |id: &i32| held.contains_key(id) && (self.held.contains_key(id) || here.contains(id));
         let unused: BTreeSet<i32> = dropped.iter().copied().filter(unused).collect();
         let mut announce = Vec::new();
-        for from in given_numbers(&plan) {
+        for from in plan.origins() {
             self.give(from, &unused, buffered.cred, &mut announce)?;
         }
         let mut added = plan.added.iter().peekable();
@@ -549,7 +554,12 @@ impl Editor {
                             let numbers = self.replaced.entry(desc.file).or_default();
                             numbers.insert(desc.number, *from);
                             let mut bytes = bytes.to_vec();
-                            put(order, &mut bytes, 8, self.given[&self.description(*from)]);
+                            put(
+                                order,
+                                &mut bytes,
+                                8,
+                                self.given[&self.planner.description(*from)],
+                            );
                             self.out.extend_from_slice(&bytes);
                         }
                     }
@@ -660,17 +670,5 @@ fn of_fate(descs: &[Desc], plan: &TablePlan, is: impl Fn(Fate) -> bool) -> BTree
         .zip(&plan.fates)
         .filter(|(_, fate)| is(**fate))
         .map(|(desc, _)| desc.file)
-        .collect()
-}
-
-/// The caller's numbers that a plan gives, in an order that does not depend on
-/// whether the table had them.
-fn given_numbers(plan: &TablePlan) -> BTreeSet<i32> {
-    let placed = plan.fates.iter().filter_map(|fate| match fate {
-        Fate::Give(from) => Some(*from),
-        _ => None,
-    });
-    placed
-        .chain(plan.added.iter().map(|&(_, from)| from))
         .collect()
 }

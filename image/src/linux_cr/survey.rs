@@ -9,10 +9,13 @@ use crate::Error;
 use crate::advice::Kind;
 use crate::caller::Access;
 use crate::plan::Descriptor;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 const SIGNAL_TTY: usize = 312;
 const O_DIRECTORY: u32 = 0x10000;
+const O_APPEND: u32 = 0x400;
+const FMODE_LSEEK: u32 = 4;
 const TCP_ESTABLISHED: u8 = 1;
 const TCP_CLOSE: u8 = 7;
 const TCP_LISTEN: u8 = 10;
@@ -73,6 +76,11 @@ impl File {
             file_type::EVENTFD => Kind::Eventfd,
             _ => Kind::Other,
         }
+    }
+
+    /// Whether the image does not tell if it is a file, a directory or a device.
+    pub fn is_kind_unknown(&self) -> bool {
+        self.file_type == file_type::GENERIC && self.flags & O_DIRECTORY == 0
     }
 }
 
@@ -207,6 +215,8 @@ pub struct Survey {
     pub ttys: HashMap<i32, Tty>,
     /// By objref.
     pub sockets: HashMap<i32, Socket>,
+    /// The absolute paths that unix sockets are bound to, by objref.
+    pub bound: HashMap<i32, Vec<u8>>,
     /// Bytes in pipes and fifos, by the pipe's objref.
     pub queued: BTreeMap<i32, u32>,
     /// Terminals that are the controlling one of some task.
@@ -241,6 +251,8 @@ pub struct Survey {
     open_sockets: Vec<(i32, Socket)>,
     /// Sockets of the internet by their two addresses.
     connected: HashMap<[Address; 2], i32>,
+    /// A unix socket bound to a relative path, whose directory comes next.
+    relative: Option<i32>,
     pub(super) filling: Option<i32>,
     pub(super) named: Option<i32>,
     /// The first end of a pipe, whose contents come.
@@ -356,11 +368,32 @@ impl Survey {
             number: desc.number,
             description: u64::from(desc.file.cast_unsigned()),
             kind: file.map_or(Kind::Other, |file| self.kind(file)),
-            path: file.and_then(|file| file.path.as_deref()),
+            kind_by_path: file.is_some_and(File::is_kind_unknown),
+            path: file.and_then(|file| self.path(file)),
             access: Access {
                 read: file.is_some_and(|file| file.mode & 1 != 0),
                 write: file.is_some_and(|file| file.mode & 2 != 0),
             },
+            append: file.is_some_and(|file| file.flags & O_APPEND != 0),
+            position: file
+                .filter(|file| file.mode & FMODE_LSEEK != 0)
+                .map(|file| file.position),
+        }
+    }
+
+    /// The path by which a file was opened, or to which a socket is bound; the
+    /// name of a terminal.
+    pub fn path<'a>(&'a self, file: &'a File) -> Option<Cow<'a, [u8]>> {
+        match file.file_type {
+            file_type::SOCKET => self.bound.get(&file.behind).map(|path| path.into()),
+            file_type::TTY => {
+                let end = self.ttys.get(&file.behind)?;
+                Some(Cow::Owned(match end.link {
+                    0 => b"/dev/ptmx".to_vec(),
+                    _ => format!("/dev/pts/{}", end.index).into_bytes(),
+                }))
+            }
+            _ => file.path.as_deref().map(Cow::Borrowed),
         }
     }
 
@@ -398,6 +431,7 @@ impl Survey {
         if self.complete_table().is_some() {
             self.filling = None;
         }
+        let relative = self.relative.take();
         match record.prefix.kind {
             fixed::OBJREF => self.objref(record, layout)?,
             kind if Some(kind) == version.pids && version.tree != kind => {
@@ -426,6 +460,11 @@ impl Survey {
                 let command = String::from_utf8_lossy(record.string()).into_owned();
                 if let Some(task) = self.current.and_then(|i| self.tasks.get_mut(i)) {
                     task.command = command;
+                }
+            }
+            fixed::STRING => {
+                if let Some(path) = relative.and_then(|socket| self.bound.get_mut(&socket)) {
+                    *path = [record.string(), b"/", path].concat();
                 }
             }
             fixed::FILE_TABLE => self.file_table(record)?,
@@ -476,6 +515,8 @@ impl Survey {
             }
             kind if kind == version.socket_unix => {
                 let name = unix_name(record, version)?;
+                let length = record.u32(version.unix_name_len)?;
+                self.bind(record, version.unix_name, length);
                 self.socket(version, |socket| {
                     socket.kind = Kind::Unix;
                     socket.name = name;
@@ -511,6 +552,20 @@ impl Survey {
             self.connected.insert(addresses, id);
         }
         self.sockets.insert(id, socket);
+    }
+
+    /// Remembers the path that the socket is bound to whose address has come.
+    ///
+    /// * `at`: where the address is; `length`: its bytes.
+    fn bind(&mut self, record: &Record<'_>, at: usize, length: u32) {
+        let family = SUN_FAMILY as usize;
+        let name = record.bytes.get(at..).unwrap_or_default();
+        let name = name.get(family..length as usize).unwrap_or_default();
+        let path = name.split(|&byte| byte == 0).next().unwrap_or_default();
+        if let (Some((id, _)), false) = (self.open_sockets.last(), path.is_empty()) {
+            self.relative = (!path.starts_with(b"/")).then_some(*id);
+            self.bound.insert(*id, path.to_vec());
+        }
     }
 
     fn objref(&mut self, record: &Record<'_>, layout: &Layout) -> Result<(), Error> {

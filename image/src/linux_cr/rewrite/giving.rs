@@ -1,11 +1,12 @@
-//! The caller's files: what is announced for them, and under which objrefs.
+//! The caller's files, and those that are opened by their paths: what is
+//! announced for them, and under which objrefs.
 
 use super::{Editor, FMODE_LSEEK};
 use crate::Error;
 use crate::advice::Kind;
-use crate::caller::CallerFile;
 use crate::linux_cr::layout::{Order, file_type, fixed};
 use crate::linux_cr::survey::Survey;
+use crate::plan::Origin;
 use std::collections::BTreeSet;
 
 const O_LARGEFILE: i32 = 0x8000;
@@ -35,36 +36,35 @@ impl Editor {
         ))
     }
 
-    pub(super) fn description(&self, number: i32) -> i32 {
-        self.planner
-            .caller()
-            .files
-            .get(&number)
-            .map_or(number, |file| file.description)
-    }
-
-    /// Announces the caller's description behind a number, if that was not done.
+    /// Announces the description behind a new descriptor, if that was not done.
     ///
     /// * `cred`: what the kernel knows before the table; files in it may bring
     ///   credentials of their own.
     pub(super) fn give(
         &mut self,
-        from: i32,
+        from: Origin,
         unused: &BTreeSet<i32>,
         cred: i32,
         announce: &mut Vec<u8>,
     ) -> Result<(), Error> {
-        let description = self.description(from);
+        let description = self.planner.description(from);
         if self.given.contains_key(&description) {
             return Ok(());
         }
-        let Some(file) = self.planner.caller().files.get(&from).cloned() else {
+        if let Origin::Path(index) = from {
+            self.planner.open(index)?;
+        }
+        let Some(file) = self.planner.file(from).cloned() else {
             return Ok(());
         };
         let object = self.fresh(from, unused)?;
         self.given.insert(description, object);
-        let position = self.position(from, &file)?;
-        if file.kind == Kind::Reg && file.access.write && file.flags & libc::O_APPEND == 0 {
+        let position = self.position(from)?;
+        if let Origin::Descriptor(from) = from
+            && file.kind == Kind::Reg
+            && file.access.write
+            && file.flags & libc::O_APPEND == 0
+        {
             self.warnings.push(format!(
                 "descriptor {from} ({}) is re-opened for writing without O_APPEND: the restart \
                  program and the restarted one have an offset each and can overwrite each other \
@@ -109,30 +109,47 @@ impl Editor {
         Ok(())
     }
 
-    /// The offset to write for a caller's file.
-    pub(super) fn position(&self, from: i32, file: &CallerFile) -> Result<u64, Error> {
-        let seekable = file.f_mode & FMODE_LSEEK != 0;
-        if !seekable || file.flags & libc::O_APPEND != 0 {
+    /// The offset to write for a new description, in bytes.
+    pub(super) fn position(&self, from: Origin) -> Result<u64, Error> {
+        let Some(file) = self.planner.file(from) else {
+            return Ok(0);
+        };
+        let appends = file.flags & libc::O_APPEND != 0;
+        if file.f_mode & FMODE_LSEEK == 0 {
             return Ok(0);
         }
-        let offset = (self.offsets)(from).unwrap_or(0);
-        let position = u64::try_from(offset).unwrap_or(0);
-        if position & 0x8000_0000 != 0 {
-            return Err(Error::unsupported(
-                format!("descriptor {from} ({}): offset {position:#x}", file.link),
-                "a Linux-CR kernel would crash on it (bit 31 is set): seek elsewhere, or open it \
-                 with >>",
-            ));
+        let (position, what) = match from {
+            Origin::Descriptor(_) if appends => return Ok(0),
+            Origin::Descriptor(from) => {
+                let offset = (self.offsets)(from).unwrap_or(0);
+                let position = u64::try_from(offset).unwrap_or(0);
+                (position, format!("descriptor {from} ({})", file.link))
+            }
+            Origin::Path(index) => (self.planner.position(index), file.link.clone()),
+        };
+        match position & 0x8000_0000 {
+            0 => Ok(position),
+            // What is written goes to the end all the same.
+            _ if appends => Ok(0),
+            _ => Err(Error::unsupported(
+                format!("{what}: offset {position:#x}"),
+                "a Linux-CR kernel would crash on it (bit 31 is set): give a file at another \
+                 offset, or one that is opened for appending (with >>)",
+            )),
         }
-        Ok(position)
     }
 
-    /// An objref for the caller's descriptor: always the same for the same
-    /// number where the image lets us, so that rewriting twice is rewriting
-    /// once.
-    pub(super) fn fresh(&self, number: i32, unused: &BTreeSet<i32>) -> Result<i32, Error> {
+    /// An objref for a new description: always the same for the same number of the
+    /// caller, or path, where the image lets us, so that rewriting twice is
+    /// rewriting once.
+    pub(super) fn fresh(&self, from: Origin, unused: &BTreeSet<i32>) -> Result<i32, Error> {
         const ROUND: i32 = 1 << 21;
-        let first = Survey::HIGH + (number & (ROUND / 2 - 1)) * 2;
+        const PLACES: i32 = ROUND / 2;
+        let place = match from {
+            Origin::Descriptor(number) => number,
+            Origin::Path(index) => !i32::try_from(index).unwrap_or(i32::MAX),
+        };
+        let first = Survey::HIGH + (place & (PLACES - 1)) * 2;
         (0..7)
             .map(|round| first + round * ROUND)
             .find(|id| {
@@ -142,14 +159,15 @@ impl Editor {
             })
             .ok_or_else(|| {
                 Error::unsupported(
-                    format!("descriptor {number}"),
+                    "a new file",
                     "the image uses every object number that could be given to it",
                 )
             })
     }
 
     pub(super) fn add(&mut self, number: i32, from: i32) {
-        let object = self.given[&self.description(from)];
+        let origin = self.planner.description(Origin::Descriptor(from));
+        let object = self.given[&origin];
         let given = self.planner.caller().files.get(&from);
         let close_on_exec = given.is_some_and(|file| file.close_on_exec);
         self.descriptor(object, number, close_on_exec);

@@ -2,7 +2,7 @@
 //! of their own.
 
 use super::giving::Block;
-use super::{Editor, given_numbers, put};
+use super::{Editor, put};
 use crate::Error;
 use crate::linux_cr::layout::fixed;
 use crate::linux_cr::records::Record;
@@ -92,7 +92,7 @@ impl Editor {
             ));
         }
         let mut announce = Vec::new();
-        for from in given_numbers(plan) {
+        for from in plan.origins() {
             self.give(from, &BTreeSet::new(), self.survey.cred, &mut announce)?;
         }
         let kept = descs.iter().zip(&plan.fates);
@@ -122,7 +122,7 @@ impl Editor {
         for (desc, fate) in descs.iter().zip(&plan.fates) {
             let object = match fate {
                 Fate::Keep => desc.file,
-                Fate::Give(from) => self.given[&self.description(*from)],
+                Fate::Give(from) => self.given[&self.planner.description(*from)],
                 Fate::Drop => continue,
             };
             self.descriptor(object, desc.number, desc.close_on_exec);

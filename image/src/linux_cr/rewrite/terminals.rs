@@ -29,12 +29,13 @@ impl Editor {
             };
             let index = self.survey.ttys.get(slave).map_or(0, |tty| tty.index);
             let list: Vec<String> = kept.iter().map(|(task, n)| format!("{task}:{n}")).collect();
-            let list = list.join(",");
+            let others: Vec<String> = list.iter().map(|one| format!("{one}=2")).collect();
+            let (list, others) = (list.join(","), others.join(","));
             return Err(Error::Contradiction {
                 what: format!(
                     "{item}: terminal /dev/pts/{index} would be left at {list} and be dead there"
                 ),
-                remedy: format!("add CKPT_IGNORE={list} (or CKPT_PRESERVE={list})"),
+                remedy: format!("add CKPT_IGNORE={list} (or CKPT_SUBSTITUTE={others})"),
             });
         }
         Ok(())
