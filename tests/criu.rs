@@ -522,6 +522,8 @@ const REFUSED: &[Refused] = &[
     // What cannot be meant.
     Refused { words: &[], options: &[], advice: &[("PRESERVE", "70")], says: "descriptor 70 is not open here" },
     Refused { words: &["7=reg:@f"], options: &[], advice: &[("PRESERVE", "30")], says: "needs descriptor 30" },
+    Refused { words: &[], options: &[], advice: &[("SUBSTITUTE", "1=70")], says: "descriptor 70 is not open here" },
+    Refused { words: &[], options: &[], advice: &[("SUBSTITUTE", "1=30")], says: "needs descriptor 1 for writing, and the caller's 30 is not" },
     Refused { words: &[], options: &[], advice: &[("PRESERVE", "1")], says: "needs descriptor 1 for writing" },
     Refused { words: &[], options: &[], advice: &[("IGNORE", "12"), ("STRICT", "strict")], says: "no task has 12; open are 0-2" },
     Refused { words: &[], options: &[], advice: &[("IGNORE", "0"), ("DRY_RUN", "1")], says: "plan: task" },
@@ -538,8 +540,6 @@ const REFUSED: &[Refused] = &[
     Refused { words: &[], options: &[], advice: &[("LOG_FILE", "/nowhere/log")], says: "CKPT_LOG_FILE=/nowhere/log" },
     Refused { words: &[], options: &[], advice: &[("REPORT", "/nowhere/report")], says: "CKPT_REPORT=/nowhere/report" },
     // What is not done yet.
-    Refused { words: &[], options: &[], advice: &[("IGNORE", "type=pipe")], says: "cannot be selected yet" },
-    Refused { words: &[], options: &[], advice: &[("SUBSTITUTE", "1=2")], says: "substitution" },
 ];
 
 #[test]
@@ -752,6 +752,9 @@ fn a_restore_over_rpc_obeys() {
             .fd(8, &given)
     });
     assert!(success, "{said}");
+    let log = world.path("log");
+    let (success, said) = over_rpc(&image, |r| r.advice("SUBSTITUTE", &format!("7={log}")));
+    assert!(success && fs::exists(&log).expect("seen"), "{said}");
     let (success, said) = over_rpc(&image, |r| r.advice("PRESERVE", "one"));
     assert!(
         !success && said.contains("CKPT_PRESERVE: \"one\""),
@@ -943,4 +946,292 @@ fn a_rewritten_image_is_restored_without_the_library() {
     }
     let restored = plain.restore().run().restored();
     assert_eq!(tables(&plain, &restored), expected);
+}
+
+#[rustfmt::skip]
+const SELECTED: &[Row] = &[
+    Row { words: &["7=reg:@f", "8=ro:@f", "9=reg:@g"], options: &[], ignore: "@f", lacks: &[(0, &[7, 8])] },
+    Row { words: &["7=reg:@f", "fork", "8=reg:@fg"], options: &[], ignore: "@f*", lacks: &[(0, &[7]), (1, &[7, 8])] },
+    Row { words: &["7=reg:@f", "fork", "8=reg:@fg"], options: &[], ignore: "root:@f*", lacks: &[(0, &[7])] },
+    Row { words: &["7=pipe:8", "9=reg:@f"], options: &[], ignore: "type=pipe", lacks: &[(0, &[7, 8])] },
+    Row { words: &["7=dir:@", "9=reg:@f"], options: &[], ignore: "type=dir", lacks: &[(0, &[7])] },
+    Row { words: &["7=dev:/dev/zero", "9=reg:@f"], options: &[], ignore: "*:type=chr", lacks: &[(0, &[0, 1, 2, 7])] },
+    Row { words: &["7=listen:@sock", "9=reg:@f"], options: &[], ignore: "@sock", lacks: &[(0, &[7])] },
+    Row { words: &["7=pty:8", "9=reg:@f"], options: &[], ignore: "/dev/ptmx,/dev/pts/[0-9]*", lacks: &[(0, &[7, 8])] },
+    Row { words: &["7=pty:8", "9=reg:@f"], options: &[], ignore: "type=tty", lacks: &[(0, &[7, 8])] },
+    Row { words: &["7=eventfd", "9=epoll:7", "10=memfd"], options: &[], ignore: "type=epoll,type=memfd", lacks: &[(0, &[9, 10])] },
+];
+
+#[test]
+fn descriptors_are_selected_by_path_and_kind() {
+    for row in SELECTED {
+        eprintln!("{:?} IGNORE={}", row.words, row.ignore);
+        let Some(world) = World::new() else { return };
+        let Some(image) = dump(&world, row.words, row.options) else {
+            continue;
+        };
+        let mut expected = native(&image, row.options);
+        for (task, numbers) in row.lacks {
+            for number in *numbers {
+                assert!(expected[*task].remove(number).is_some());
+            }
+        }
+        let ignore = row.ignore.replace('@', &world.path(""));
+        let restored = image
+            .restore()
+            .advice("IGNORE", &ignore)
+            .advice("STRICT", "strict")
+            .run()
+            .restored();
+        assert_eq!(tables(&image, &restored), expected, "{ignore}");
+    }
+}
+
+#[test]
+fn a_description_is_selected_by_its_identifier() {
+    let Some(world) = World::new() else { return };
+    let words = ["7=reg:@f", "8=dup:7", "9=ro:@f", "fork"];
+    let Some(image) = dump(&world, &words, &[]) else {
+        return;
+    };
+    let listed = ckptadv(&["inspect", &image.directory.to_string_lossy()]);
+    let line = listed.lines().find(|l| l.contains(&world.path("f")));
+    let id = line
+        .and_then(|line| line.split_whitespace().next())
+        .expect("an id");
+    let restored = image
+        .restore()
+        .advice("IGNORE", &format!("id={id}"))
+        .run()
+        .restored();
+    for task in &image.pids {
+        let left: Vec<i32> = restored.links(*task).into_keys().collect();
+        assert_eq!(left, [0, 1, 2, 9], "{listed}");
+    }
+}
+
+#[test]
+fn selectors_that_match_nothing_are_told_with_what_there_is() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &["7=pipe:8"], &[]) else {
+        return;
+    };
+    for (item, says) in [
+        (
+            "/nowhere",
+            "no task has a file of such a path; the image has /dev/null",
+        ),
+        (
+            "type=bpf",
+            "no task has a descriptor of kind bpf; the image has chr, pipe",
+        ),
+        (
+            "id=9999",
+            "no task has a descriptor of 9999; the image has ",
+        ),
+    ] {
+        let restore = image.restore().advice("IGNORE", item);
+        let said = restore.advice("STRICT", "strict").run().refused();
+        assert!(said.contains(says), "{said}");
+    }
+}
+
+#[test]
+fn a_number_of_the_callers_takes_the_place_of_others() {
+    let Some(world) = World::new() else { return };
+    let words = ["1=append:@log", "2=dup:1", "7=reg:@f", "fork"];
+    let Some(image) = dump(&world, &words, &[]) else {
+        return;
+    };
+    fs::remove_file(world.path("log")).expect("the program wrote it");
+    let given = world.open("given");
+    let list = format!("type=reg=40,{}=40", world.path("f"));
+    let restore = image.restore().advice("SUBSTITUTE", &list);
+    let restored = restore.fd(40, &given).run().restored();
+    for task in &image.pids {
+        for number in [1, 2, 7] {
+            assert!(restored.shares(*task, number, &given), "{task} {number}");
+        }
+        assert!(!restored.links(*task).contains_key(&40));
+    }
+    drop(restored);
+    let said = image.restore().advice("SUBSTITUTE", "7=40").run().refused();
+    assert!(said.contains("40 is not open here"), "{said}");
+}
+
+#[test]
+fn the_log_goes_on_in_a_file_named_by_its_path() {
+    let Some(world) = World::new() else { return };
+    let words = ["1=append:@log", "2=dup:1", "7=reg:@f", "fork", "count"];
+    let Some(image) = dump(&world, &words, &[]) else {
+        return;
+    };
+    fs::rename(world.path("log"), world.path("moved")).expect("the program wrote it");
+    let before = fs::read_to_string(world.path("moved")).expect("text");
+    let list = format!("1={0},2={0}", world.path("moved"));
+    let restored = image.restore().advice("SUBSTITUTE", &list).run().restored();
+    let (root, child) = (image.pids[0], image.pids[1]);
+    assert!(restored.same((root, 1), (root, 2)));
+    assert!(restored.same((root, 1), (child, 1)));
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let flags = restored.info(root, 1, "flags").expect("flags");
+    let flags = i32::from_str_radix(&flags, 8).expect("octal");
+    assert_ne!(flags & libc::O_APPEND, 0);
+    drop(restored);
+    let after = fs::read_to_string(world.path("moved")).expect("text");
+    assert!(
+        after.starts_with(&before) && after.len() > before.len(),
+        "{after}"
+    );
+    let counted: Vec<u32> = after.lines().filter_map(|l| l.parse().ok()).collect();
+    assert!(counted.windows(2).all(|w| w[0] + 1 == w[1]), "{after}");
+}
+
+#[test]
+fn a_path_is_made_only_when_everything_is_right() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(
+        &world,
+        &["7=reg:@f", "7=write:data", "8=ro:@f", "9=pty:10"],
+        &[],
+    ) else {
+        return;
+    };
+    let (made, gone) = (world.path("made"), world.path("gone"));
+    let list = format!("7={made}");
+    let dry = image
+        .restore()
+        .advice("SUBSTITUTE", &list)
+        .advice("DRY_RUN", "1")
+        .run();
+    assert!(
+        dry.said.contains(&format!("from {made} (rw, made)")),
+        "{}",
+        dry.said
+    );
+    for (other, says) in [
+        (format!("8={gone}"), "only what is to be written is made"),
+        (format!("9={gone}/x"), "cannot be made in its directory"),
+        (format!("9={}", world.path("")), "Is a directory"),
+        ("3x=/dev/null".to_owned(), "column"),
+    ] {
+        let restore = image
+            .restore()
+            .advice("SUBSTITUTE", &format!("{list},{other}"));
+        let said = restore.run().refused();
+        assert!(said.contains(says), "{said}");
+    }
+    let restore = image.restore().advice("SUBSTITUTE", &format!("40={made}"));
+    drop(restore.run().restored());
+    assert!(!std::path::Path::new(&made).exists(), "made for nothing");
+    let restored = image.restore().advice("SUBSTITUTE", &list).run().restored();
+    assert_eq!(restored.links(image.root)[&7], made);
+    assert_eq!(restored.info(image.root, 7, "pos").as_deref(), Some("0"));
+    drop(restored);
+    // The image's offset where there is so much, the end otherwise; never cut off.
+    for (text, at) in [("0123456789", "4"), ("01", "2")] {
+        fs::write(&made, text).expect("written");
+        let restored = image.restore().advice("SUBSTITUTE", &list).run().restored();
+        assert_eq!(restored.info(image.root, 7, "pos").as_deref(), Some(at));
+        drop(restored);
+        assert_eq!(fs::read_to_string(&made).expect("text"), text);
+    }
+}
+
+#[test]
+fn a_terminal_that_is_gone_gives_way_to_a_path() {
+    let Some(world) = World::new() else { return };
+    let (master, slave) = terminal();
+    let held = world.hold_on(&slave, &["ctty", "7=dup:0", "fork"]);
+    let image = held.dump_with(&["-j"]).expect("criu dump");
+    drop((master, slave));
+    let (_master, new) = terminal();
+    let name = fs::read_link(format!("/proc/self/fd/{}", new.as_raw_fd())).expect("a name");
+    let list = format!("type=tty={}", name.display());
+    let restored = image.restore().advice("SUBSTITUTE", &list).run().restored();
+    for task in &image.pids {
+        let links = restored.links(*task);
+        assert_eq!(links.len(), 4);
+        assert!(
+            links.values().all(|link| *link == name.to_string_lossy()),
+            "{links:?}"
+        );
+        assert!(restored.same((*task, 0), (image.root, 7)));
+    }
+}
+
+#[test]
+fn two_items_that_give_one_descriptor_are_a_contradiction() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &["7=reg:@f"], &[]) else {
+        return;
+    };
+    let given = world.open("given");
+    for (preserve, substitute) in [("7", "7=7"), ("", "7=7,type=reg=/dev/null")] {
+        let restore = image.restore().fd(7, &given).advice("PRESERVE", preserve);
+        let said = restore.advice("SUBSTITUTE", substitute).run().refused();
+        assert!(
+            said.contains("descriptor 7 is given by two items"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_rewritten_image_opens_a_path_without_the_library() {
+    let Some(world) = World::new() else { return };
+    let words = ["7=append:@f", "8=dup:7", "9=reg:@g"];
+    let Some(image) = dump(&world, &words, &[]) else {
+        return;
+    };
+    let (new, other) = (world.path("new"), world.path("other"));
+    let directory = image.directory.to_string_lossy().into_owned();
+    let list = format!("type=reg={other},7-8={other}");
+    let said = ckptadv(&["rewrite", "--substitute", &list, &directory, "-o", &new]);
+    assert!(
+        said.contains(&format!("{other} is not there yet")),
+        "{said}"
+    );
+    assert!(!std::path::Path::new(&other).exists());
+    fs::write(&other, "text").expect("written");
+    let plain = image.at(&new);
+    let restored = plain.restore().run().restored();
+    assert_eq!(restored.links(image.root)[&7], other);
+    assert!(restored.same((image.root, 7), (image.root, 8)));
+    assert!(!restored.same((image.root, 7), (image.root, 9)));
+    assert_eq!(fs::read_to_string(&other).expect("text"), "text");
+}
+
+#[test]
+fn a_fifo_is_opened_by_its_path_without_waiting() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &["1=append:@log", "7=ro:@f", "count"], &[]) else {
+        return;
+    };
+    let fifo = world.path("fifo");
+    harness::world::make_fifo(fifo.as_ref()).expect("a fifo");
+    let restore = image.restore().advice("SUBSTITUTE", &format!("1={fifo}"));
+    let outcome = restore.run();
+    assert!(
+        outcome.said.contains("start the reader first"),
+        "{}",
+        outcome.said
+    );
+    drop(outcome);
+    let (read, write) = (true, true);
+    let mut reader = File::options()
+        .read(read)
+        .write(write)
+        .open(&fifo)
+        .expect("the fifo");
+    let list = format!("7={fifo},1={fifo}");
+    let restored = image.restore().advice("SUBSTITUTE", &list).run().restored();
+    assert_eq!(restored.links(image.root)[&7], fifo);
+    for number in [1, 7] {
+        let flags = restored.info(image.root, number, "flags").expect("flags");
+        let flags = i32::from_str_radix(&flags, 8).expect("octal");
+        assert_eq!(flags & libc::O_NONBLOCK, 0);
+    }
+    let mut first = [0; 1];
+    reader.read_exact(&mut first).expect("the program counts");
 }

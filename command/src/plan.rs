@@ -5,9 +5,10 @@ use crate::image;
 use crate::table::{Row, Table, printable, room};
 use ckpt_image::criu::{self, Image};
 use ckpt_image::listing::Engine;
-use ckpt_image::plan::{Change, Fate};
+use ckpt_image::plan::{Change, Fate, Origin};
 use ckpt_image::report::{Outcome, Report};
 use ckpt_restart::directory::Stored;
+use ckpt_restart::paths::Looking;
 use ckpt_restart::request::{self, Naming};
 use ckpt_restart::stream::{self, Until};
 use ckpt_restart::{Error, caller, report};
@@ -52,7 +53,14 @@ pub fn plan(options: &Options, json: bool, path: &Path) -> Result<ExitCode, Erro
 fn criu(options: &Options, json: bool, path: &Path) -> Result<(), Error> {
     let advice = options.advice()?;
     let caller = caller::given(&advice).map_err(|e| Error::system("/proc/self/fd", e))?;
-    let rewrite = criu::rewrite(&Image::read(&Stored(path))?, &advice, caller)?;
+    let image = Image::read(&Stored(path))?;
+    let rewrite = criu::rewrite(
+        &image,
+        &advice,
+        caller,
+        Box::new(Looking),
+        criu::Naming::Inherited,
+    )?;
     show(json, &rewrite.report(Outcome::Planned))
 }
 
@@ -62,7 +70,7 @@ fn linux_cr(options: &Options, json: bool, path: &Path) -> Result<(), Error> {
     let rewriter = match request::regular_at(input.as_fd()) {
         Some(start) => request.check(input.as_fd(), start)?,
         None => {
-            let mut rewriter = request.rewriter()?;
+            let mut rewriter = request.rewriter(false)?;
             let nowhere = File::options().write(true).open("/dev/null");
             let nowhere = nowhere.map_err(|e| Error::system("/dev/null", e))?;
             stream::copy(&input, &nowhere, &mut rewriter, Until::EndOfInput, None)?;
@@ -128,8 +136,11 @@ fn row(change: &Change) -> Row {
         (Fate::Give(_), None) => "added",
     };
     let gives = match (change.fate, &change.gives) {
-        (Fate::Give(from), Some(gives)) => Some(format!("the caller's {from}: {gives}")),
-        (Fate::Give(from), None) => Some(format!("the caller's {from}")),
+        (Fate::Give(Origin::Descriptor(from)), Some(gives)) => {
+            Some(format!("the caller's {from}: {gives}"))
+        }
+        (Fate::Give(Origin::Descriptor(from)), None) => Some(format!("the caller's {from}")),
+        (Fate::Give(Origin::Path(_)), gives) => gives.clone(),
         _ => None,
     };
     let (name, note) = match (&change.was, gives) {

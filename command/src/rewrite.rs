@@ -43,7 +43,7 @@ pub fn rewrite(
             io::Error::from_raw_os_error(libc::EINVAL),
         ));
     }
-    let mut rewriter = request.rewriter()?;
+    let mut rewriter = request.rewriter(false)?;
     stream::copy(
         &input,
         output.file(),
@@ -54,6 +54,7 @@ pub fn rewrite(
     if !request.is_checked() {
         log::report(&rewriter.report(Outcome::Restarting));
     }
+    directory::warn_of_missing(&rewriter.openings());
     output.keep()
 }
 

@@ -88,3 +88,38 @@ fn what_is_refused_leaves_no_output() {
     assert_fails(&output, "offset");
     assert!(!scratch.path("out").exists());
 }
+
+#[test]
+fn a_path_to_substitute_is_written_and_not_made() {
+    let scratch = Scratch::new("substitute");
+    let log = scratch.path("log").display().to_string();
+    let out = scratch.path("out");
+    let rewrite = |list: &str| {
+        let mut command = ckptadv();
+        command.args(["--substitute", list]);
+        command.arg(scratch.path("image")).arg("-o").arg(&out);
+        command.output().unwrap()
+    };
+    let output = rewrite(&format!("1={log},2={log}"));
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let warning = format!("{log} is not there yet");
+    assert_eq!(said.matches(&warning).count(), 1, "{said}");
+    assert!(!scratch.path("log").exists());
+    let name = format!("{log}\0");
+    let bytes = fs::read(&out).unwrap();
+    let names = bytes.windows(name.len()).filter(|w| *w == name.as_bytes());
+    assert_eq!(names.count(), 1, "one description for both");
+
+    fs::write(&log, "text").unwrap();
+    let output = rewrite(&format!("1={log}"));
+    assert!(output.status.success() && output.stderr.is_empty());
+    assert_eq!(fs::read(&log).unwrap(), b"text");
+
+    fs::remove_file(&out).unwrap();
+    assert_fails(
+        &rewrite("6=/nowhere/at/all"),
+        "is to be read and is not there",
+    );
+    assert!(!out.exists());
+}

@@ -10,6 +10,7 @@ pub use list::{parse_kind, parse_list};
 
 use glob::Glob;
 use std::fmt;
+use std::sync::Arc;
 
 /// All the advice of one restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +25,25 @@ impl Advice {
     /// True where nothing is asked for.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
+    }
+
+    /// Whether some item takes the caller's descriptor of this number, to
+    /// preserve it or as a source.
+    pub fn wants(&self, number: i32) -> bool {
+        self.items.iter().any(|item| item.wants(number))
+    }
+
+    /// The paths that items have as their source, each once.
+    pub fn paths(&self) -> Vec<Arc<[u8]>> {
+        let mut paths = Vec::new();
+        for item in &self.items {
+            if let Action::Substitute(Source::Path(path)) = &item.action
+                && !paths.contains(path)
+            {
+                paths.push(path.clone());
+            }
+        }
+        paths
     }
 }
 
@@ -40,6 +60,18 @@ pub struct Item {
     pub variable: String,
     /// As it was written.
     pub text: String,
+}
+
+impl Item {
+    fn wants(&self, number: i32) -> bool {
+        match (&self.action, &self.target) {
+            (Action::Ignore | Action::Substitute(Source::Path(_)), _) => false,
+            (Action::Substitute(Source::Descriptor(from)), _) => *from == number,
+            (Action::Preserve | Action::Add, target) => target
+                .numbers()
+                .is_some_and(|(from, to)| (from..=to).contains(&number)),
+        }
+    }
 }
 
 impl fmt::Display for Item {
@@ -69,7 +101,7 @@ pub enum Source {
     /// A descriptor of the caller.
     Descriptor(i32),
     /// An absolute path.
-    Path(Vec<u8>),
+    Path(Arc<[u8]>),
 }
 
 /// Which tasks an item means.
@@ -97,6 +129,17 @@ pub enum Target {
     Kind(Kind),
     /// One open file description.
     Id(u64),
+}
+
+impl Target {
+    /// The first and last number, where it is numbers that are meant.
+    pub fn numbers(&self) -> Option<(i32, i32)> {
+        match *self {
+            Target::Number(number) => Some((number, number)),
+            Target::Range(from, to) => Some((from, to.unwrap_or(i32::MAX))),
+            Target::Path(_) | Target::Kind(_) | Target::Id(_) => None,
+        }
+    }
 }
 
 /// What an item that selects nothing does.

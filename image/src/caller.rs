@@ -3,6 +3,7 @@
 
 use crate::advice::Kind;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Reading and writing, as an open file description allows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -30,6 +31,28 @@ impl Access {
                 write: true,
             },
         }
+    }
+
+    /// The access mode of open(2) for it.
+    pub fn flags(self) -> i32 {
+        match self {
+            Access { write: false, .. } => libc::O_RDONLY,
+            Access { read: false, .. } => libc::O_WRONLY,
+            _ => libc::O_RDWR,
+        }
+    }
+
+    /// What this and another allow together.
+    pub fn and(self, other: Self) -> Self {
+        Access {
+            read: self.read || other.read,
+            write: self.write || other.write,
+        }
+    }
+
+    /// Whether it allows all that another does.
+    pub fn covers(self, other: Self) -> bool {
+        self.and(other) == self
     }
 }
 
@@ -67,4 +90,115 @@ pub struct CallerFile {
 pub struct Caller {
     /// By number.
     pub files: BTreeMap<i32, CallerFile>,
+}
+
+/// A file that advice gives by its path, as it has to be opened. It is never
+/// truncated, and made only where it is to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// The absolute path.
+    pub path: Arc<[u8]>,
+    /// What it is needed for.
+    pub access: Access,
+    /// O_APPEND.
+    pub append: bool,
+    /// The offset of the file that it takes the place of, in bytes; `None`
+    /// where that had none that counts.
+    pub position: Option<u64>,
+}
+
+impl Opening {
+    /// The offset that it gets in a file of this size, both in bytes.
+    pub fn start(&self, size: u64) -> u64 {
+        match self.position {
+            _ if self.append => size,
+            Some(position) => position.min(size),
+            None if self.access.write => size,
+            None => 0,
+        }
+    }
+
+    /// open(2) flags.
+    pub fn flags(&self) -> i32 {
+        let append = if self.append { libc::O_APPEND } else { 0 };
+        self.access.flags() | append
+    }
+
+    /// One for each path and way of writing, with the access that all of them
+    /// need together, and the offset of the first.
+    pub fn united<'a>(all: impl IntoIterator<Item = &'a Opening>) -> Vec<Opening> {
+        let mut united: Vec<Opening> = Vec::new();
+        for opening in all {
+            match united.iter_mut().find(|other| other.is_like(opening)) {
+                Some(other) => other.access = other.access.and(opening.access),
+                None => united.push(opening.clone()),
+            }
+        }
+        united
+    }
+
+    /// Whether one open file description can be both, if its access allows it.
+    pub fn is_like(&self, other: &Opening) -> bool {
+        (&self.path, self.append) == (&other.path, other.append)
+    }
+}
+
+/// A file that was opened by its path, or would be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// What it is.
+    pub file: CallerFile,
+    /// Its offset in bytes.
+    pub position: u64,
+    /// It is not there yet.
+    pub missing: bool,
+}
+
+/// Why a path cannot be opened as it would have to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CannotOpen {
+    /// As open(2) gives it.
+    pub errno: i32,
+    /// In words, with what to do instead.
+    pub why: String,
+}
+
+/// What the paths of the system are, here and now.
+pub trait Paths: Send {
+    /// What kind of file a path of the image is; [`Kind::Reg`] where there is
+    /// none.
+    fn kind(&self, path: &[u8]) -> Kind;
+
+    /// What opening a file would give. Makes nothing.
+    ///
+    /// # Errors
+    /// It cannot be opened so.
+    fn look(&self, opening: &Opening) -> Result<Opened, CannotOpen>;
+
+    /// Opens a file that was looked at, since it is needed now.
+    ///
+    /// # Errors
+    /// It could not be opened after all.
+    fn open(&self, opening: &Opening) -> Result<Opened, CannotOpen>;
+}
+
+/// Knows no path.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoPaths;
+
+impl Paths for NoPaths {
+    fn kind(&self, _: &[u8]) -> Kind {
+        Kind::Reg
+    }
+
+    fn look(&self, opening: &Opening) -> Result<Opened, CannotOpen> {
+        self.open(opening)
+    }
+
+    fn open(&self, _: &Opening) -> Result<Opened, CannotOpen> {
+        Err(CannotOpen {
+            errno: libc::ENOENT,
+            why: "nothing is known of the paths here".to_owned(),
+        })
+    }
 }

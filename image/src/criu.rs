@@ -20,6 +20,6 @@ mod wire;
 /// What its images are called.
 const FORMAT: &str = "CRIU";
 
-pub use edit::{Inherited, Rewrite, inherited, rewrite};
+pub use edit::{Inherited, Naming, Rewrite, What, inherited, rewrite};
 pub use entry::{Description, Slot, Task};
 pub use image::{Directory, Image, Reference, Table};

@@ -50,8 +50,26 @@ pub enum Error {
         task: i32,
         /// The descriptor.
         number: i32,
+        /// The caller's descriptor.
+        from: i32,
         /// The access that is missing: "reading" or "writing".
         lacks: &'static str,
+    },
+    /// A path to give cannot be opened as the number needs it (the errno of
+    /// open(2)).
+    Path {
+        /// The item as written.
+        item: String,
+        /// Pid of the task, as the image has it.
+        task: i32,
+        /// The descriptor.
+        number: i32,
+        /// The path.
+        path: String,
+        /// As open(2) gives it.
+        errno: i32,
+        /// Why, and what to do instead.
+        why: String,
     },
     /// Two items give one descriptor two different sources, or other advice
     /// that cannot be meant (EINVAL).
@@ -89,6 +107,7 @@ impl Error {
             Error::NotOpen { .. } => libc::EBADF,
             Error::Exists { .. } => libc::EEXIST,
             Error::Access { .. } => libc::EACCES,
+            Error::Path { errno, .. } => *errno,
         }
     }
 
@@ -135,17 +154,26 @@ impl fmt::Display for Error {
                 item,
                 task,
                 number,
+                from,
                 lacks,
             } => write!(
                 f,
-                "{item}: task {task} needs descriptor {number} for {lacks}, and the caller's is \
-                 not open for {lacks}: open it {number}{}FILE",
+                "{item}: task {task} needs descriptor {number} for {lacks}, and the caller's \
+                 {from} is not open for {lacks}: open it {from}{}FILE",
                 match (number, *lacks) {
                     (0, _) => "<",
                     (1 | 2, _) => ">>",
                     _ => "<>",
                 }
             ),
+            Error::Path {
+                item,
+                task,
+                number,
+                path,
+                why,
+                ..
+            } => write!(f, "{item}: task {task} descriptor {number}: {path}: {why}"),
             Error::Contradiction { what, remedy } => write!(f, "{what}: {remedy}"),
             Error::Unmatched { items } => write!(f, "nothing matched: {items}"),
             Error::Image {

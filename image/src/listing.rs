@@ -229,6 +229,12 @@ pub fn status_flags(flags: u32) -> impl Iterator<Item = &'static str> + Clone {
         .map(|(_, name)| *name)
 }
 
+/// "r", "w" or "rw", and the status flags.
+pub fn flags(flags: u32) -> String {
+    let all = std::iter::once(access(flags)).chain(status_flags(flags));
+    all.collect::<Vec<_>>().join(",")
+}
+
 impl Json for Listing {
     fn json(&self, out: &mut dyn Write) -> fmt::Result {
         let described = self.descriptions.iter().map(|it| Described(self, it));

@@ -6,15 +6,24 @@
 //! that an engine that reads a stream can use it as well as one that reads a
 //! directory.
 //!
-//! A number without a task means the root task's descriptor, and the same number
-//! in every other task where it is the same open file description; where the
-//! root task has no such number, every task that has it.
+//! * [`selection`]: which descriptors an item means;
+//! * [`giving`]: what comes in their place, and whether it will do;
+//! * [`unmatched`]: what the image has instead of what was asked for.
+
+mod giving;
+mod selection;
+mod unmatched;
+
+pub use unmatched::ranges;
 
 use crate::Error;
-use crate::advice::{Action, Advice, Item, Kind, Strictness, Target, TaskSelector};
-use crate::caller::{Access, Caller};
+use crate::advice::{Action, Advice, Item, Kind, Source, Strictness, Target};
+use crate::caller::{Access, Caller, NoPaths, Paths};
+use giving::Given;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use unmatched::Seen;
 
 /// One descriptor of a task, as the image has it.
 #[derive(Clone, Debug)]
@@ -25,19 +34,36 @@ pub struct Descriptor<'a> {
     pub description: u64,
     /// What kind of file it is.
     pub kind: Kind,
-    /// The path it was opened by, where the image has one.
-    pub path: Option<&'a [u8]>,
+    /// The image does not tell a file from a directory or a device: what its
+    /// path is here and now counts.
+    pub kind_by_path: bool,
+    /// The absolute path that it was opened by or is bound to, where the image
+    /// has one.
+    pub path: Option<Cow<'a, [u8]>>,
     /// The access that the description had.
     pub access: Access,
+    /// O_APPEND.
+    pub append: bool,
+    /// Its offset in bytes, where the image has one.
+    pub position: Option<u64>,
 }
 
 impl Descriptor<'_> {
     fn label(&self) -> String {
-        match self.path {
+        match &self.path {
             Some(path) => format!("{} {}", self.kind, String::from_utf8_lossy(path)),
             None => self.kind.to_string(),
         }
     }
+}
+
+/// Where a descriptor comes from that is not the image's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// The caller's descriptor of this number.
+    Descriptor(i32),
+    /// A file that is opened by its path: which, as [`Planner::opening`] has it.
+    Path(usize),
 }
 
 /// What becomes of one descriptor.
@@ -47,8 +73,8 @@ pub enum Fate {
     Keep,
     /// Not open after the restart.
     Drop,
-    /// The caller's descriptor of this number in its place.
-    Give(i32),
+    /// Another file in its place.
+    Give(Origin),
 }
 
 /// What becomes of one file table.
@@ -65,6 +91,17 @@ impl TablePlan {
     /// Whether the table stays as it is.
     pub fn is_untouched(&self) -> bool {
         self.added.is_empty() && self.fates.iter().all(|fate| *fate == Fate::Keep)
+    }
+
+    /// Where its new descriptors come from, in an order that does not depend on
+    /// whether the table had the numbers.
+    pub fn origins(&self) -> BTreeSet<Origin> {
+        let placed = self.fates.iter().filter_map(|fate| match fate {
+            Fate::Give(from) => Some(*from),
+            _ => None,
+        });
+        let added = self.added.iter().map(|&(_, from)| Origin::Descriptor(from));
+        placed.chain(added).collect()
     }
 }
 
@@ -89,11 +126,14 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let was = self.was.as_deref().unwrap_or("not open");
         write!(f, "task {} descriptor {} ({was}): ", self.task, self.number)?;
-        match (&self.fate, &self.gives) {
-            (Fate::Keep, _) => write!(f, "kept")?,
-            (Fate::Drop, _) => write!(f, "dropped")?,
-            (Fate::Give(from), Some(gives)) => write!(f, "from the caller's {from} ({gives})")?,
-            (Fate::Give(from), None) => write!(f, "from the caller's {from}")?,
+        let gives = self.gives.as_deref().unwrap_or("unknown");
+        match &self.fate {
+            Fate::Keep => write!(f, "kept")?,
+            Fate::Drop => write!(f, "dropped")?,
+            Fate::Give(Origin::Descriptor(from)) => {
+                write!(f, "from the caller's {from} ({gives})")?;
+            }
+            Fate::Give(Origin::Path(_)) => write!(f, "from {gives}")?,
         }
         write!(f, " [{}]", self.item)
     }
@@ -107,20 +147,29 @@ struct Bound {
     matched: bool,
 }
 
+/// What an item wants of a descriptor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wish {
+    Drop,
+    Give(Source),
+}
+
 /// Meets advice with file tables.
 pub struct Planner {
     bound: Vec<Bound>,
     caller: Caller,
+    paths: Box<dyn Paths>,
     strictness: Strictness,
     /// Whether the engine gives the caller's description itself.
     shares: bool,
+    given: Vec<Given>,
     root: BTreeMap<i32, u64>,
     root_pid: i32,
     /// Numbers that a task other than the root has, where the whole image is
     /// known in advance.
     census: Option<BTreeSet<i32>>,
     alone: bool,
-    tasks: BTreeMap<i32, BTreeSet<i32>>,
+    seen: Seen,
     changes: Vec<Change>,
 }
 
@@ -131,45 +180,32 @@ impl Planner {
     ///   (CRIU); otherwise it opens the same file anew (Linux-CR).
     ///
     /// # Errors
-    /// [`Error::NotOpen`] for a number to preserve that is not open in the
-    /// caller; [`Error::Unsupported`] for a source that the engine cannot give,
-    /// and for what the grammar has and this version does not do.
+    /// [`Error::NotOpen`] for a number to give that is not open in the caller;
+    /// [`Error::Unsupported`] for one that the engine cannot give.
     pub fn new(advice: &Advice, caller: Caller, shares: bool) -> Result<Self, Error> {
         let mut bound = Vec::with_capacity(advice.items.len());
         for item in &advice.items {
-            let numbers = match (&item.action, &item.target) {
-                (_, Target::Path(_) | Target::Kind(_) | Target::Id(_)) => {
-                    return Err(Error::unsupported(
-                        item.to_string(),
-                        "paths, kinds and identifiers cannot be selected yet: name the \
-                         descriptors by number",
-                    ));
-                }
-                (Action::Substitute(_), _) => {
-                    return Err(Error::unsupported(
-                        item.to_string(),
-                        "substitution from another number or a path is not done yet: open the \
-                         file on the number itself and preserve it",
-                    ));
-                }
-                (Action::Ignore, _) => Vec::new(),
-                (_, Target::Number(number)) => {
-                    if !caller.files.contains_key(number) {
-                        return Err(Error::NotOpen {
-                            item: item.to_string(),
-                            number: *number,
-                        });
-                    }
-                    vec![*number]
-                }
-                (_, Target::Range(from, to)) => caller
-                    .files
-                    .range(*from..=to.unwrap_or(i32::MAX))
-                    .map(|(number, _)| *number)
-                    .collect(),
+            let (named, range) = match (&item.action, &item.target) {
+                (Action::Ignore | Action::Substitute(Source::Path(_)), _) => (None, None),
+                (Action::Substitute(Source::Descriptor(number)), _) => (Some(*number), None),
+                (_, Target::Number(number)) => (Some(*number), None),
+                (_, target) => (None, target.numbers()),
             };
+            if let Some(number) = named.filter(|number| !caller.files.contains_key(number)) {
+                return Err(Error::NotOpen {
+                    item: item.to_string(),
+                    number,
+                });
+            }
+            let in_range = range
+                .iter()
+                .flat_map(|&(from, to)| caller.files.range(from..=to));
+            let given: Vec<i32> = named
+                .into_iter()
+                .chain(in_range.map(|(number, _)| *number))
+                .collect();
             if !shares {
-                for number in &numbers {
+                for number in &given {
                     let file = &caller.files[number];
                     if let Some(why) = &file.not_by_name {
                         return Err(Error::unsupported(
@@ -179,22 +215,25 @@ impl Planner {
                     }
                 }
             }
+            let substitutes = matches!(item.action, Action::Substitute(_));
             bound.push(Bound {
                 item: item.clone(),
-                numbers,
+                numbers: if substitutes { Vec::new() } else { given },
                 matched: false,
             });
         }
         Ok(Planner {
             bound,
             caller,
+            paths: Box::new(NoPaths),
             strictness: advice.strictness,
             shares,
+            given: Vec::new(),
             root: BTreeMap::new(),
             root_pid: 0,
             census: None,
             alone: false,
-            tasks: BTreeMap::new(),
+            seen: Seen::default(),
             changes: Vec::new(),
         })
     }
@@ -202,7 +241,18 @@ impl Planner {
     /// Tells which numbers the tasks other than the root have, where the whole
     /// image is known in advance.
     pub fn with_census(mut self, numbers: BTreeSet<i32>) -> Self {
+        self.foresee(numbers);
+        self
+    }
+
+    /// As [`Planner::with_census`].
+    pub fn foresee(&mut self, numbers: BTreeSet<i32>) {
         self.census = Some(numbers);
+    }
+
+    /// Tells who knows the paths of the system.
+    pub fn with_paths(mut self, paths: Box<dyn Paths>) -> Self {
+        self.paths = paths;
         self
     }
 
@@ -222,8 +272,9 @@ impl Planner {
     /// * `root`: it is the image's first task, or shares that one's table.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::Access`], [`Error::Contradiction`];
-    /// [`Error::Unsupported`] where the answer depends on tables not seen yet.
+    /// [`Error::Exists`], [`Error::Access`], [`Error::Path`],
+    /// [`Error::Contradiction`]; [`Error::Unsupported`] where the answer depends
+    /// on tables not seen yet.
     pub fn table(
         &mut self,
         pids: &[i32],
@@ -240,56 +291,42 @@ impl Planner {
                 .map(|d| (d.number, d.description))
                 .collect();
         }
-        let open: BTreeSet<i32> = by_number.keys().copied().collect();
-        for pid in pids {
-            self.tasks.insert(*pid, open.clone());
-        }
-
-        let mut chosen: BTreeMap<i32, (usize, Fate)> = BTreeMap::new();
+        let mut chosen: BTreeMap<i32, (usize, Wish)> = BTreeMap::new();
         for index in 0..self.bound.len() {
             if !self.means(index, pids) {
                 continue;
             }
-            for (number, fate) in self.selected(index, root, task, &by_number)? {
+            for (number, wish) in self.selected(index, root, task, &by_number)? {
                 self.bound[index].matched = true;
                 match chosen.get(&number) {
-                    Some((other, Fate::Give(from))) if matches!(fate, Fate::Give(_)) => {
-                        if fate != Fate::Give(*from) {
+                    Some((other, Wish::Give(source))) => {
+                        if self.contradict(*other, source, index, &wish) {
                             return Err(self.contradiction(task, number, *other, index));
                         }
                     }
-                    Some((_, Fate::Give(_))) => {}
-                    _ => {
-                        chosen.insert(number, (index, fate));
+                    Some((_, Wish::Drop)) | None => {
+                        chosen.insert(number, (index, wish));
                     }
                 }
             }
         }
+        self.note(pids, descriptors);
         self.carry_out(task, &chosen, &by_number, descriptors)
     }
 
     fn carry_out(
         &mut self,
         task: i32,
-        chosen: &BTreeMap<i32, (usize, Fate)>,
+        chosen: &BTreeMap<i32, (usize, Wish)>,
         by_number: &BTreeMap<i32, &Descriptor<'_>>,
         descriptors: &[Descriptor<'_>],
     ) -> Result<TablePlan, Error> {
+        let fates = self.fates(task, chosen, by_number)?;
         let mut plan = TablePlan::default();
-        for (&number, &(index, fate)) in chosen {
-            let item = &self.bound[index].item;
+        for (&number, &(index, _)) in chosen {
             let there = by_number.get(&number);
-            if let (Some(descriptor), Fate::Give(from)) = (there, fate) {
-                if item.action == Action::Add {
-                    return Err(Error::Exists {
-                        item: item.to_string(),
-                        task,
-                        number,
-                    });
-                }
-                self.check_access(item, task, descriptor, from)?;
-            }
-            if let (None, Fate::Give(from)) = (there, fate) {
+            let fate = fates[&number];
+            if let (None, Fate::Give(Origin::Descriptor(from))) = (there, fate) {
                 plan.added.push((number, from));
             }
             let change = Change {
@@ -297,7 +334,7 @@ impl Planner {
                 number,
                 was: there.map(|d| d.label()),
                 fate,
-                item: item.to_string(),
+                item: self.bound[index].item.to_string(),
                 gives: match fate {
                     Fate::Give(from) => self.gives(from),
                     _ => None,
@@ -307,188 +344,30 @@ impl Planner {
         }
         plan.fates = descriptors
             .iter()
-            .map(|d| chosen.get(&d.number).map_or(Fate::Keep, |&(_, fate)| fate))
+            .map(|d| fates.get(&d.number).copied().unwrap_or(Fate::Keep))
             .collect();
         Ok(plan)
     }
 
-    fn gives(&self, from: i32) -> Option<String> {
-        let file = self.caller.files.get(&from)?;
-        let how = if self.shares {
-            "shared"
-        } else {
-            "re-opened, not shared"
-        };
-        Some(format!("{}, {how}", file.link))
-    }
-
-    fn check_access(
-        &self,
-        item: &Item,
-        task: i32,
-        descriptor: &Descriptor<'_>,
-        from: i32,
-    ) -> Result<(), Error> {
-        let needs = match descriptor.number {
-            0 => Access {
-                read: true,
-                write: false,
-            },
-            1 | 2 => Access {
-                read: false,
-                write: true,
-            },
-            _ => descriptor.access,
-        };
-        let has = self.caller.files[&from].access;
-        let lacks = if needs.read && !has.read {
-            "reading"
-        } else if needs.write && !has.write {
-            "writing"
-        } else {
-            return Ok(());
-        };
-        Err(Error::Access {
-            item: item.to_string(),
-            task,
-            number: descriptor.number,
-            lacks,
-        })
+    /// Whether two items that select one descriptor cannot both be meant: one
+    /// preserves and one substitutes, or they have different sources as written.
+    fn contradict(&self, a: usize, source: &Source, b: usize, wish: &Wish) -> bool {
+        let substitutes =
+            |index: usize| matches!(self.bound[index].item.action, Action::Substitute(_));
+        match wish {
+            Wish::Drop => false,
+            Wish::Give(other) => other != source || substitutes(a) != substitutes(b),
+        }
     }
 
     fn contradiction(&self, task: i32, number: i32, a: usize, b: usize) -> Error {
         Error::Contradiction {
             what: format!(
-                "task {task} descriptor {number} is given two sources: {} and {}",
+                "task {task} descriptor {number} is given by two items: {} and {}",
                 self.bound[a].item, self.bound[b].item
             ),
             remedy: "leave one of them out".to_owned(),
         }
-    }
-
-    fn means(&self, index: usize, pids: &[i32]) -> bool {
-        match self.bound[index].item.task {
-            None | Some(TaskSelector::Every) => true,
-            Some(TaskSelector::Root) => pids.contains(&self.root_pid),
-            Some(TaskSelector::Pid(pid)) => pids.contains(&pid),
-        }
-    }
-
-    /// What an item selects in one table.
-    fn selected(
-        &self,
-        index: usize,
-        root: bool,
-        task: i32,
-        by_number: &BTreeMap<i32, &Descriptor<'_>>,
-    ) -> Result<Vec<(i32, Fate)>, Error> {
-        let Bound { item, numbers, .. } = &self.bound[index];
-        let follows_root = |number: i32, description: u64| {
-            item.task.is_some()
-                || root
-                || self
-                    .root
-                    .get(&number)
-                    .is_none_or(|&of_root| of_root == description)
-        };
-        let mut selected = Vec::new();
-        if item.action == Action::Ignore {
-            let (from, to) = match item.target {
-                Target::Number(number) => (number, number),
-                Target::Range(from, to) => (from, to.unwrap_or(i32::MAX)),
-                _ => return Ok(selected),
-            };
-            for (&number, descriptor) in by_number.range(from..=to) {
-                if follows_root(number, descriptor.description) {
-                    selected.push((number, Fate::Drop));
-                }
-            }
-            return Ok(selected);
-        }
-        for &number in numbers {
-            let add = match by_number.get(&number) {
-                Some(descriptor) => follows_root(number, descriptor.description),
-                None if item.task.is_some() => true,
-                None => root && self.nobody_else_has(item, number, task)?,
-            };
-            if add {
-                selected.push((number, Fate::Give(number)));
-            }
-        }
-        Ok(selected)
-    }
-
-    fn nobody_else_has(&self, item: &Item, number: i32, task: i32) -> Result<bool, Error> {
-        match &self.census {
-            _ if self.alone => Ok(true),
-            Some(census) => Ok(!census.contains(&number)),
-            None => Err(Error::unsupported(
-                item.to_string(),
-                format!(
-                    "task {task} has no descriptor {number}, and whether a later task has one \
-                     cannot be known while the image comes through a pipe: give the image as a \
-                     file, or name the tasks (root:{number} or *:{number})"
-                ),
-            )),
-        }
-    }
-
-    /// The items that selected nothing, each with what the image has instead,
-    /// after the last table.
-    ///
-    /// # Errors
-    /// [`Error::Unmatched`] under [`Strictness::Strict`]. Under
-    /// [`Strictness::BestEffort`] the list is empty.
-    pub fn finish(&self) -> Result<Vec<String>, Error> {
-        if self.strictness == Strictness::BestEffort {
-            return Ok(Vec::new());
-        }
-        let unmatched: Vec<String> = self
-            .bound
-            .iter()
-            .filter(|bound| !bound.matched)
-            .map(|bound| format!("{}: {}", bound.item, self.instead(bound)))
-            .collect();
-        if self.strictness == Strictness::Strict && !unmatched.is_empty() {
-            return Err(Error::Unmatched {
-                items: unmatched.join("; "),
-            });
-        }
-        Ok(unmatched)
-    }
-
-    fn instead(&self, bound: &Bound) -> String {
-        let item = &bound.item;
-        let target = match &item.target {
-            Target::Number(number) => number.to_string(),
-            Target::Range(from, Some(to)) => format!("{from}-{to}"),
-            Target::Range(from, None) => format!("{from}-"),
-            _ => "such a descriptor".to_owned(),
-        };
-        if item.action != Action::Ignore && bound.numbers.is_empty() {
-            return format!("nothing in {target} is open here, so nothing is preserved");
-        }
-        if let Some(TaskSelector::Pid(pid)) = item.task {
-            return match self.tasks.get(&pid) {
-                Some(open) => format!("task {pid} has no {target}; open there: {}", ranges(open)),
-                None => {
-                    let pids: BTreeSet<i32> = self.tasks.keys().copied().collect();
-                    format!(
-                        "the image has no task {pid} with descriptors; it has {}",
-                        ranges(&pids)
-                    )
-                }
-            };
-        }
-        let all: BTreeSet<i32> = self.tasks.values().flatten().copied().collect();
-        if item.task == Some(TaskSelector::Root) {
-            let open: BTreeSet<i32> = self.root.keys().copied().collect();
-            return format!(
-                "the root task has no {target}; open there: {}",
-                ranges(&open)
-            );
-        }
-        format!("no task has {target}; open are {}", ranges(&all))
     }
 
     /// What is changed, so far.
@@ -497,36 +376,11 @@ impl Planner {
     }
 }
 
-/// "0-2, 5, 7-9", or "none".
-pub fn ranges(numbers: &BTreeSet<i32>) -> String {
-    let mut runs: Vec<(i32, i32)> = Vec::new();
-    for &number in numbers {
-        match runs.last_mut() {
-            Some((_, to)) if to.checked_add(1) == Some(number) => *to = number,
-            _ => runs.push((number, number)),
-        }
-    }
-    if runs.is_empty() {
-        return "none".to_owned();
-    }
-    let texts: Vec<String> = runs
-        .iter()
-        .map(|(from, to)| {
-            if from == to {
-                from.to_string()
-            } else {
-                format!("{from}-{to}")
-            }
-        })
-        .collect();
-    texts.join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::advice::parse_list;
-    use crate::caller::CallerFile;
+    use crate::caller::{CallerFile, CannotOpen, Opened, Opening};
 
     fn advice(ignore: &str, preserve: &str) -> Advice {
         let mut items = parse_list(
@@ -567,8 +421,11 @@ mod tests {
                 number,
                 description,
                 kind: Kind::Reg,
+                kind_by_path: false,
                 path: None,
                 access: Access::of_flags(libc::O_RDWR),
+                append: false,
+                position: None,
             })
             .collect()
     }
@@ -611,7 +468,7 @@ mod tests {
         let plan = p
             .table(&[10], true, &descriptors(&[(0, 1), (1, 2)]))
             .unwrap();
-        assert_eq!(plan.fates, [Fate::Drop, Fate::Give(1)]);
+        assert_eq!(plan.fates, [Fate::Drop, Fate::Give(Origin::Descriptor(1))]);
         assert_eq!(plan.added, [(7, 7)]);
     }
 
@@ -630,7 +487,7 @@ mod tests {
                 .is_untouched()
         );
         let child = p.table(&[11], false, &descriptors(&[(7, 5)])).unwrap();
-        assert_eq!(child.fates, [Fate::Give(7)]);
+        assert_eq!(child.fates, [Fate::Give(Origin::Descriptor(7))]);
     }
 
     #[test]
@@ -684,6 +541,206 @@ mod tests {
                 "CKPT_IGNORE=12: no task has 12; open are 0-2, 9",
                 "CKPT_IGNORE=99:1: the image has no task 99 with descriptors; it has 10",
                 "CKPT_IGNORE=10:5: task 10 has no 5; open there: 0-2, 9",
+            ]
+        );
+    }
+
+    /// Everything that is looked for is a regular file of 100 bytes, but what
+    /// begins with `/no/` or `/d/`; those in `/open/` were opened for both.
+    struct World;
+
+    impl Paths for World {
+        fn kind(&self, path: &[u8]) -> Kind {
+            match path.starts_with(b"/d/") {
+                true => Kind::Dir,
+                false => Kind::Reg,
+            }
+        }
+
+        fn look(&self, opening: &Opening) -> Result<Opened, CannotOpen> {
+            if opening.path.starts_with(b"/no/") {
+                return Err(CannotOpen {
+                    errno: libc::ENOENT,
+                    why: "not there".to_owned(),
+                });
+            }
+            let mut file = caller(&[0], libc::O_RDWR).files.remove(&0).unwrap();
+            file.access = match opening.path.starts_with(b"/open/") {
+                true => Access::of_flags(libc::O_RDWR),
+                false => opening.access,
+            };
+            Ok(Opened {
+                file,
+                position: opening.start(100),
+                missing: false,
+            })
+        }
+
+        fn open(&self, opening: &Opening) -> Result<Opened, CannotOpen> {
+            self.look(opening)
+        }
+    }
+
+    fn substitutes(list: &str) -> Planner {
+        let stand_in = Action::Substitute(Source::Descriptor(0));
+        let mut advice = advice("", "");
+        advice.items = parse_list("CKPT_SUBSTITUTE", list.as_bytes(), &stand_in, 1024).unwrap();
+        let caller = caller(&[0, 1, 2, 7], libc::O_RDWR);
+        Planner::new(&advice, caller, true)
+            .unwrap()
+            .with_paths(Box::new(World))
+    }
+
+    fn of_kind(number: i32, description: u64, kind: Kind, path: &str) -> Descriptor<'static> {
+        let mut descriptor = descriptors(&[(number, description)]).remove(0);
+        descriptor.kind = kind;
+        descriptor.path = Some(Cow::Owned(path.as_bytes().to_vec()));
+        descriptor.position = Some(30);
+        descriptor
+    }
+
+    fn log() -> Vec<Descriptor<'static>> {
+        vec![
+            of_kind(1, 1, Kind::Reg, "/var/log"),
+            of_kind(2, 1, Kind::Reg, "/var/log"),
+            of_kind(3, 2, Kind::Pipe, ""),
+            of_kind(4, 3, Kind::Reg, "/d/here"),
+        ]
+    }
+
+    #[test]
+    fn paths_kinds_and_identifiers_mean_every_task() {
+        for (list, root, child) in [
+            ("/var/*", vec![1, 2], vec![1, 2]),
+            ("type=pipe", vec![3], vec![3]),
+            ("11:type=pipe", vec![], vec![3]),
+            ("id=1", vec![1, 2], vec![1, 2]),
+            ("root:id=1", vec![1, 2], vec![]),
+            ("type=reg", vec![1, 2, 4], vec![1, 2, 4]),
+            ("/,/var", vec![], vec![]),
+        ] {
+            let mut p = planner(list, "");
+            for (pid, expected) in [(10, root), (11, child)] {
+                let plan = p.table(&[pid], pid == 10, &log()).unwrap();
+                let is = plan.fates.iter().map(|fate| *fate == Fate::Drop);
+                let dropped: Vec<i32> = (1..).zip(is).filter(|d| d.1).map(|d| d.0).collect();
+                assert_eq!(dropped, expected, "{list} in {pid}");
+            }
+        }
+    }
+
+    #[test]
+    fn where_the_image_does_not_tell_the_kind_the_path_does() {
+        let mut p = substitutes("type=dir=7");
+        let mut log = log();
+        log[3].kind_by_path = true;
+        let plan = p.table(&[10], true, &log).unwrap();
+        let given = Fate::Give(Origin::Descriptor(7));
+        assert_eq!(plan.fates, [Fate::Keep, Fate::Keep, Fate::Keep, given]);
+    }
+
+    #[test]
+    fn one_path_is_one_description() {
+        let mut p = substitutes("1=/a,2=/a,3=/b");
+        let plan = p.table(&[10], true, &log()).unwrap();
+        let [a, b] = [0, 1].map(|index| Fate::Give(Origin::Path(index)));
+        assert_eq!(plan.fates, [a, a, b, Fate::Keep]);
+        // A pipe had no offset, the file had.
+        assert_eq!((p.position(0), p.position(1)), (30, 100));
+        // The child's 3 is opened for what it needs, which the parent's can do.
+        let child = p.table(&[11], false, &log()).unwrap();
+        assert_eq!(child, plan);
+        assert_eq!(p.openings().len(), 2);
+        assert_eq!(p.opening(0).unwrap().flags(), libc::O_WRONLY);
+        assert_eq!(p.opening(1).unwrap().flags(), libc::O_RDWR);
+    }
+
+    #[test]
+    fn what_cannot_share_a_description_has_its_own() {
+        let mut p = substitutes("1=/a,4=/a");
+        let mut appending = log();
+        appending[0].append = true;
+        let plan = p.table(&[10], true, &appending).unwrap();
+        assert_ne!(plan.fates[0], plan.fates[3]);
+        assert_eq!(p.position(0), 100, "it appends");
+
+        // A later table needs more; what was opened in advance has it.
+        for (list, same) in [("1=/a,11:4=/a", false), ("1=/open/a,11:4=/open/a", true)] {
+            let mut p = substitutes(list);
+            let root = p.table(&[10], true, &log()).unwrap();
+            let child = p.table(&[11], false, &log()).unwrap();
+            assert_eq!(root.fates[0] == child.fates[3], same, "{list}");
+            assert_eq!(p.openings().len(), 1);
+            assert_eq!(p.openings()[0].flags(), libc::O_RDWR);
+        }
+    }
+
+    #[test]
+    fn a_source_that_is_not_needed_is_not_looked_at() {
+        let mut p = substitutes("9=/no/a");
+        assert!(p.table(&[10], true, &log()).unwrap().is_untouched());
+        assert_eq!(p.finish().unwrap().len(), 1, "nothing is added");
+        let mut p = substitutes("1=/no/a");
+        let error = p.table(&[10], true, &log()).unwrap_err();
+        assert_eq!(error.errno(), libc::ENOENT);
+        assert_eq!(
+            error.to_string(),
+            "CKPT_SUBSTITUTE=1=/no/a: task 10 descriptor 1: /no/a: not there"
+        );
+    }
+
+    #[test]
+    fn two_sources_of_one_descriptor_contradict() {
+        for (substitute, preserve, refused) in [
+            ("1=7,1=2", "", true),
+            ("1=7,/var/*=7", "", false),
+            ("1=/a,id=1=/b", "", true),
+            ("1=/a,/var/log=/a", "", false),
+            ("1=1", "1", true),
+            ("2=1", "1", false),
+            ("", "1,0-2", false),
+        ] {
+            let stand_in = Action::Substitute(Source::Descriptor(0));
+            let mut all = advice("0-", preserve);
+            let list = parse_list("S", substitute.as_bytes(), &stand_in, 1024).unwrap();
+            all.items.extend(list);
+            let caller = caller(&[0, 1, 2, 7], libc::O_RDWR);
+            let planner = Planner::new(&all, caller, true).unwrap();
+            let mut p = planner
+                .with_census(BTreeSet::new())
+                .with_paths(Box::new(World));
+            let errno = p.table(&[10], true, &log()).map_err(|e| e.errno());
+            assert_eq!(
+                errno.err(),
+                refused.then_some(libc::EINVAL),
+                "{substitute} {preserve}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_numbers_of_the_caller_that_are_wanted_are_known() {
+        let stand_in = Action::Substitute(Source::Descriptor(0));
+        let mut all = advice("3", "5,8-9");
+        let list = parse_list("S", b"1=40,2=/a,6=/a,7=/b", &stand_in, 1024).unwrap();
+        all.items.extend(list);
+        let wanted: Vec<i32> = (0..100).filter(|&n| all.wants(n)).collect();
+        assert_eq!(wanted, [5, 8, 9, 40]);
+        assert_eq!(all.paths(), [b"/a"[..].into(), b"/b"[..].into()]);
+    }
+
+    #[test]
+    fn selectors_that_matched_nothing_are_said_by_name() {
+        let mut p = planner("/x/*,10:type=tun,id=77", "");
+        p.table(&[10], true, &log()).unwrap();
+        assert_eq!(
+            p.finish().unwrap(),
+            [
+                "CKPT_IGNORE=/x/*: no task has a file of such a path; the image has , /d/here, \
+                 /var/log",
+                "CKPT_IGNORE=10:type=tun: task 10 has no descriptor of kind tun; the image has \
+                 reg, pipe",
+                "CKPT_IGNORE=id=77: no task has a descriptor of 77; the image has 1, 2, 3",
             ]
         );
     }

@@ -3,7 +3,7 @@
 
 use crate::json::{Json, Lines, Object};
 use crate::listing::Engine;
-use crate::plan::{Change, Fate};
+use crate::plan::{Change, Fate, Origin};
 use std::fmt::{self, Write};
 
 /// The version of what [`Report`] is as JSON. A field that goes or changes its
@@ -112,6 +112,10 @@ impl Json for Change {
             (Fate::Drop, _) => ("dropped", None),
             (Fate::Give(from), Some(_)) => ("replaced", Some(from)),
             (Fate::Give(from), None) => ("added", Some(from)),
+        };
+        let from = match from {
+            Some(Origin::Descriptor(number)) => Some(number),
+            _ => None,
         };
         Object::new(out)
             .field("task", &self.task)?

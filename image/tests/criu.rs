@@ -3,9 +3,9 @@
 
 use ckpt_image::Error;
 use ckpt_image::advice::{Action, Advice, Kind, Strictness, parse_list};
-use ckpt_image::caller::{Access, Caller, CallerFile};
-use ckpt_image::criu::{Image, Reference, Rewrite, inherited, rewrite};
-use ckpt_image::plan::Fate;
+use ckpt_image::caller::{Access, Caller, CallerFile, NoPaths};
+use ckpt_image::criu::{Image, Naming, Reference, Rewrite, inherited, rewrite};
+use ckpt_image::plan::{Fate, Origin};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -282,7 +282,13 @@ fn caller() -> Caller {
 }
 
 fn advise(files: &Files, preserve: &str, ignore: &str) -> Result<Rewrite, Error> {
-    rewrite(&Image::read(files)?, &advice(preserve, ignore), caller())
+    rewrite(
+        &Image::read(files)?,
+        &advice(preserve, ignore),
+        caller(),
+        Box::new(NoPaths),
+        Naming::Inherited,
+    )
 }
 
 /// A table of an image: number to id.
@@ -380,7 +386,7 @@ proptest! {
         let offered = inherited(&advice(&which, ""), &caller());
         let mut ids: BTreeMap<i32, u32> = BTreeMap::new();
         for change in &rewrite.changes {
-            let Fate::Give(from) = change.fate else { continue };
+            let Fate::Give(Origin::Descriptor(from)) = change.fate else { continue };
             let from = if from == 2 { 1 } else { from };
             let id = table(&new, (change.task - FIRST_PID) as usize)[&change.number];
             prop_assert_eq!(*ids.entry(from).or_insert(id), id);

@@ -5,7 +5,7 @@ use ckpt_image::advice::Kind;
 use ckpt_image::json::{Json, Lines, Object};
 use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_image::listing::{Description, Listing, Reference};
-use ckpt_image::plan::{Change, Fate};
+use ckpt_image::plan::{Change, Fate, Origin};
 use ckpt_image::report::{Failure, Outcome, Report};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -303,7 +303,9 @@ fn every_version_in_either_byte_order_is_shown() {
             let shown = listing(&shared_table(version, big));
             let name = version.name;
             assert!(shown.format.contains(name), "{} is no {name}", shown.format);
-            assert!(!shown.advisable, "x86_32 is not edited");
+            // No x86_32 is big-endian.
+            let edited = matches!(name, "v20" | "v23-rc2") && !big;
+            assert_eq!(shown.advisable, edited, "{name} {big}");
             let tasks: Vec<_> = shown
                 .tasks
                 .iter()
@@ -547,8 +549,12 @@ fn the_json_of_a_report_has_all_that_is_known() {
     };
     let changes = [
         change(Some("reg /a"), Fate::Drop, None),
-        change(Some("reg /a"), Fate::Give(4), Some("/b")),
-        change(None, Fate::Give(4), None),
+        change(
+            Some("reg /a"),
+            Fate::Give(Origin::Descriptor(4)),
+            Some("/b"),
+        ),
+        change(None, Fate::Give(Origin::Descriptor(4)), None),
     ];
     let report = Report {
         format: Some("a \"format\"".to_owned()),

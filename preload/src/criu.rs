@@ -3,10 +3,12 @@
 //!
 //! What is inherited must be known when criu reads its options, which is before
 //! it says where the image is (over RPC much before), so everything that the
-//! caller gives is offered, under names that do not depend on the image. The
-//! image is read, and the request checked, when criu opens `files.img`, by the
-//! descriptor that it has of the directory; no task exists then. The files on
-//! disk are never written to.
+//! caller gives is offered, under names that do not depend on the image; for a
+//! file that is opened by its path, a placeholder. The image is read, and the
+//! request checked, when criu opens `pstree.img`, by the descriptor that it has of
+//! the directory: no task exists then, and what it inherits criu puts away only
+//! later, so that placeholders can still give way. A refusal is told then, and
+//! stops criu when it opens `files.img`. The files on disk are never written to.
 
 mod arguments;
 mod files;
@@ -15,11 +17,12 @@ mod outcome;
 use crate::state::State;
 use arguments::{Invocation, Verb};
 use ckpt_image::advice::Advice;
-use ckpt_image::caller::Caller;
-use ckpt_image::criu::{self as image, Image};
+use ckpt_image::caller::{Caller, Opening};
+use ckpt_image::criu::{self as image, Image, Naming, What};
 use ckpt_image::listing::Engine;
 use ckpt_image::plan::Planner;
 use ckpt_restart::call::outcome_of_check;
+use ckpt_restart::paths::{self, Looking};
 use ckpt_restart::settings::Settings;
 use ckpt_restart::{Error, caller, errno, log, report, warn};
 use files::{Opened, in_memory};
@@ -29,6 +32,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,10 +49,20 @@ fn out_of_the_way() -> c_int {
 
 /// What a restore of this process is to be told.
 enum Request {
-    /// The advice, what the caller has, whether it is only to be shown.
-    Advice(Advice, Caller, bool),
+    /// It is advised.
+    Advice(Advised),
     /// Nothing may be restored; it has been said why.
     Refused(c_int),
+}
+
+struct Advised {
+    advice: Advice,
+    caller: Caller,
+    /// What criu inherits until the files that are opened by path are known, by
+    /// the name.
+    placeholders: BTreeMap<String, c_int>,
+    /// It is only to be shown.
+    dry_run: bool,
 }
 
 static REQUEST: OnceCell<Request> = OnceCell::new();
@@ -63,8 +77,9 @@ struct Served {
 /// criu came for the image.
 static SEEN: AtomicBool = AtomicBool::new(false);
 
-/// Forked tasks inherit it.
-static SERVED: Mutex<Option<Served>> = Mutex::new(None);
+/// What came of looking at the image: what is served, or the errno of the
+/// refusal. Forked tasks inherit it.
+static SERVED: Mutex<Option<Result<Served, c_int>>> = Mutex::new(None);
 
 /// Runs before main, where a CKPT_ variable is set: prepares a criu that restores.
 /// False where the process is no criu at all.
@@ -148,28 +163,40 @@ fn prepare(settings: &Settings, invocation: Invocation) -> Result<Option<Request
         )
         .into());
     }
+    let mut placeholders = BTreeMap::new();
     if !inherited.is_empty() {
-        hand_over(&inherited)
+        placeholders = hand_over(&inherited)
             .map_err(|e| Error::system("cannot hand criu the caller's descriptors", e))?;
     }
-    Ok(Some(Request::Advice(
-        advice.clone(),
+    Ok(Some(Request::Advice(Advised {
+        advice: advice.clone(),
         caller,
-        settings.dry_run,
-    )))
+        placeholders,
+        dry_run: settings.dry_run,
+    })))
 }
 
 /// Copies what criu inherits out of the way, and tells criu by the configuration
-/// file that CRIU_CONFIG_FILE names, after what the user's says.
-fn hand_over(inherited: &[image::Inherited]) -> io::Result<()> {
+/// file that CRIU_CONFIG_FILE names, after what the user's says. Gives the
+/// placeholders of files that are opened later, by name.
+fn hand_over(inherited: &[image::Inherited]) -> io::Result<BTreeMap<String, c_int>> {
     const VARIABLE: &str = "CRIU_CONFIG_FILE";
     let mut text = match std::env::var_os(VARIABLE) {
         Some(path) => std::fs::read(path).unwrap_or_default(), // As criu does.
         None => Vec::new(),
     };
     let mut lines = String::from("\n");
-    for image::Inherited { name, number } in inherited {
-        let copy = caller::copy_above(*number, out_of_the_way())?;
+    let mut placeholders = BTreeMap::new();
+    for image::Inherited { name, what } in inherited {
+        let copy = match what {
+            What::Descriptor(number) => caller::copy_above(*number, out_of_the_way())?,
+            What::Path(..) => {
+                let nothing = File::open("/dev/null")?;
+                let copy = caller::copy_above(nothing.as_raw_fd(), out_of_the_way())?;
+                placeholders.insert(name.clone(), copy);
+                copy
+            }
+        };
         let _ = writeln!(lines, "inherit-fd fd[{copy}]:{name}");
     }
     text.extend_from_slice(lines.as_bytes());
@@ -177,7 +204,7 @@ fn hand_over(inherited: &[image::Inherited]) -> io::Result<()> {
     let config = caller::copy_above(low.as_raw_fd(), out_of_the_way())?;
     // SAFETY: the process has one thread, its main has not begun.
     unsafe { std::env::set_var(VARIABLE, format!("/proc/self/fd/{config}")) };
-    Ok(())
+    Ok(placeholders)
 }
 
 /// openat(2) and openat64: what advice changes comes from memory.
@@ -207,13 +234,12 @@ pub unsafe fn on_openat(
         }
         return real(path, flags);
     }
-    let served = if name == b"files.img" {
+    let served = if name == b"pstree.img" {
         let open = |name: &CStr| real(name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
-        match request.carry_out(directory, &Opened { open: &open }) {
-            Ok(()) => serve(directory, "files.img", flags),
-            Err(errno) => Err(io::Error::from_raw_os_error(errno)),
-        }
-    } else if name.starts_with(b"fdinfo-") && name.ends_with(b".img") {
+        // A refusal waits for files.img: criu crashes where this file is missing.
+        *SERVED.lock() = Some(request.carry_out(directory, &Opened { open: &open }));
+        Ok(None)
+    } else if name == b"files.img" || name.starts_with(b"fdinfo-") && name.ends_with(b".img") {
         serve(directory, &String::from_utf8_lossy(name), flags)
     } else {
         Ok(None)
@@ -231,35 +257,55 @@ pub unsafe fn on_openat(
 impl Request {
     /// Reads the image, and has the files that advice changes ready; the errno
     /// that stops the restore otherwise.
-    fn carry_out(&self, directory: c_int, files: &Opened<'_>) -> Result<(), c_int> {
+    fn carry_out(&self, directory: c_int, files: &Opened<'_>) -> Result<Served, c_int> {
         SEEN.store(true, Ordering::Relaxed);
-        *SERVED.lock() = None;
-        let (advice, caller, dry_run) = match self {
+        let advised = match self {
             Request::Refused(errno) => return Err(*errno),
-            Request::Advice(advice, caller, dry_run) => (advice, caller, *dry_run),
+            Request::Advice(advised) => advised,
         };
-        let mut rewrite = Image::read(files)
-            .and_then(|image| image::rewrite(&image, advice, caller.clone()))
-            .map_err(|error| {
-                let error = Error::from(error);
-                report::refused(Engine::Criu, &error);
-                error.errno()
-            })?;
-        let planned = rewrite.report(outcome_of_check(dry_run));
-        log::report(&planned);
-        report::write(&planned);
-        if dry_run {
-            report::refused(Engine::Criu, &Error::DryRun);
-            return Err(Error::DryRun.errno());
-        }
-        let directory = caller::identity(directory).map_err(|error| {
-            let error = Error::system("the image directory", error);
+        advised.rewrite(directory, files).map_err(|error| {
             report::refused(Engine::Criu, &error);
             error.errno()
-        })?;
+        })
+    }
+}
+
+impl Advised {
+    fn rewrite(&self, directory: c_int, files: &Opened<'_>) -> Result<Served, Error> {
+        let mut rewrite = image::rewrite(
+            &Image::read(files)?,
+            &self.advice,
+            self.caller.clone(),
+            Box::new(Looking),
+            Naming::Inherited,
+        )?;
+        let planned = rewrite.report(outcome_of_check(self.dry_run));
+        log::report(&planned);
+        report::write(&planned);
+        if self.dry_run {
+            return Err(Error::DryRun);
+        }
+        self.fill_places(&rewrite.openings)?;
+        let directory = caller::identity(directory)
+            .map_err(|error| Error::system("the image directory", error))?;
         let files = std::mem::take(&mut rewrite.files);
-        *SERVED.lock() = Some(Served { directory, files });
         outcome::report_at_exit(rewrite);
+        Ok(Served { directory, files })
+    }
+
+    /// Puts files that are opened by path where criu inherits them.
+    fn fill_places(&self, openings: &[(String, Opening)]) -> Result<(), Error> {
+        let all: Vec<Opening> = openings.iter().map(|(_, o)| o.clone()).collect();
+        for held in paths::hold(&all, out_of_the_way())? {
+            let named = openings.iter().find(|(_, o)| o == held.opening());
+            let place = named.and_then(|(name, _)| self.placeholders.get(name));
+            let Some(&place) = place else { continue };
+            // SAFETY: no memory is involved; the place was made for this.
+            if unsafe { libc::dup3(held.as_raw_fd(), place, libc::O_CLOEXEC) } < 0 {
+                let path = String::from_utf8_lossy(&held.opening().path).into_owned();
+                return Err(Error::system(path, io::Error::last_os_error()));
+            }
+        }
         Ok(())
     }
 }
@@ -267,8 +313,10 @@ impl Request {
 /// A descriptor of what a file is to be; `None` where it stays as it is.
 fn serve(directory: c_int, name: &str, flags: c_int) -> io::Result<Option<c_int>> {
     let served = SERVED.lock();
-    let Some(served) = served.as_ref() else {
-        return Ok(None);
+    let served = match served.as_ref() {
+        Some(Ok(served)) => served,
+        Some(Err(errno)) => return Err(io::Error::from_raw_os_error(*errno)),
+        None => return Ok(None),
     };
     let Some(bytes) = served.files.get(name) else {
         return Ok(None);

@@ -9,7 +9,6 @@
 //! comes.
 
 use crate::state::{State, state};
-use ckpt_image::advice::{Action, Target};
 use ckpt_image::linux_cr::begins_like_an_image;
 use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_image::listing::Engine;
@@ -26,7 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
 /// the restart program opens.
 const ABOVE: i32 = 512;
 
-/// Descriptors to preserve, as they were when the program started.
+/// Descriptors that advice takes, as they were when the program started.
 static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 /// Some of them are not copied yet.
 static KEEPING: AtomicBool = AtomicBool::new(false);
@@ -47,33 +46,19 @@ static SEEN: AtomicPtr<AtomicBool> = AtomicPtr::new(std::ptr::null_mut());
 const PREFIX: [u8; 8] = [1, 0, 0, 0, 72, 0, 0, 0];
 const FIRST_RECORD: usize = 72;
 
-/// A descriptor to preserve.
+/// A descriptor that advice takes.
 struct Kept {
     number: i32,
     identity: (u64, u64),
     copy: Option<i32>,
 }
 
-/// Before main: notes which descriptors are to be preserved.
+/// Before main: notes which descriptors advice takes.
 pub fn start(state: &State) {
-    let settings = &state.settings;
-    let mut numbers: Vec<i32> = Vec::new();
-    for item in &settings.advice.items {
-        match (&item.action, &item.target) {
-            (Action::Ignore, _) => {}
-            (_, Target::Number(number)) => numbers.push(*number),
-            (_, Target::Range(from, to)) => {
-                let range = *from..=to.unwrap_or(i32::MAX);
-                let open = caller::open_numbers().unwrap_or_default();
-                numbers.extend(open.into_iter().filter(|number| range.contains(number)));
-            }
-            _ => {}
-        }
-    }
-    numbers.sort_unstable();
-    numbers.dedup();
+    let advice = &state.settings.advice;
+    let open = caller::open_numbers().unwrap_or_default();
     let mut kept = KEPT.lock();
-    for number in numbers {
+    for number in open.into_iter().filter(|&n| advice.wants(n)) {
         if let Ok(identity) = caller::identity(number) {
             kept.push(Kept {
                 number,
@@ -141,7 +126,7 @@ pub fn on_read(fd: c_int, buffer: *const c_void, count: size_t, result: ssize_t)
         CANDIDATE.store(fd, Ordering::Relaxed);
         Ok(None)
     } else {
-        look_at(state, fd, start)
+        look_at(state, fd, start, true)
     };
     match looked {
         Ok(request) => {
@@ -193,7 +178,7 @@ fn head<'a>(fd: c_int, bytes: impl FnOnce() -> &'a [u8]) {
     errno::set(errno);
 }
 
-/// Before a number is closed or replaced: a descriptor to preserve is copied.
+/// Before a number is closed or replaced: one that advice takes is copied.
 pub fn before_closing(fd: c_int) {
     if !KEEPING.load(Ordering::Relaxed) || REQUEST.get().is_some() {
         return;
@@ -256,7 +241,7 @@ pub fn on_syscall(
     let with = |fd: i32| real(c_long::from(fd));
     // SAFETY: the call's descriptor is open, as its shape says.
     let start = request::regular_at(unsafe { BorrowedFd::borrow_raw(fd) });
-    let looked = look_at(state, fd, start);
+    let looked = look_at(state, fd, start, matches!(shape, Shape::Itself(_)));
     saw_restart();
     let request = match looked {
         Ok(Some(request)) => request,
@@ -279,14 +264,17 @@ pub fn on_syscall(
 }
 
 /// Looks at the request once; gives it, or the errno of the refusal.
+///
+/// * `inherits`: what is opened now the restarting tasks will have.
 fn look_at(
     state: &'static State,
     fd: c_int,
     start: Option<u64>,
+    inherits: bool,
 ) -> Result<Option<&'static Request>, c_int> {
     let looked = REQUEST.get_or_init(|| {
         map_seen();
-        prepare(state, fd, start).map_err(|error| {
+        prepare(state, fd, start, inherits).map_err(|error| {
             report::refused(Engine::LinuxCr, &error);
             error.errno()
         })
@@ -297,7 +285,12 @@ fn look_at(
     }
 }
 
-fn prepare(state: &State, fd: c_int, start: Option<u64>) -> Result<Option<Request>, Error> {
+fn prepare(
+    state: &State,
+    fd: c_int,
+    start: Option<u64>,
+    inherits: bool,
+) -> Result<Option<Request>, Error> {
     let settings = &state.settings;
     settings.begin()?;
     if settings.advice.is_empty() && !settings.dry_run {
@@ -321,6 +314,9 @@ fn prepare(state: &State, fd: c_int, start: Option<u64>) -> Result<Option<Reques
         if settings.dry_run {
             report::write(&planned);
             return Err(Error::DryRun);
+        }
+        if inherits {
+            request.hold(ABOVE)?;
         }
     }
     debug!("advice is ready for the restart");

@@ -89,7 +89,7 @@ pub fn carry(
     match shape {
         Shape::Task => Ok(real(-1)),
         Shape::Itself(fd) => {
-            let mut rewriter = request.rewriter()?;
+            let mut rewriter = request.rewriter(!dry_run)?;
             let file = stream::spool(&borrowed(fd)?, &mut rewriter)?;
             say(request, &rewriter, outcome_of_check(dry_run));
             if dry_run {
@@ -111,7 +111,7 @@ pub fn carry(
 
 /// Everything that can fail before the call.
 fn begin(request: &Request, fd: i32, dry_run: bool) -> Result<Pump, Error> {
-    let mut rewriter = Box::new(request.rewriter()?);
+    let mut rewriter = Box::new(request.rewriter(!dry_run)?);
     let input = borrowed(fd)?;
     if !dry_run {
         return Pump::start(input, rewriter);

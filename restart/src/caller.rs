@@ -1,8 +1,8 @@
 //! The caller's descriptors: what they are, and copies of them out of the way.
 
-use ckpt_image::advice::{Action, Advice, Kind, Target};
+use ckpt_image::advice::{Advice, Kind};
 use ckpt_image::caller::{Access, Caller, CallerFile};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
@@ -138,16 +138,11 @@ pub fn examine(fd: i32, name: Vec<u8>) -> io::Result<CallerFile> {
 /// # Errors
 /// What reading /proc/self/fd gives.
 pub fn given(advice: &Advice) -> io::Result<Caller> {
-    let wanted = |number: &i32| {
-        advice.items.iter().any(|item| match item.target {
-            _ if item.action == Action::Ignore => false,
-            Target::Number(wanted) => wanted == *number,
-            Target::Range(from, to) => (from..=to.unwrap_or(i32::MAX)).contains(number),
-            _ => false,
-        })
-    };
     let mut caller = Caller::default();
-    for number in open_numbers()?.into_iter().filter(wanted) {
+    for number in open_numbers()? {
+        if !advice.wants(number) {
+            continue;
+        }
         caller.files.insert(number, examine(number, Vec::new())?);
     }
     group(&mut caller, |number| number);
@@ -219,8 +214,27 @@ pub fn position(fd: i32) -> io::Result<i64> {
     check(unsafe { libc::lseek(fd, 0, libc::SEEK_CUR) })
 }
 
+/// What kind of file something is that has a name and is not open.
+pub fn kind_of_named(st: &libc::stat) -> Kind {
+    /// Terminals of the console and of serial lines, /dev/tty and its like, and
+    /// the two ends of pairs, the old ones' and those of /dev/pts.
+    const TERMINALS: [std::ops::RangeInclusive<u32>; 3] = [2..=5, 128..=143, 204..=204];
+    let device = (libc::major(st.st_rdev), libc::minor(st.st_rdev));
+    match st.st_mode & libc::S_IFMT {
+        libc::S_IFDIR => Kind::Dir,
+        libc::S_IFCHR if device == TUN => Kind::Tun,
+        libc::S_IFCHR if TERMINALS.iter().any(|majors| majors.contains(&device.0)) => Kind::Tty,
+        libc::S_IFCHR => Kind::Chr,
+        libc::S_IFBLK => Kind::Blk,
+        libc::S_IFIFO => Kind::Fifo,
+        libc::S_IFSOCK => Kind::Unix,
+        _ => Kind::Reg,
+    }
+}
+
+const TUN: (u32, u32) = (10, 200);
+
 fn kind(fd: i32, st: &libc::stat, link: &str) -> Kind {
-    const TUN: (u32, u32) = (10, 200);
     let device = (libc::major(st.st_rdev), libc::minor(st.st_rdev));
     match st.st_mode & libc::S_IFMT {
         libc::S_IFREG if link.starts_with("/memfd:") => Kind::Memfd,
@@ -346,6 +360,13 @@ fn why_not_by_name(file: &CallerFile, st: &libc::stat) -> Option<String> {
         Kind::Reg | Kind::Dir | Kind::Chr | Kind::Blk | Kind::Fifo | Kind::Tty | Kind::Memfd => {
             cannot_open(file)
         }
+        kind => without_a_name(kind),
+    }
+}
+
+/// Why an engine that opens by name cannot have a file of this kind.
+pub fn without_a_name(kind: Kind) -> Option<String> {
+    match kind {
         Kind::Pipe => Some(
             "Linux-CR opens files by name, and an anonymous pipe has none: give a file, a named \
              fifo (mkfifo) or a terminal (script(1))"
@@ -367,27 +388,46 @@ fn cannot_open(file: &CallerFile) -> Option<String> {
     if file.name.is_empty() {
         return None;
     }
-    let mut mode = 0;
-    // A fifo is opened for both, so as not to wait for a peer.
-    let fifo = file.kind == Kind::Fifo;
-    if file.access.read || fifo {
-        mode |= libc::R_OK;
-    }
-    if file.access.write || fifo {
-        mode |= libc::W_OK;
+    let mut access = file.access;
+    if file.kind == Kind::Fifo {
+        // It is opened for both, so as not to wait for a peer.
+        access = Access {
+            read: true,
+            write: true,
+        };
     }
     let path = CString::new(file.name.as_slice()).ok()?;
-    // SAFETY: path is a NUL-terminated string that outlives the call.
-    let result = unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), mode, libc::AT_EACCESS) };
-    if result == 0 {
-        return None;
-    }
-    let error = io::Error::last_os_error();
+    let error = may(&path, access).err()?;
     Some(format!(
         "a restarting task could not open it anew ({}: {error}): give a file that this user may \
          open (and mount /proc)",
         String::from_utf8_lossy(&file.name)
     ))
+}
+
+/// Whether this process may open a file so: access(2) with effective ids.
+///
+/// # Errors
+/// As open(2) would.
+pub fn may(path: &CStr, access: Access) -> io::Result<()> {
+    let mut mode = 0;
+    if access.read {
+        mode |= libc::R_OK;
+    }
+    if access.write {
+        mode |= libc::W_OK;
+    }
+    may_access(path, mode)
+}
+
+/// access(2), with effective ids.
+///
+/// # Errors
+/// EACCES and others of access(2).
+pub fn may_access(path: &CStr, mode: i32) -> io::Result<()> {
+    // SAFETY: path is a NUL-terminated string that outlives the call.
+    let result = unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), mode, libc::AT_EACCESS) };
+    check(result.into()).map(drop)
 }
 
 /// The file that takes the place of a number on which the image comes in: the
@@ -422,7 +462,7 @@ pub fn instead_of_the_image() -> CallerFile {
 
 /// The controlling terminal under its own name: a restarting task that opens
 /// /dev/tty gets ENXIO.
-fn controlling_terminal() -> Option<String> {
+pub fn controlling_terminal() -> Option<String> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     // The command's name is in parentheses and may hold anything.
     let after = stat.rsplit_once(')')?.1;

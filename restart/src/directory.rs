@@ -1,13 +1,17 @@
 //! A CRIU image on disk.
 
 use crate::error::Error;
+use crate::paths::Looking;
 use crate::{caller, log, warn};
 use ckpt_image::advice::Advice;
-use ckpt_image::criu::{Directory, Image, inherited, rewrite};
+use ckpt_image::caller::Opening;
+use ckpt_image::criu::{Directory, Image, Naming, What, inherited, rewrite};
 use ckpt_image::report::Outcome;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// The directory of an image.
@@ -38,7 +42,8 @@ pub fn rewrite_to(advice: &Advice, from: &Path, to: &Path) -> Result<(), Error> 
     let failed = |e| Error::system(to.display().to_string(), e);
     let caller = caller::given(advice).map_err(|e| Error::system("/proc/self/fd", e))?;
     let options = inherited(advice, &caller);
-    let rewrite = rewrite(&Image::read(&Stored(from))?, advice, caller)?;
+    let image = Image::read(&Stored(from))?;
+    let rewrite = rewrite(&image, advice, caller, Box::new(Looking), Naming::ByPath)?;
     if to.exists() {
         return Err(failed(io::ErrorKind::AlreadyExists.into()));
     }
@@ -51,14 +56,30 @@ pub fn rewrite_to(advice: &Advice, from: &Path, to: &Path) -> Result<(), Error> 
         return Err(failed(error));
     }
     log::report(&rewrite.report(Outcome::Restarting));
+    let openings: Vec<Opening> = rewrite.openings.into_iter().map(|(_, o)| o).collect();
+    warn_of_missing(&openings);
+    let options = options.iter().filter_map(|inherited| match inherited.what {
+        What::Descriptor(number) => Some(format!("--inherit-fd fd[{number}]:{}", inherited.name)),
+        What::Path(..) => None,
+    });
+    let options: Vec<String> = options.collect();
     if !options.is_empty() {
-        let options = options
-            .iter()
-            .map(|i| format!("--inherit-fd fd[{}]:{}", i.number, i.name));
-        let options: Vec<String> = options.collect();
         warn!("to be restored with {}", options.join(" "));
     }
     Ok(())
+}
+
+/// Says which files are not there that a rewritten image opens by path.
+pub fn warn_of_missing(openings: &[Opening]) {
+    for opening in openings {
+        let path = Path::new(OsStr::from_bytes(&opening.path));
+        if !path.exists() {
+            warn!(
+                "{} is not there yet, and must be when the image is restarted",
+                path.display()
+            );
+        }
+    }
 }
 
 fn fill(new: &Path, from: &Path, changed: &BTreeMap<String, Vec<u8>>) -> io::Result<()> {

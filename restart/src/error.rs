@@ -15,6 +15,13 @@ pub enum Error {
         /// What it said.
         source: io::Error,
     },
+    /// A path that advice names cannot be opened.
+    Path {
+        /// Which, why, and what to do instead.
+        what: String,
+        /// As open(2) gives it.
+        errno: i32,
+    },
     /// CKPT_DRY_RUN: nothing is wrong, and nothing is restored.
     DryRun,
 }
@@ -33,6 +40,7 @@ impl Error {
         match self {
             Error::Advice(error) => error.errno(),
             Error::System { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            Error::Path { errno, .. } => *errno,
             Error::DryRun => libc::ECANCELED,
         }
     }
@@ -49,6 +57,7 @@ impl fmt::Display for Error {
         match self {
             Error::Advice(error) => error.fmt(f),
             Error::System { what, source } => write!(f, "{what}: {source}"),
+            Error::Path { what, .. } => write!(f, "{what}"),
             Error::DryRun => write!(f, "dry run: nothing is restored"),
         }
     }

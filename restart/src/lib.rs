@@ -6,6 +6,7 @@
 //! * [`settings`]: the CKPT_ variables, read once;
 //! * [`caller`]: what the caller's descriptors are, and copies of them out of
 //!   the way;
+//! * [`paths`]: files that advice names by path;
 //! * [`request`]: advice bound to the caller, and checked against an image
 //!   before anything is restored;
 //! * [`stream`]: the image on its way from one descriptor to another;
@@ -22,6 +23,7 @@ pub mod directory;
 pub mod errno;
 pub mod error;
 pub mod log;
+pub mod paths;
 pub mod report;
 pub mod request;
 pub mod settings;

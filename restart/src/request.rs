@@ -3,17 +3,18 @@
 
 use crate::caller;
 use crate::error::Error;
+use crate::paths::{self, Holding, Looking, Making};
 use ckpt_image::advice::Advice;
-use ckpt_image::caller::Caller;
+use ckpt_image::caller::{Caller, Opening, Paths};
 use ckpt_image::linux_cr::rewrite::Rewriter;
-use ckpt_image::linux_cr::survey::{Survey, Surveyor};
+use ckpt_image::linux_cr::survey::{Foreknowledge, Surveyor};
 use ckpt_image::plan::Planner;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// Where the caller's numbers are: number to descriptor, where it still is or
 /// was copied to.
@@ -34,9 +35,13 @@ pub struct Request {
     advice: Advice,
     caller: Caller,
     sources: Sources,
-    census: Option<BTreeSet<i32>>,
+    foreknowledge: Option<Foreknowledge>,
     /// The tasks' pids, before the restart program gives them new ones.
     pids: OnceLock<Vec<i32>>,
+    /// What is to be opened by path, once the image has been checked.
+    openings: Vec<Opening>,
+    /// The same, open.
+    holding: Option<Holding>,
     checked: bool,
 }
 
@@ -94,33 +99,43 @@ impl Request {
             advice: advice.clone(),
             caller: bound,
             sources,
-            census: None,
+            foreknowledge: None,
             pids: OnceLock::new(),
+            openings: Vec::new(),
+            holding: None,
             checked: false,
         };
-        request.planner()?;
+        request.planner(Box::new(Looking))?;
         Ok(request)
     }
 
-    fn planner(&self) -> Result<Planner, Error> {
-        let planner = Planner::new(&self.advice, self.caller.clone(), false)?;
-        Ok(match &self.census {
-            Some(census) => planner.with_census(census.clone()),
-            None => planner,
-        })
+    fn planner(&self, paths: Box<dyn Paths>) -> Result<Planner, Error> {
+        Ok(Planner::new(&self.advice, self.caller.clone(), false)?.with_paths(paths))
     }
 
     /// A rewriter for the image.
     ///
+    /// * `makes`: files that advice names by path are opened, and made if need be,
+    ///   when their place in the image is reached. Those that
+    ///   [`Request::hold`] has opened are taken in any case.
+    ///
     /// # Errors
     /// As for [`Request::new`].
-    pub fn rewriter(&self) -> Result<Rewriter, Error> {
+    pub fn rewriter(&self, makes: bool) -> Result<Rewriter, Error> {
+        let paths: Box<dyn Paths> = match &self.holding {
+            Some(holding) => Box::new(holding.clone()),
+            None if makes => Box::new(Making::default()),
+            None => Box::new(Looking),
+        };
         let sources = self.sources.clone();
         let offsets = Box::new(move |number: i32| {
             let fd = sources.get(&number)?;
             caller::position(*fd).ok()
         });
-        let mut rewriter = Rewriter::new(self.planner()?, offsets);
+        let mut rewriter = Rewriter::new(self.planner(paths)?, offsets);
+        if let Some(known) = &self.foreknowledge {
+            rewriter.foresee(known.clone());
+        }
         if let Some(pids) = self.pids.get() {
             rewriter.name_tasks(pids.clone());
         }
@@ -155,26 +170,28 @@ impl Request {
         let mut surveyor = Surveyor::default();
         scan(&file, start, &mut surveyor)?;
         let (survey, _) = surveyor.finish()?;
-        self.census = Some(census(&survey));
+        self.foreknowledge = Some(survey.foreknowledge());
         self.name_tasks(survey.tasks.iter().map(|task| task.pid).collect());
-        let mut rewriter = self.rewriter()?;
+        let mut rewriter = self.rewriter(false)?;
         scan(&file, start, &mut rewriter)?;
         rewriter.finish()?;
+        self.openings = rewriter.openings();
         self.checked = true;
         Ok(rewriter)
     }
-}
 
-/// Numbers that tasks other than the root's have.
-fn census(survey: &Survey) -> BTreeSet<i32> {
-    let root = survey.tasks.first().and_then(|task| task.table);
-    survey
-        .tables
-        .iter()
-        .filter(|(table, _)| Some(**table) != root)
-        .flat_map(|(_, table)| &table.descriptors)
-        .map(|desc| desc.number)
-        .collect()
+    /// Opens what a checked image needs by path, before there are tasks, which
+    /// inherit it.
+    ///
+    /// * `least`: the numbers that it gets, or above, if there is room.
+    ///
+    /// # Errors
+    /// What open(2) says.
+    pub fn hold(&mut self, least: i32) -> Result<(), Error> {
+        let held = paths::hold(&self.openings, least)?;
+        self.holding = Some(Holding(Arc::new(held)));
+        Ok(())
+    }
 }
 
 /// Whoever reads an image and does not look at its pages.

@@ -339,7 +339,7 @@ impl<'a> Parser<'a> {
         if path.contains(&0) {
             return Err(self.error(start, "a path has no NUL in it"));
         }
-        Ok(Source::Path(path))
+        Ok(Source::Path(path.into()))
     }
 
     fn word(&mut self) -> String {
@@ -517,9 +517,9 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(source(0), Source::Descriptor(2));
-        assert_eq!(source(1), Source::Path(b"/b,c".to_vec()));
+        assert_eq!(source(1), Source::Path(b"/b,c"[..].into()));
         assert_eq!(source(2), Source::Descriptor(0));
-        assert_eq!(source(3), Source::Path(b"/x y".to_vec()));
+        assert_eq!(source(3), Source::Path(b"/x y"[..].into()));
         let Target::Path(glob) = &items[1].target else {
             panic!("{:?}", items[1].target)
         };

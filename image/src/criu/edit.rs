@@ -1,22 +1,37 @@
 //! Carries a plan out: which bytes of which files change.
 
-use super::entry::{Description, End, FileType, Link, inherited_description, inherited_slot};
+use super::entry::{
+    Description, End, FileType, Link, inherited_description, inherited_slot, opened_description,
+};
 use super::image::{Image, Table};
+use super::wire::Writer;
 use crate::Error;
-use crate::advice::{Action, Advice, Target, TaskSelector};
-use crate::caller::Caller;
+use crate::advice::{Advice, TaskSelector};
+use crate::caller::{Caller, Opening, Paths};
 use crate::listing::Engine;
-use crate::plan::{self, Change, Fate, Planner, TablePlan};
+use crate::plan::{self, Change, Fate, Origin, Planner, TablePlan};
 use crate::report::{Outcome, Report};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-/// A descriptor of the caller that CRIU is to be started with.
+/// A descriptor that CRIU is to be started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inherited {
     /// The name for `--inherit-fd fd[N]:name`.
     pub name: String,
-    /// The caller's descriptor.
-    pub number: i32,
+    /// What it is.
+    pub what: What,
+}
+
+/// What CRIU inherits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The caller's descriptor of this number.
+    Descriptor(i32),
+    /// A file that is opened by this path, for appending or not, when the image
+    /// is known: until then anything, and if the image turns out not to need it.
+    Path(Arc<[u8]>, bool),
 }
 
 /// What becomes of an image.
@@ -24,6 +39,9 @@ pub struct Inherited {
 pub struct Rewrite {
     /// The files that change, by name, as they are to be.
     pub files: BTreeMap<String, Vec<u8>>,
+    /// What is to be opened by path before CRIU is given the files, with the
+    /// names by which it inherits them.
+    pub openings: Vec<(String, Opening)>,
     /// What is changed, for people.
     pub changes: Vec<Change>,
     /// The items that selected nothing, for people.
@@ -42,31 +60,39 @@ impl Rewrite {
     }
 }
 
+/// How CRIU finds files that are opened by path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// It inherits them.
+    Inherited,
+    /// It opens them itself, as it does files of the image.
+    ByPath,
+}
+
 /// What CRIU must inherit for a [`rewrite`] with the same advice and caller: one
 /// for each open file description, whatever the image turns out to have. So CRIU
 /// can be given them before it says where the image is.
 pub fn inherited(advice: &Advice, caller: &Caller) -> Vec<Inherited> {
     let mut descriptions = BTreeMap::new();
-    for item in &advice.items {
-        if !matches!(item.action, Action::Preserve | Action::Add) {
-            continue;
-        }
-        let (from, to) = match item.target {
-            Target::Number(number) => (number, number),
-            Target::Range(from, to) => (from, to.unwrap_or(i32::MAX)),
-            _ => continue,
-        };
-        for (&number, file) in caller.files.range(from..=to) {
+    for (&number, file) in &caller.files {
+        if advice.wants(number) {
             descriptions.entry(file.description).or_insert(number);
         }
     }
-    descriptions
+    let own = descriptions
         .into_iter()
         .map(|(description, number)| Inherited {
             name: name_of(description),
-            number,
+            what: What::Descriptor(number),
+        });
+    let paths = advice.paths();
+    let paths = paths.iter().enumerate().flat_map(|(index, path)| {
+        [false, true].map(|append| Inherited {
+            name: name_of_path(index, append),
+            what: What::Path(path.clone(), append),
         })
-        .collect()
+    });
+    own.chain(paths).collect()
 }
 
 /// CRIU compares names without the slash that a path begins with.
@@ -74,12 +100,26 @@ fn name_of(description: i32) -> String {
     format!("ckptadv-preserve-{description}")
 }
 
+/// * `index`: of the path among those of the advice.
+fn name_of_path(index: usize, append: bool) -> String {
+    let how = if append { "append" } else { "write" };
+    format!("ckptadv-open-{index}-{how}")
+}
+
 /// Meets advice with an image.
+///
+/// * `paths`: who knows the paths of the system; nothing is opened.
 ///
 /// # Errors
 /// Those of the [`Planner`]; [`Error::Unsupported`] where what is dropped or
 /// replaced cannot be taken out without a change to something else of the image.
-pub fn rewrite(image: &Image, advice: &Advice, caller: Caller) -> Result<Rewrite, Error> {
+pub fn rewrite(
+    image: &Image,
+    advice: &Advice,
+    caller: Caller,
+    paths: Box<dyn Paths>,
+    naming: Naming,
+) -> Result<Rewrite, Error> {
     let order = image.tables_in_order();
     let root = image.root_table();
     let elsewhere = image
@@ -88,7 +128,9 @@ pub fn rewrite(image: &Image, advice: &Advice, caller: Caller) -> Result<Rewrite
         .filter(|(id, _)| Some(**id) != root)
         .flat_map(|(_, table)| table.slots.iter().map(|slot| slot.number))
         .collect();
-    let mut planner = Planner::new(advice, caller, true)?.with_census(elsewhere);
+    let mut planner = Planner::new(advice, caller, true)?
+        .with_census(elsewhere)
+        .with_paths(paths);
     for table in image.tables.values() {
         refuse_part_of_a_shared_table(advice, image, table)?;
     }
@@ -104,8 +146,11 @@ pub fn rewrite(image: &Image, advice: &Advice, caller: Caller) -> Result<Rewrite
                     number: slot.number,
                     description: description.id.into(),
                     kind: description.kind,
-                    path: description.path.as_deref(),
+                    kind_by_path: false,
+                    path: description.path.as_deref().map(Cow::Borrowed),
                     access: description.access(),
+                    append: description.flags & libc::O_APPEND.cast_unsigned() != 0,
+                    position: description.position,
                 }
             })
             .collect();
@@ -115,8 +160,12 @@ pub fn rewrite(image: &Image, advice: &Advice, caller: Caller) -> Result<Rewrite
     let unmatched = planner.finish()?;
     let edit = Edit::new(image, &plans, planner.changes());
     edit.check()?;
+    let mut given = Given::new(image, &planner, advice.paths(), naming);
+    let files = edit.files(&mut given)?;
+    let named = |opening: Opening| (given.name_of_opening(&opening), opening);
     Ok(Rewrite {
-        files: edit.files(planner.caller())?,
+        files,
+        openings: planner.openings().into_iter().map(named).collect(),
         changes: planner.changes().to_vec(),
         unmatched,
     })
@@ -449,17 +498,16 @@ impl<'a> Edit<'a> {
     }
 
     /// The files that change.
-    fn files(&self, caller: &Caller) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+    fn files(&self, given: &mut Given<'_>) -> Result<BTreeMap<String, Vec<u8>>, Error> {
         let mut files = BTreeMap::new();
-        let mut given = Given::new(self.image);
         for (id, plan) in self.plans {
             if plan.is_untouched() {
                 continue;
             }
             let table = &self.image.tables[id];
-            files.insert(table.file.clone(), given.table(table, plan, caller)?);
+            files.insert(table.file.clone(), given.table(table, plan)?);
         }
-        if let Some(bytes) = self.descriptions(&given) {
+        if let Some(bytes) = self.descriptions(given) {
             files.insert("files.img".to_owned(), bytes);
         }
         Ok(files)
@@ -467,7 +515,7 @@ impl<'a> Edit<'a> {
 
     /// files.img without what nothing refers to any more, with what the caller
     /// gives; `None` where that changes nothing.
-    fn descriptions(&self, given: &Given) -> Option<Vec<u8>> {
+    fn descriptions(&self, given: &Given<'_>) -> Option<Vec<u8>> {
         // Mappings, executables and directories refer to these two, and CRIU
         // opens neither without need. The others it would open, bind, or trip on.
         let stays = |d: &Description| matches!(d.file_type, FileType::REG | FileType::MEMFD);
@@ -491,8 +539,7 @@ impl<'a> Edit<'a> {
         }
         new.extend_from_slice(&old[copied..]);
         for (description, id) in &given.descriptions {
-            let path = format!("/{}", name_of(*description));
-            inherited_description(*id, &path).entry(&mut new);
+            given.write(description, *id).entry(&mut new);
         }
         Some(new)
     }
@@ -530,39 +577,81 @@ impl<'a> Ends<'a> {
     }
 }
 
-/// The descriptions that the caller gives, each with its new id.
-struct Given {
-    descriptions: BTreeMap<i32, u32>,
-    next: u64,
-    taken: BTreeSet<Vec<u8>>,
+/// What one new description is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum New {
+    /// The caller's, by its lowest number.
+    Descriptor(i32),
+    /// Opened by a path: which of the advice, and whether for appending.
+    Path(usize, bool),
 }
 
-impl Given {
-    fn new(image: &Image) -> Self {
+/// The descriptions that the caller gives, each with its new id.
+struct Given<'a> {
+    planner: &'a Planner,
+    /// The paths of the advice.
+    paths: Vec<Arc<[u8]>>,
+    naming: Naming,
+    descriptions: BTreeMap<New, u32>,
+    next: u64,
+    taken: BTreeSet<&'a [u8]>,
+}
+
+impl<'a> Given<'a> {
+    fn new(image: &'a Image, planner: &'a Planner, paths: Vec<Arc<[u8]>>, naming: Naming) -> Self {
         let highest = image.descriptions.keys().next_back();
-        let ours = |path: &&Vec<u8>| path.starts_with(b"/ckptadv-preserve-");
+        let ours = |path: &&[u8]| path.starts_with(b"/ckptadv-");
         Given {
+            planner,
+            paths,
+            naming,
             descriptions: BTreeMap::new(),
             next: highest.map_or(1, |&id| u64::from(id) + 1),
             taken: image
                 .descriptions
                 .values()
-                .filter_map(|d| d.path.as_ref())
+                .filter_map(|d| d.path.as_deref())
                 .filter(ours)
-                .cloned()
                 .collect(),
         }
     }
 
-    fn id(&mut self, from: i32, caller: &Caller) -> Result<u32, Error> {
-        let description = caller.files[&from].description;
-        if let Some(&id) = self.descriptions.get(&description) {
+    /// Which of the paths of the advice is opened.
+    fn path(&self, opening: &Opening) -> usize {
+        let index = self.paths.iter().position(|path| *path == opening.path);
+        index.unwrap_or(0)
+    }
+
+    fn name_of_opening(&self, opening: &Opening) -> String {
+        name_of_path(self.path(opening), opening.append)
+    }
+
+    fn name(&self, new: &New) -> String {
+        match *new {
+            New::Descriptor(description) => name_of(description),
+            New::Path(index, append) => name_of_path(index, append),
+        }
+    }
+
+    fn new_of(&self, from: Origin) -> New {
+        match self.planner.description(from) {
+            Origin::Descriptor(description) => New::Descriptor(description),
+            Origin::Path(index) => match self.planner.opening(index) {
+                Some(opening) => New::Path(self.path(opening), opening.append),
+                None => New::Path(0, false),
+            },
+        }
+    }
+
+    fn id(&mut self, from: Origin) -> Result<u32, Error> {
+        let new = self.new_of(from);
+        if let Some(&id) = self.descriptions.get(&new) {
             return Ok(id);
         }
-        let path = format!("/{}", name_of(description));
+        let path = format!("/{}", self.name(&new));
         if self.taken.contains(path.as_bytes()) {
             return Err(Error::unsupported(
-                format!("descriptor {from}"),
+                "a new file",
                 format!(
                     "the image has an open file {path}, the name by which CRIU is handed this \
                      one: start the restart with it on another number"
@@ -575,16 +664,24 @@ impl Given {
             reason: "no id is left for another file".to_owned(),
         })?;
         self.next += 1;
-        self.descriptions.insert(description, id);
+        self.descriptions.insert(new, id);
         Ok(id)
     }
 
-    fn table(
-        &mut self,
-        table: &Table,
-        plan: &TablePlan,
-        caller: &Caller,
-    ) -> Result<Vec<u8>, Error> {
+    /// The entry of a new description in files.img.
+    fn write(&self, new: &New, id: u32) -> Writer {
+        if let (Naming::ByPath, New::Path(path, append)) = (self.naming, new) {
+            let openings = self.planner.openings();
+            let of = |o: &&Opening| (self.path(o), o.append) == (*path, *append);
+            if let Some(opening) = openings.iter().find(of) {
+                let position = self.planner.seek(opening);
+                return opened_description(id, opening, position);
+            }
+        }
+        inherited_description(id, &format!("/{}", self.name(new)))
+    }
+
+    fn table(&mut self, table: &Table, plan: &TablePlan) -> Result<Vec<u8>, Error> {
         let first = table.slots.first().map(|slot| slot.span.start);
         let mut new = table.bytes[..first.unwrap_or(table.bytes.len())].to_vec();
         for (slot, fate) in table.slots.iter().zip(&plan.fates) {
@@ -592,14 +689,14 @@ impl Given {
                 Fate::Keep => new.extend_from_slice(&table.bytes[slot.span.clone()]),
                 Fate::Drop => {}
                 Fate::Give(from) => {
-                    let id = self.id(from, caller)?;
+                    let id = self.id(from)?;
                     inherited_slot(slot.number, id, slot.flags).entry(&mut new);
                 }
             }
         }
         for &(number, from) in &plan.added {
-            let id = self.id(from, caller)?;
-            let flags = match caller.files[&from].close_on_exec {
+            let id = self.id(Origin::Descriptor(from))?;
+            let flags = match self.planner.caller().files[&from].close_on_exec {
                 true => libc::FD_CLOEXEC as u32,
                 false => 0,
             };

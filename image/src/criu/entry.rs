@@ -5,7 +5,7 @@
 use super::wire::{Entry, Field, Message, Writer};
 use crate::Error;
 use crate::advice::Kind;
-use crate::caller::Access;
+use crate::caller::{Access, Opening};
 use std::ops::Range;
 
 /// The fields of a file entry that are known lie below this.
@@ -427,6 +427,24 @@ pub(super) fn inherited_description(id: u32, path: &str) -> Writer {
         .number(3, 0)
         .message(5, nobody)
         .bytes(6, path.as_bytes());
+    Writer::default()
+        .number(1, FileType::REG.0.into())
+        .number(2, id.into())
+        .message(3, file)
+}
+
+/// A description that CRIU opens by its path, whatever the file there is: the
+/// entry has neither size nor mode to hold it against.
+///
+/// * `position`: in bytes; `None` where CRIU is not to seek.
+pub(super) fn opened_description(id: u32, opening: &Opening, position: Option<u64>) -> Writer {
+    let nobody = (1..=5).fold(Writer::default(), |owner, field| owner.number(field, 0));
+    let file = Writer::default()
+        .number(1, id.into())
+        .number(2, opening.flags().cast_unsigned().into())
+        .number(3, position.unwrap_or(u64::MAX))
+        .message(5, nobody)
+        .bytes(6, &opening.path);
     Writer::default()
         .number(1, FileType::REG.0.into())
         .number(2, id.into())

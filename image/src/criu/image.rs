@@ -417,10 +417,21 @@ fn read_descriptions(files: &[u8]) -> Result<BTreeMap<u32, Description>, Error> 
             if description.file_type == FileType::FIFO {
                 description.flags = flags;
             }
-            description.path = path;
+            description.path = match description.file_type {
+                FileType::TTY => path.map(name_of_terminal),
+                _ => path,
+            };
         }
     }
     Ok(descriptions)
+}
+
+/// A master has one name, through whichever directory it was opened.
+fn name_of_terminal(path: Vec<u8>) -> Vec<u8> {
+    match path.ends_with(b"/ptmx") {
+        true => b"/dev/ptmx".to_vec(),
+        false => path,
+    }
 }
 
 fn read_table(

@@ -11,6 +11,11 @@ pub const TAIL_MAGIC: u64 = 0x002d_2a0c_c0de_ef00;
 /// Bytes of a record's prefix: type and length, 32 bits each.
 pub const PREFIX: usize = 8;
 
+/// A socket that nobody has open: it only sent messages.
+pub const SOCKET_DEAD: u64 = 1;
+/// A unix socket whose path is still there.
+pub const UNIX_LINKED: u32 = 1;
+
 /// Records whose number never moved.
 #[allow(missing_docs)] // The names are those of the format.
 pub mod fixed {
@@ -49,6 +54,58 @@ pub mod file_type {
     pub const TTY: u32 = 5;
     pub const EPOLL: u32 = 6;
     pub const EVENTFD: u32 = 7;
+}
+
+/// Byte order of an image's numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// The lowest byte first: x86, arm.
+    #[default]
+    Little,
+    /// The highest byte first: s390x, ppc.
+    Big,
+}
+
+impl Order {
+    /// The number that bytes are.
+    pub fn u16(self, bytes: [u8; 2]) -> u16 {
+        match self {
+            Order::Little => u16::from_le_bytes(bytes),
+            Order::Big => u16::from_be_bytes(bytes),
+        }
+    }
+
+    /// As [`Order::u16`].
+    pub fn u32(self, bytes: [u8; 4]) -> u32 {
+        match self {
+            Order::Little => u32::from_le_bytes(bytes),
+            Order::Big => u32::from_be_bytes(bytes),
+        }
+    }
+
+    /// As [`Order::u16`].
+    pub fn u64(self, bytes: [u8; 8]) -> u64 {
+        match self {
+            Order::Little => u64::from_le_bytes(bytes),
+            Order::Big => u64::from_be_bytes(bytes),
+        }
+    }
+
+    /// The bytes of a number.
+    pub fn bytes(self, value: u32) -> [u8; 4] {
+        match self {
+            Order::Little => value.to_le_bytes(),
+            Order::Big => value.to_be_bytes(),
+        }
+    }
+
+    /// As [`Order::bytes`].
+    pub fn long_bytes(self, value: u64) -> [u8; 8] {
+        match self {
+            Order::Little => value.to_le_bytes(),
+            Order::Big => value.to_be_bytes(),
+        }
+    }
 }
 
 /// Machine architectures that wrote images.
@@ -102,12 +159,22 @@ pub struct Version {
     pub tty_len: u32,
     /// Where SOCKET has its state.
     pub socket_state: usize,
+    /// Where it has its flags, of which the first is [`SOCKET_DEAD`].
+    pub socket_flags: usize,
+    /// Where it says that its queues follow; every living one has them where
+    /// it does not say.
+    pub socket_buffers: Option<usize>,
     /// A unix socket's address. That of the internet is one higher.
     pub socket_unix: u32,
+    /// Where it has its flags, of which the first is [`UNIX_LINKED`].
+    pub unix_flags: usize,
     /// Where it has the length of its own name.
     pub unix_name_len: usize,
     /// Where SOCKET_BUFFER has the socket that is to receive it.
     pub queue_owner: Option<usize>,
+    /// Sockets of the internet that are not connected are written with queues
+    /// which a restart does not read.
+    pub closed_queues_unread: bool,
     /// Object type of a file table.
     pub file_table_object: u32,
     /// Object type of an open file description.
@@ -120,7 +187,8 @@ pub struct Version {
     pub socket_object: u32,
     /// Machine architectures by the header's number, from 1.
     pub archs: &'static [Arch],
-    /// Whether this engine edits such images (on [`Arch::X86_64`]).
+    /// Whether this engine edits such images (of the machines that
+    /// [`Layout::is_editable`] knows).
     pub editable: bool,
 }
 
@@ -154,9 +222,13 @@ pub static V18: Version = Version {
     vma_len: 72,
     tty_len: 72,
     socket_state: 97,
+    socket_flags: 48,
+    socket_buffers: None,
     socket_unix: 704,
+    unix_flags: 24,
     unix_name_len: 28,
     queue_owner: None,
+    closed_queues_unread: true,
     file_table_object: 2,
     file_object: 3,
     cred_object: 11,
@@ -210,7 +282,11 @@ pub static V23_RC1: Version = Version {
     name: "v22 or v23-rc1",
     task_len: 80,
     socket_state: 105,
+    socket_flags: 56,
+    socket_buffers: Some(8),
+    unix_flags: 20,
     unix_name_len: 24,
+    closed_queues_unread: false,
     editable: false,
     ..V20
 };
@@ -226,7 +302,11 @@ pub static V23_RC2: Version = Version {
     vma_len: 80,
     tty_len: 96,
     socket_state: 105,
+    socket_flags: 56,
+    socket_buffers: Some(8),
+    unix_flags: 20,
     unix_name_len: 24,
+    closed_queues_unread: false,
     file_table_object: 3,
     file_object: 4,
     cred_object: 14,
@@ -251,8 +331,8 @@ pub struct Layout {
     pub version: &'static Version,
     /// The machine that wrote it, where its number is known.
     pub arch: Option<Arch>,
-    /// Numbers are big-endian.
-    pub big_endian: bool,
+    /// Of its numbers.
+    pub order: Order,
     /// The kernel that wrote it: major, minor, patch.
     pub kernel: (u16, u16, u16),
 }
@@ -260,7 +340,12 @@ pub struct Layout {
 impl Layout {
     /// Whether this engine edits images laid out so.
     pub fn is_editable(&self) -> bool {
-        self.version.editable && self.arch == Some(Arch::X86_64) && !self.big_endian
+        let known = match self.arch {
+            Some(Arch::X86_32 | Arch::X86_64) => Order::Little,
+            Some(Arch::S390x) => Order::Big,
+            _ => return false,
+        };
+        self.version.editable && self.order == known
     }
 }
 

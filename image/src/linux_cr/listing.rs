@@ -134,7 +134,7 @@ impl Survey {
             file_type::PIPE | file_type::FIFO => self.queued.get(&file.behind).copied(),
             _ => socket.map(|socket| socket.queued),
         };
-        let path = file.path.clone().or_else(|| socket.and_then(path_of));
+        let path = file.path.clone().or_else(|| socket.and_then(Socket::path));
         let name = match (&path, file.file_type) {
             (Some(path), _) => String::from_utf8_lossy(path).into_owned(),
             (_, file_type::PIPE) => format!("pipe:[{}]", file.behind),
@@ -245,21 +245,6 @@ impl Ends {
 
 fn number(objref: i32) -> u64 {
     u64::from(objref.cast_unsigned())
-}
-
-/// The path that a unix socket is bound to.
-fn path_of(socket: &Socket) -> Option<Vec<u8>> {
-    let name = socket.local.split(|&byte| byte == 0).next()?;
-    if socket.kind != Kind::Unix || name.is_empty() {
-        return None;
-    }
-    let mut path = Vec::new();
-    if !name.starts_with(b"/") && !socket.directory.is_empty() {
-        path.extend_from_slice(&socket.directory);
-        path.push(b'/');
-    }
-    path.extend_from_slice(name);
-    Some(path)
 }
 
 /// What a socket without a path is called.

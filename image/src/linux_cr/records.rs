@@ -3,7 +3,7 @@
 //! Nothing is held back but the record that is being put together, and only
 //! where somebody wants it whole: memory pages pass through.
 
-use super::layout::{self, Layout, MAGIC, PREFIX, TAIL_MAGIC, Version, fixed};
+use super::layout::{self, Layout, MAGIC, Order, PREFIX, TAIL_MAGIC, Version, fixed};
 use crate::Error;
 
 /// The longest record that is put together, in bytes. Those that are wanted
@@ -31,7 +31,7 @@ pub struct Record<'a> {
     /// All of it, the prefix included.
     pub bytes: &'a [u8],
     /// Byte order.
-    pub big_endian: bool,
+    pub order: Order,
 }
 
 impl Record<'_> {
@@ -40,13 +40,7 @@ impl Record<'_> {
     /// # Errors
     /// [`Error::Image`] where the record is too short for it.
     pub fn u32(&self, at: usize) -> Result<u32, Error> {
-        self.field(at).map(|bytes| {
-            if self.big_endian {
-                u32::from_be_bytes(bytes)
-            } else {
-                u32::from_le_bytes(bytes)
-            }
-        })
+        self.field(at).map(|bytes| self.order.u32(bytes))
     }
 
     /// As [`Record::u32`], signed.
@@ -70,13 +64,7 @@ impl Record<'_> {
     /// # Errors
     /// As for [`Record::u32`].
     pub fn u16(&self, at: usize) -> Result<u16, Error> {
-        self.field(at).map(|bytes| {
-            if self.big_endian {
-                u16::from_be_bytes(bytes)
-            } else {
-                u16::from_le_bytes(bytes)
-            }
-        })
+        self.field(at).map(|bytes| self.order.u16(bytes))
     }
 
     /// The 64-bit field at an offset.
@@ -84,16 +72,14 @@ impl Record<'_> {
     /// # Errors
     /// As for [`Record::u32`].
     pub fn u64(&self, at: usize) -> Result<u64, Error> {
-        self.field(at).map(|bytes| {
-            if self.big_endian {
-                u64::from_be_bytes(bytes)
-            } else {
-                u64::from_le_bytes(bytes)
-            }
-        })
+        self.field(at).map(|bytes| self.order.u64(bytes))
     }
 
-    fn field<const N: usize>(&self, at: usize) -> Result<[u8; N], Error> {
+    /// The bytes at an offset.
+    ///
+    /// # Errors
+    /// As for [`Record::u32`].
+    pub fn field<const N: usize>(&self, at: usize) -> Result<[u8; N], Error> {
         self.bytes
             .get(at..)
             .and_then(|rest| rest.first_chunk::<N>())
@@ -170,7 +156,7 @@ pub struct Splitter {
     head: Head,
     buffer: Vec<u8>,
     offset: u64,
-    big_endian: bool,
+    order: Order,
     arch: u16,
     kernel: (u16, u16, u16),
     layout: Option<Layout>,
@@ -183,7 +169,7 @@ impl Default for Splitter {
             head: Head::Header,
             buffer: Vec::new(),
             offset: 0,
-            big_endian: false,
+            order: Order::Little,
             arch: 0,
             kernel: (0, 0, 0),
             layout: None,
@@ -288,16 +274,12 @@ impl Splitter {
 
     fn prefix(&mut self, sink: &mut dyn Sink) -> Result<(), Error> {
         if matches!(self.head, Head::Header) {
-            self.big_endian = self.buffer[..4] == [0, 0, 0, 1];
+            self.order = match self.buffer[..4] {
+                [0, 0, 0, 1] => Order::Big,
+                _ => Order::Little,
+            };
         }
-        let number = |at: usize| {
-            let bytes = [0, 1, 2, 3].map(|i| self.buffer[at + i]);
-            if self.big_endian {
-                u32::from_be_bytes(bytes)
-            } else {
-                u32::from_le_bytes(bytes)
-            }
-        };
+        let number = |at: usize| self.order.u32([0, 1, 2, 3].map(|i| self.buffer[at + i]));
         let prefix = Prefix {
             kind: number(0),
             len: number(4),
@@ -380,7 +362,7 @@ impl Splitter {
         let record = Record {
             prefix,
             bytes: &buffer,
-            big_endian: self.big_endian,
+            order: self.order,
         };
         self.read_head(&record)?;
         sink.record(record, self.layout.as_ref())?;
@@ -458,7 +440,7 @@ impl Splitter {
         self.layout = Some(Layout {
             version,
             arch,
-            big_endian: self.big_endian,
+            order: self.order,
             kernel: self.kernel,
         });
     }

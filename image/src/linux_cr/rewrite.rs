@@ -12,19 +12,24 @@
 //! has the descriptors that it inherited from the restart program.
 
 mod buffered;
+mod deferred;
 mod dropping;
 mod giving;
+mod sharing;
 mod terminals;
 
-use super::layout::{Layout, PREFIX, file_type, fixed};
+use super::layout::{Layout, Order, PREFIX, file_type, fixed};
 use super::records::{Prefix, Record, Sink, Splitter};
-use super::survey::{Desc, Interest, Survey};
+use super::survey::{Desc, Foreknowledge, Interest, Survey, Work};
 use crate::Error;
+use crate::caller::Opening;
 use crate::listing::Engine;
-use crate::plan::{Change, Descriptor, Fate, Planner, TablePlan};
+use crate::plan::{Change, Descriptor, Fate, Origin, Planner, TablePlan};
 use crate::report::{Outcome, Report};
 use buffered::{Buffered, Role};
-use dropping::{Left, left};
+use deferred::{Becomes, Deferred, Queues};
+use dropping::{Left, unname};
+use sharing::Own;
 use std::collections::{BTreeMap, BTreeSet};
 use terminals::Terminals;
 
@@ -61,8 +66,11 @@ impl Rewriter {
                 held: BTreeMap::new(),
                 contents: BTreeMap::new(),
                 kept: BTreeSet::new(),
+                removed: BTreeSet::new(),
                 given: BTreeMap::new(),
-                plans: BTreeMap::new(),
+                own: Own::default(),
+                deferred: Deferred::default(),
+                foreknowledge: None,
                 terminals: Terminals::default(),
                 replaced: BTreeMap::new(),
                 watches: None,
@@ -70,6 +78,13 @@ impl Rewriter {
                 unmatched: Vec::new(),
             },
         }
+    }
+
+    /// Tells what an earlier pass over the same image found.
+    pub fn foresee(&mut self, known: Foreknowledge) {
+        self.editor.planner.foresee(known.numbers.clone());
+        self.editor.survey.foresee(&known);
+        self.editor.foreknowledge = Some(known);
     }
 
     /// Gives the tasks the pids by which advice names them, in the order of the
@@ -100,6 +115,9 @@ impl Rewriter {
     /// Bytes that come next and go out unchanged after what is in the output;
     /// whoever moves them otherwise tells [`Rewriter::passed`].
     pub fn passing(&self) -> u64 {
+        if self.editor.deferred.swallows() {
+            return 0;
+        }
         self.splitter.passing()
     }
 
@@ -124,6 +142,11 @@ impl Rewriter {
     /// What was changed.
     pub fn changes(&self) -> &[Change] {
         self.editor.planner.changes()
+    }
+
+    /// What the plan opens by path.
+    pub fn openings(&self) -> Vec<Opening> {
+        self.editor.planner.openings()
     }
 
     /// What may not be as meant: to be said once, after the last byte.
@@ -158,13 +181,16 @@ struct Editor {
     contents: BTreeMap<i32, Vec<u8>>,
     /// Files that some descriptor keeps.
     kept: BTreeSet<i32>,
-    /// Objrefs given to the caller's descriptions.
-    given: BTreeMap<i32, i32>,
-    plans: BTreeMap<i32, TablePlan>,
+    /// Files that never go out.
+    removed: BTreeSet<i32>,
+    /// Objrefs given to what comes in place of the image's files.
+    given: BTreeMap<Origin, i32>,
+    own: Own,
+    deferred: Deferred,
+    foreknowledge: Option<Foreknowledge>,
     terminals: Terminals,
-    /// The caller's numbers that took the place of a file's, by its objref and
-    /// the number.
-    replaced: BTreeMap<i32, BTreeMap<i32, i32>>,
+    /// What took the place of a file's numbers, by its objref and the number.
+    replaced: BTreeMap<i32, BTreeMap<i32, Origin>>,
     /// EPOLL_ITEMS, until its items have come.
     watches: Option<Vec<u8>>,
     warnings: Vec<String>,
@@ -173,8 +199,11 @@ struct Editor {
 
 impl Sink for Editor {
     fn wants(&mut self, prefix: Prefix) -> bool {
-        let wanted = self.interest.wants(prefix, self.layout.as_ref());
-        wanted || self.buffered.is_some()
+        let wanted = self.interest.wants(prefix, self.layout.as_ref()) || self.buffered.is_some();
+        if !wanted {
+            self.deferred.passes(prefix);
+        }
+        wanted
     }
 
     fn record(&mut self, record: Record<'_>, layout: Option<&Layout>) -> Result<(), Error> {
@@ -189,8 +218,8 @@ impl Sink for Editor {
         if !layout.is_editable() {
             return Err(Error::unsupported(
                 format!("image: {layout}"),
-                "advice is carried out on v20 and v23-rc2 images of x86_64 only: restart it \
-                 without advice",
+                "advice is carried out on v20 and v23-rc2 images of x86_64, x86_32 and s390x \
+                 only: restart it without advice",
             ));
         }
         self.layout = Some(*layout);
@@ -209,9 +238,10 @@ impl Sink for Editor {
     fn pass(&mut self, bytes: &[u8]) {
         // Never in front of what is held back.
         match (&mut self.buffered, self.watches.take()) {
-            (Some(buffered), _) => buffered.push(bytes, Role::Other),
+            (Some(buffered), _) => buffered.push(0, bytes, Role::Other),
             (None, watches) => {
                 self.out.extend(watches.unwrap_or_default());
+                let bytes = self.deferred.pass(bytes);
                 self.out.extend_from_slice(bytes);
             }
         }
@@ -219,6 +249,10 @@ impl Sink for Editor {
 }
 
 impl Editor {
+    fn order(&self) -> Order {
+        self.layout.map_or(Order::Little, |layout| layout.order)
+    }
+
     /// A record outside file tables.
     ///
     /// * `file`: the file whose body or name is awaited.
@@ -229,6 +263,16 @@ impl Editor {
         file: Option<i32>,
     ) -> Result<(), Error> {
         let version = layout.version;
+        if !self.deferred.is_idle() {
+            match self.deferred.record(record, layout)? {
+                Becomes::Itself => {}
+                Becomes::Nothing => return Ok(()),
+                Becomes::Changed(bytes) => {
+                    self.out.extend_from_slice(&bytes);
+                    return Ok(());
+                }
+            }
+        }
         if let Some(watches) = self.watches.take() {
             if record.prefix.kind == fixed::BUFFER {
                 return self.watches(watches, record);
@@ -241,7 +285,7 @@ impl Editor {
                     cred: self.survey.cred,
                     ..Buffered::default()
                 };
-                buffered.push(record.bytes, Role::Other);
+                buffered.push(record.prefix.kind, record.bytes, Role::Other);
                 self.buffered = Some(buffered);
                 return Ok(());
             }
@@ -261,17 +305,26 @@ impl Editor {
                 }
                 return Ok(());
             }
-            fixed::MM | fixed::VMA => self.release(record.i32(12)?)?,
+            fixed::MM | fixed::VMA => self.need(record.i32(12)?)?,
+            fixed::TTY => self.release_end(record.i32(12)?),
             fixed::PIPE_BUF => self.holds_pipe_data |= record.prefix.len > 8,
-            kind if kind == version.task_objs => self.join(record.i32(8)?)?,
+            kind if kind == version.task_objs => {
+                self.deferred.finish(record)?;
+                self.deferred = Deferred::default();
+                if let Some(bytes) = self.join(record)? {
+                    self.out.extend_from_slice(&bytes);
+                    return Ok(());
+                }
+            }
             fixed::SIGNAL => {
                 let tty = record.i32(SIGNAL_TTY)?;
                 if self.terminals.taken.contains_key(&tty) {
                     let mut bytes = record.bytes.to_vec();
-                    put(&mut bytes, SIGNAL_TTY, 0);
+                    put(record.order, &mut bytes, SIGNAL_TTY, 0);
                     self.out.extend_from_slice(&bytes);
                     return Ok(());
                 }
+                self.release_both_ends(tty);
                 let task = self.survey.task().map_or(0, |task| task.pid);
                 self.terminals.controlling.insert(tty, task);
             }
@@ -288,20 +341,22 @@ impl Editor {
     /// of a file that nobody can need any more goes at once, as after close(2).
     fn watches(&mut self, mut count: Vec<u8>, record: &Record<'_>) -> Result<(), Error> {
         let mut items = record.bytes[..PREFIX].to_vec();
+        let mut moved = BTreeSet::new();
         for (index, item) in record.bytes[PREFIX..].chunks_exact(ITEM).enumerate() {
             let at = PREFIX + index * ITEM;
             let (number, file) = (record.i32(at + 8)?, record.i32(at + 12)?);
             let kept = self.kept.contains(&file);
             let from = self.replaced.get(&file).and_then(|by| by.get(&number));
             let Some(&from) = from.filter(|_| !kept) else {
-                if self.held.contains_key(&file) && self.is_needed_no_more(file) {
+                let held = self.held.contains_key(&file);
+                if self.removed.contains(&file) || (held && self.is_needed_no_more(file)) {
                     continue;
                 }
-                self.release(file)?;
+                self.need(file)?;
                 items.extend_from_slice(item);
                 continue;
             };
-            let own = self.planner.caller().files.get(&from);
+            let own = self.planner.file(from);
             if !own.is_some_and(|own| own.pollable) {
                 self.warnings.push(format!(
                     "descriptor {number} was watched by epoll, and what takes its place ({}) \
@@ -310,13 +365,25 @@ impl Editor {
                 ));
                 continue;
             }
+            // The kernel takes one watch of a file under one number.
+            let given = self.given[&self.planner.description(from)];
+            if !moved.insert((given, number)) {
+                continue;
+            }
             let mut item = item.to_vec();
-            put(&mut item, 12, self.given[&self.description(from)]);
+            put(record.order, &mut item, 12, given);
             items.extend_from_slice(&item);
         }
         let left = (items.len() - PREFIX) / ITEM;
-        put(&mut count, 12, i32::try_from(left).unwrap_or(i32::MAX));
+        let order = record.order;
         put(
+            order,
+            &mut count,
+            12,
+            i32::try_from(left).unwrap_or(i32::MAX),
+        );
+        put(
+            order,
             &mut items,
             4,
             i32::try_from(PREFIX + left * ITEM).unwrap_or(i32::MAX),
@@ -338,10 +405,7 @@ impl Editor {
         }
         let open = self.survey.open_file;
         let named = self.survey.named;
-        let filled = self
-            .survey
-            .filled
-            .and_then(|file| self.fifo(file).map(|pipe| (file, pipe)));
+        let filled = self.survey.filled.map(|file| (file, self.fifo(file)));
         let Some(buffered) = &mut self.buffered else {
             return Ok(());
         };
@@ -359,17 +423,17 @@ impl Editor {
             }
             // A socket is its file's, a relative name is the socket's.
             fixed::STRING => match buffered.pieces.last() {
-                Some(piece) if is(version.socket_unix, &buffered.bytes[piece.start..]) => {
-                    piece.role
-                }
+                Some(piece) if piece.kind == version.socket_unix => piece.role,
                 _ => Role::Other,
             },
             _ if version.is_socket(kind) => open.map_or(Role::Other, Role::File),
             fixed::FILE => open.map_or(Role::Other, Role::File),
             fixed::FILE_NAME => named.map_or(Role::Other, Role::File),
-            fixed::PIPE_BUF => {
-                filled.map_or(Role::Other, |(file, pipe)| Role::Contents { pipe, file })
-            }
+            fixed::PIPE_BUF => match filled {
+                Some((file, Some(pipe))) => Role::Contents { pipe, file },
+                Some((file, None)) => Role::File(file),
+                None => Role::Other,
+            },
             fixed::TTY | fixed::TTY_LDISC | fixed::BUFFER => {
                 buffered.terminal.unwrap_or(Role::Other)
             }
@@ -377,18 +441,19 @@ impl Editor {
             fixed::FILE_DESC => Role::Descriptor,
             _ => Role::Other,
         };
-        buffered.push(record.bytes, role);
+        buffered.push(kind, record.bytes, role);
         buffered.holds_pipe_data |= kind == fixed::PIPE_BUF && record.prefix.len > 8;
         self.survey.record(record, layout)?;
         self.refuse_master(record)?;
         if let Some(table) = self.survey.complete_table() {
-            self.table(table)?;
+            self.table(table, layout)?;
         }
         Ok(())
     }
 
     /// Plans a table that is complete, and lets it go.
-    fn table(&mut self, id: i32) -> Result<(), Error> {
+    fn table(&mut self, id: i32, layout: &Layout) -> Result<(), Error> {
+        let order = layout.order;
         let (Some(mut buffered), Some(table)) = (self.buffered.take(), self.survey.tables.get(&id))
         else {
             return Ok(());
@@ -400,25 +465,34 @@ impl Editor {
         let owner = table.owner;
         let plan = self.plan(owner, owner == self.survey.root_process(), &descs)?;
         let kept: BTreeSet<i32> = of_fate(&descs, &plan, |fate| fate == Fate::Keep);
-        let mut gone: BTreeSet<i32> = of_fate(&descs, &plan, |fate| fate != Fate::Keep);
-        gone.retain(|file| !kept.contains(file));
+        let mut dropped: BTreeSet<i32> = of_fate(&descs, &plan, |fate| fate != Fate::Keep);
+        dropped.retain(|file| !kept.contains(file));
         self.kept.extend(kept);
         self.check(owner, &descs, &plan)?;
 
         let here = buffered.files();
-        let held = self.hold_back(&gone, &here);
-        for desc in &descs {
-            if gone.contains(&desc.file) && !held.contains_key(&desc.file) {
-                self.warn_of_name(desc.number, desc.file);
-            }
-        }
+        let held = self.hold_back(&dropped, &here);
+        let queues = if plan.is_untouched() {
+            BTreeMap::new()
+        } else {
+            self.sockets_left(&dropped, &here, &held)
+        };
+        self.warn_of_sockets(owner, &descs, &dropped, &held, &queues);
+        let removed = |file: &&i32| held.get(file) == Some(&Left::Gone);
+        let sets = self.survey.work.iter().filter_map(|work| match work {
+            Work::Watches(set) if removed(&set) => Some(*set),
+            _ => None,
+        });
+        let sets = sets.collect();
+        self.removed.extend(dropped.iter().filter(removed));
+        self.deferred = Deferred::new(&mut self.survey, queues.clone(), sets);
         buffered.draw_forward(&plan, &held);
         // What will not go out, for all that is known: its objref may be used anew.
         let unused =
             |id: &i32| held.contains_key(id) && (self.held.contains_key(id) || here.contains(id));
-        let unused: BTreeSet<i32> = gone.iter().copied().filter(unused).collect();
+        let unused: BTreeSet<i32> = dropped.iter().copied().filter(unused).collect();
         let mut announce = Vec::new();
-        for from in given_numbers(&plan) {
+        for from in plan.origins() {
             self.give(from, &unused, buffered.cred, &mut announce)?;
         }
         let mut added = plan.added.iter().peekable();
@@ -427,6 +501,7 @@ impl Editor {
         for piece in &buffered.pieces {
             let bytes = &buffered.bytes[piece.start..piece.end];
             match piece.role {
+                Role::File(file) if held.get(&file) == Some(&Left::Gone) => {}
                 Role::File(file) if piece.role.is_held(&held) => {
                     self.held.entry(file).or_default().extend_from_slice(bytes);
                 }
@@ -437,11 +512,22 @@ impl Editor {
                 Role::Contents { pipe, .. } if piece.role.is_held(&held) => {
                     self.contents.insert(pipe, bytes.to_vec());
                 }
-                Role::File(file) if is(fixed::FILE, bytes) => {
+                Role::File(file) if piece.kind == fixed::FILE => {
                     self.release_terminal(file);
                     self.out.extend_from_slice(bytes);
                 }
-                Role::File(file) if is(fixed::FILE_NAME, bytes) => {
+                Role::File(_) if piece.kind == layout.version.socket_unix => {
+                    let mut bytes = bytes.to_vec();
+                    let id = unix_socket(order, &bytes);
+                    let socket = self.survey.sockets.get(&id);
+                    if let Some(socket) =
+                        socket.filter(|_| queues.get(&id) == Some(&Queues::Emptied))
+                    {
+                        unname(&mut bytes, socket, layout);
+                    }
+                    self.out.extend_from_slice(&bytes);
+                }
+                Role::File(file) if piece.kind == fixed::FILE_NAME => {
                     self.out.extend_from_slice(bytes);
                     self.release_contents(file);
                 }
@@ -451,7 +537,12 @@ impl Editor {
                 Role::Table => {
                     self.out.append(&mut announce);
                     let mut bytes = bytes.to_vec();
-                    put(&mut bytes, 8, i32::try_from(count).unwrap_or(i32::MAX));
+                    put(
+                        order,
+                        &mut bytes,
+                        8,
+                        i32::try_from(count).unwrap_or(i32::MAX),
+                    );
                     self.out.extend_from_slice(&bytes);
                 }
                 Role::Descriptor => {
@@ -467,7 +558,7 @@ impl Editor {
                     }
                     match fate {
                         Fate::Keep => {
-                            self.release(desc.file)?;
+                            self.need(desc.file)?;
                             self.out.extend_from_slice(bytes);
                         }
                         Fate::Drop => {}
@@ -475,7 +566,12 @@ impl Editor {
                             let numbers = self.replaced.entry(desc.file).or_default();
                             numbers.insert(desc.number, *from);
                             let mut bytes = bytes.to_vec();
-                            put(&mut bytes, 8, self.given[&self.description(*from)]);
+                            put(
+                                order,
+                                &mut bytes,
+                                8,
+                                self.given[&self.planner.description(*from)],
+                            );
                             self.out.extend_from_slice(&bytes);
                         }
                     }
@@ -486,7 +582,7 @@ impl Editor {
             self.add(number, from);
         }
         self.holds_pipe_data |= buffered.holds_pipe_data;
-        self.plans.insert(id, plan);
+        self.own.read(owner, id, plan);
         Ok(())
     }
 
@@ -495,27 +591,6 @@ impl Editor {
             descs.iter().map(|d| self.survey.descriptor(d)).collect();
         let pids = self.survey.pids_of(process);
         self.planner.table(&pids, root, &descriptors)
-    }
-
-    /// A task takes a table that another has read: what advice makes of it must
-    /// be the same for both.
-    fn join(&mut self, id: i32) -> Result<(), Error> {
-        let (Some(task), Some(table)) = (self.survey.task(), self.survey.tables.get(&id)) else {
-            return Ok(());
-        };
-        let (process, owner) = (task.process, table.owner);
-        if process == owner {
-            return Ok(());
-        }
-        let descs = table.descriptors.clone();
-        let plan = self.plan(process, owner == self.survey.root_process(), &descs)?;
-        if self.plans.get(&id) == Some(&plan) {
-            return Ok(());
-        }
-        Err(Error::unsupported(
-            format!("tasks {owner} and {process} share one file table"),
-            "advice for one of them only is not done yet: name both, or *:N",
-        ))
     }
 
     /// Refuses what cannot be carried out.
@@ -552,40 +627,31 @@ impl Editor {
                     .map(|change| change.item.clone())
                     .unwrap_or_default()
             };
-            match left(&self.survey, desc.file) {
-                Left::HeldBack | Left::Stays => {}
-                // It goes on with another descriptor.
-                Left::Refused(_) if self.kept.contains(&desc.file) => {}
-                Left::WithItsTerminal => {
-                    if let Some(leader) = self.terminals.controlling.get(&file.behind) {
-                        return Err(Error::unsupported(
-                            format!("{}: task {task} descriptor {}", item(), desc.number),
-                            format!(
-                                "the terminal is the controlling one of task {leader}, which the \
-                                 restart has made by now and would hang up with it: leave it out"
-                            ),
-                        ));
-                    }
-                    self.terminals.taken.insert(file.behind, item());
-                }
-                Left::Refused(instead) => {
+            if outside {
+                if let Some(leader) = self.terminals.controlling.get(&file.behind) {
                     return Err(Error::unsupported(
+                        format!("{}: task {task} descriptor {}", item(), desc.number),
                         format!(
-                            "{}: task {task} descriptor {} ({})",
-                            item(),
-                            desc.number,
-                            self.survey.kind(file)
+                            "the terminal is the controlling one of task {leader}, which the \
+                             restart has made by now and would hang up with it: leave it out"
                         ),
-                        instead,
                     ));
                 }
+                self.terminals.taken.insert(file.behind, item());
             }
         }
         self.check_terminals()
     }
 
-    /// Lets a file go that was held back, since the next record refers to it.
-    fn release(&mut self, file: i32) -> Result<(), Error> {
+    /// Lets a file go if it was held back, since the next record refers to it.
+    fn need(&mut self, file: i32) -> Result<(), Error> {
+        if self.removed.contains(&file) {
+            return Err(Error::unsupported(
+                format!("image: object {file}"),
+                "all descriptors of it were dropped that could be known of, and another one comes: \
+                 leave it out",
+            ));
+        }
         let Some(bytes) = self.held.remove(&file) else {
             return Ok(());
         };
@@ -597,15 +663,16 @@ impl Editor {
     }
 }
 
-fn put(record: &mut [u8], at: usize, value: i32) {
+fn put(order: Order, record: &mut [u8], at: usize, value: i32) {
     if let Some(field) = record.get_mut(at..at + 4) {
-        field.copy_from_slice(&value.to_le_bytes());
+        field.copy_from_slice(&order.bytes(value.cast_unsigned()));
     }
 }
 
-/// Whether a record is of a type.
-fn is(kind: u32, record: &[u8]) -> bool {
-    record.starts_with(&kind.to_le_bytes())
+/// The socket whose record it is.
+fn unix_socket(order: Order, record: &[u8]) -> i32 {
+    let id = record.get(PREFIX..).and_then(|rest| rest.first_chunk());
+    id.map_or(0, |bytes| order.u32(*bytes).cast_signed())
 }
 
 /// The files of the descriptors of a fate.
@@ -615,17 +682,5 @@ fn of_fate(descs: &[Desc], plan: &TablePlan, is: impl Fn(Fate) -> bool) -> BTree
         .zip(&plan.fates)
         .filter(|(_, fate)| is(**fate))
         .map(|(desc, _)| desc.file)
-        .collect()
-}
-
-/// The caller's numbers that a plan gives, in an order that does not depend on
-/// whether the table had them.
-fn given_numbers(plan: &TablePlan) -> BTreeSet<i32> {
-    let placed = plan.fates.iter().filter_map(|fate| match fate {
-        Fate::Give(from) => Some(*from),
-        _ => None,
-    });
-    placed
-        .chain(plan.added.iter().map(|&(_, from)| from))
         .collect()
 }

@@ -3,17 +3,21 @@
 //! Told every whole record in order, it knows at each moment what a kernel that
 //! has read as far knows. Memory grows with descriptors, never with pages.
 
-use super::layout::{Layout, file_type, fixed};
+use super::layout::{Layout, SOCKET_DEAD, UNIX_LINKED, Version, file_type, fixed};
 use super::records::{Prefix, Record, Sink, Splitter};
 use crate::Error;
 use crate::advice::Kind;
 use crate::caller::Access;
 use crate::plan::Descriptor;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 const SIGNAL_TTY: usize = 312;
 const O_DIRECTORY: u32 = 0x10000;
+const O_APPEND: u32 = 0x400;
+const FMODE_LSEEK: u32 = 4;
 const TCP_ESTABLISHED: u8 = 1;
+const TCP_CLOSE: u8 = 7;
 const TCP_LISTEN: u8 = 10;
 /// Bytes of a unix socket's address that has no name.
 const SUN_FAMILY: u32 = 2;
@@ -82,6 +86,11 @@ impl File {
             _ => Kind::Other,
         }
     }
+
+    /// Whether the image does not tell if it is a file, a directory or a device.
+    pub fn is_kind_unknown(&self) -> bool {
+        self.file_type == file_type::GENERIC && self.flags & O_DIRECTORY == 0
+    }
 }
 
 /// One descriptor.
@@ -122,8 +131,8 @@ pub struct Socket {
     pub kind: Kind,
     /// Its state, of TCP_.
     pub state: u8,
-    /// It is bound to a name.
-    pub bound: bool,
+    /// What a unix socket is bound to.
+    pub name: Name,
     /// Its own address, without the family: a path and a NUL, an abstract name
     /// after one; port and number.
     pub local: Vec<u8>,
@@ -137,6 +146,27 @@ pub struct Socket {
     pub queued: u32,
     /// The file in front of whose body it is announced.
     pub inside: Option<i32>,
+    /// Nobody has it open: it only sent messages.
+    dead: bool,
+    /// It says itself that its queues follow.
+    pub buffers: bool,
+    /// It is of the internet and not connected: a restart opens it, and does
+    /// not read the queues that a checkpoint wrote of it (v20).
+    pub unread: bool,
+}
+
+/// What a unix socket is bound to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Name {
+    /// Nothing.
+    #[default]
+    None,
+    /// A path which it has lost.
+    Unlinked,
+    /// A path.
+    Path,
+    /// An abstract name.
+    Abstract,
 }
 
 impl Socket {
@@ -146,10 +176,59 @@ impl Socket {
         self.state == TCP_LISTEN
     }
 
+    /// The path that a unix socket is bound to.
+    pub fn path(&self) -> Option<Vec<u8>> {
+        let name = self.local.split(|&byte| byte == 0).next()?;
+        if self.kind != Kind::Unix || name.is_empty() {
+            return None;
+        }
+        let mut path = Vec::new();
+        if !name.starts_with(b"/") && !self.directory.is_empty() {
+            path.extend_from_slice(&self.directory);
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        Some(path)
+    }
+
+    /// It has no peer, or (of datagrams) needs none.
+    pub fn is_closed(&self) -> bool {
+        self.state == TCP_CLOSE
+    }
+
     /// Whether, restored, it takes its name: a connected one does not.
     pub fn takes_a_name(&self) -> bool {
-        self.bound && self.state != TCP_ESTABLISHED
+        let named = matches!(self.name, Name::Path | Name::Abstract);
+        named && self.state != TCP_ESTABLISHED
     }
+}
+
+/// What a file table leaves for its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// The watches of an epoll set, by its file.
+    Watches(i32),
+    /// The two queues of a socket.
+    Queues(i32),
+}
+
+/// What a pass over a whole image tells the one after it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Foreknowledge {
+    /// Numbers that tasks other than the root's have.
+    pub numbers: BTreeSet<i32>,
+    /// Files that more than one process needs.
+    pub shared: BTreeSet<i32>,
+    /// Ends of terminals which files are on.
+    pub masters: BTreeSet<i32>,
+}
+
+/// What goes as a whole or stays.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Whole {
+    File(i32),
+    /// The files behind which one pipe is, or the ends of one connection.
+    Behind(i32),
 }
 
 /// What is known of an image.
@@ -176,9 +255,15 @@ pub struct Survey {
     /// The pids that the image had before a restart program wrote new ones into
     /// its tree, in the order of the tree.
     pub names: Vec<i32>,
+    /// What the file table read last leaves for its end, in its order.
+    pub work: Vec<Work>,
+    /// The files behind which a pipe, socket or terminal is.
+    pub users: HashMap<i32, Vec<i32>>,
     /// The threads of each process, without its own.
     threads: HashMap<i32, Vec<i32>>,
     processes: usize,
+    /// From this task on all are of one process.
+    last_from: usize,
     /// Terminals of which a file of the image is the master.
     masters: HashSet<i32>,
     current: Option<usize>,
@@ -191,6 +276,8 @@ pub struct Survey {
     pub(super) open_tty: Option<i32>,
     /// Sockets announced, whose address comes: a peer stands inside.
     open_sockets: Vec<(i32, Socket)>,
+    /// Sockets of the internet by their two addresses.
+    connected: HashMap<(Vec<u8>, Vec<u8>), i32>,
     pub(super) filling: Option<i32>,
     pub(super) named: Option<i32>,
     /// The first end of a pipe, whose contents come.
@@ -234,6 +321,67 @@ impl Survey {
         self.processes <= 1
     }
 
+    /// Whether no process comes after the one that is being read.
+    pub fn is_last_process(&self) -> bool {
+        self.current.unwrap_or(0) >= self.last_from
+    }
+
+    /// The other end of a connection of the internet, if it is in the image.
+    pub fn other_end(&self, socket: &Socket) -> Option<i32> {
+        let turned = (socket.remote.clone(), socket.local.clone());
+        self.connected.get(&turned).copied()
+    }
+
+    /// What the next pass over the same image may know, after the last record.
+    pub fn foreknowledge(&self) -> Foreknowledge {
+        let root = self.tasks.first().and_then(|task| task.table);
+        let others = self.tables.iter().filter(|(id, _)| Some(**id) != root);
+        let numbers = others.flat_map(|(_, table)| &table.descriptors);
+        let numbers = numbers.map(|desc| desc.number).collect();
+        let held = || {
+            self.tasks.iter().flat_map(|task| {
+                let table = task.table.and_then(|id| self.tables.get(&id));
+                let descriptors = table.into_iter().flat_map(|table| &table.descriptors);
+                descriptors.map(|desc| (task.process, desc.file))
+            })
+        };
+        // Pipes and connections go with both of their ends, or stay.
+        let mut holders: HashMap<Whole, Option<i32>> = HashMap::new();
+        for (process, file) in held() {
+            let holder = holders.entry(self.whole(file)).or_insert(Some(process));
+            *holder = holder.filter(|&other| other == process);
+        }
+        let shared = held().map(|(_, file)| file);
+        let shared = shared.filter(|file| holders.get(&self.whole(*file)) == Some(&None));
+        let shared = shared.collect();
+        let masters = self.masters.iter().copied().collect();
+        Foreknowledge {
+            numbers,
+            shared,
+            masters,
+        }
+    }
+
+    fn whole(&self, id: i32) -> Whole {
+        let Some(file) = self.files.get(&id) else {
+            return Whole::File(id);
+        };
+        match file.file_type {
+            file_type::PIPE => Whole::Behind(file.behind),
+            file_type::SOCKET => {
+                let socket = self.sockets.get(&file.behind);
+                let other = socket.and_then(|socket| self.other_end(socket));
+                Whole::Behind(other.map_or(file.behind, |other| other.min(file.behind)))
+            }
+            _ => Whole::File(id),
+        }
+    }
+
+    /// Takes account of what an earlier pass over the same image found.
+    pub fn foresee(&mut self, known: &Foreknowledge) {
+        self.masters.extend(&known.masters);
+    }
+
     /// The process of the first task.
     pub fn root_process(&self) -> i32 {
         self.tasks.first().map_or(0, |task| task.process)
@@ -252,11 +400,32 @@ impl Survey {
             number: desc.number,
             description: u64::from(desc.file.cast_unsigned()),
             kind: file.map_or(Kind::Other, |file| self.kind(file)),
-            path: file.and_then(|file| file.path.as_deref()),
+            kind_by_path: file.is_some_and(File::is_kind_unknown),
+            path: file.and_then(|file| self.path(file)),
             access: Access {
                 read: file.is_some_and(|file| file.mode & 1 != 0),
                 write: file.is_some_and(|file| file.mode & 2 != 0),
             },
+            append: file.is_some_and(|file| file.flags & O_APPEND != 0),
+            position: file
+                .filter(|file| file.mode & FMODE_LSEEK != 0)
+                .map(|file| file.position),
+        }
+    }
+
+    /// The path by which a file was opened, or to which a socket is bound; the
+    /// name of a terminal.
+    pub fn path<'a>(&'a self, file: &'a File) -> Option<Cow<'a, [u8]>> {
+        match file.file_type {
+            file_type::SOCKET => Some(self.sockets.get(&file.behind)?.path()?.into()),
+            file_type::TTY => {
+                let end = self.ttys.get(&file.behind)?;
+                Some(Cow::Owned(match end.link {
+                    0 => b"/dev/ptmx".to_vec(),
+                    _ => format!("/dev/pts/{}", end.index).into_bytes(),
+                }))
+            }
+            _ => file.path.as_deref().map(Cow::Borrowed),
         }
     }
 
@@ -375,31 +544,37 @@ impl Survey {
             fixed::SOCKET_BUFFER => self.buffer(record, version.queue_owner),
             fixed::SOCKET => {
                 let state = record.u8(version.socket_state)?;
+                let dead = record.u64(version.socket_flags)? & SOCKET_DEAD;
+                let buffers = match version.socket_buffers {
+                    Some(at) => record.u8(at)? != 0,
+                    None => false,
+                };
                 if let Some((_, socket)) = self.open_sockets.last_mut() {
                     socket.state = state;
+                    socket.dead = dead != 0;
+                    socket.buffers = buffers;
                 }
             }
             kind if kind == version.socket_unix => {
                 let lengths = version.unix_name_len;
                 let [local, _] = addresses(record, lengths, SOCKADDR_UN)?;
-                let bound = record.u32(lengths)? > SUN_FAMILY;
+                let name = unix_name(record, version, &local)?;
                 let peer = record.i32(12)?;
                 let relative = !matches!(local.first(), None | Some(b'/' | 0));
-                self.relative = self.socket(|socket| Socket {
+                let id = self.socket(version, |socket| Socket {
                     kind: Kind::Unix,
-                    bound,
+                    name,
                     local,
                     peer,
                     ..socket
                 });
-                self.relative = self.relative.filter(|_| relative);
+                self.relative = id.filter(|_| relative);
             }
             kind if kind == version.socket_unix + 1 => {
                 let lengths = record.bytes.len().saturating_sub(8 + 2 * SOCKADDR_IN);
                 let [local, remote] = addresses(record, lengths, SOCKADDR_IN)?;
-                self.socket(|socket| Socket {
+                self.socket(version, |socket| Socket {
                     kind: Kind::Inet,
-                    bound: true,
                     local,
                     remote,
                     ..socket
@@ -411,9 +586,19 @@ impl Survey {
     }
 
     /// A SOCKET's family and addresses are told by the record after it.
-    fn socket(&mut self, told: impl FnOnce(Socket) -> Socket) -> Option<i32> {
+    fn socket(&mut self, version: &Version, told: impl FnOnce(Socket) -> Socket) -> Option<i32> {
         let (id, socket) = self.open_sockets.pop()?;
-        self.sockets.insert(id, told(socket));
+        let mut socket = told(socket);
+        let bound = socket.kind == Kind::Inet && !socket.local.is_empty();
+        socket.unread = version.closed_queues_unread && socket.is_closed() && bound;
+        if !socket.is_listening() && !socket.dead {
+            self.work.push(Work::Queues(id));
+        }
+        if socket.kind == Kind::Inet && !socket.is_listening() && !socket.is_closed() {
+            let addresses = (socket.local.clone(), socket.remote.clone());
+            self.connected.insert(addresses, id);
+        }
+        self.sockets.insert(id, socket);
         Some(id)
     }
 
@@ -457,13 +642,16 @@ impl Survey {
                 let socket = Socket {
                     kind: Kind::Other,
                     state: 0,
-                    bound: false,
+                    name: Name::None,
                     local: Vec::new(),
                     remote: Vec::new(),
                     directory: Vec::new(),
                     peer: 0,
                     queued: 0,
                     inside: self.open_file,
+                    dead: false,
+                    buffers: false,
+                    unread: false,
                 };
                 self.open_sockets.push((object, socket));
             }
@@ -508,6 +696,13 @@ impl Survey {
             });
         }
         self.rename();
+        let last = self.tasks.last().map(|task| task.process);
+        let others = |task: &Task| Some(task.process) != last;
+        self.last_from = self
+            .tasks
+            .iter()
+            .rposition(others)
+            .map_or(0, |index| index + 1);
         for task in &self.tasks {
             if task.pid == task.process {
                 self.processes += 1;
@@ -632,8 +827,15 @@ impl Survey {
         let first_end = matches!(file.file_type, file_type::PIPE | file_type::FIFO)
             && !self.queued.contains_key(&file.behind);
         self.filled = first_end.then_some(id);
-        if file.file_type == file_type::TTY {
-            self.masters.insert(file.behind);
+        match file.file_type {
+            file_type::TTY => {
+                self.masters.insert(file.behind);
+            }
+            file_type::EPOLL => self.work.push(Work::Watches(id)),
+            _ => {}
+        }
+        if file.behind != 0 {
+            self.users.entry(file.behind).or_default().push(id);
         }
         self.files.insert(id, file);
         Ok(())
@@ -682,8 +884,8 @@ fn addresses(record: &Record<'_>, lengths: usize, room: usize) -> Result<[Vec<u8
     Ok([address(0)?, address(1)?])
 }
 
-/// Whether a record may matter to a survey: small ones, and the arrays of
-/// tasks and watches. Memory pages never do.
+/// Whether a record may matter to a survey: small ones, announcements (of any
+/// length), and the arrays of tasks and watches. Memory pages never do.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Interest {
     array: bool,
@@ -702,7 +904,8 @@ impl Interest {
                 || prefix.kind == fixed::EPOLL_ITEMS
         });
         prefix.len <= Self::SMALL
-            || prefix.kind == fixed::PIPE_BUF
+            || (fixed::FILE_TABLE..=fixed::EPOLL_ITEMS).contains(&prefix.kind)
+            || prefix.kind == fixed::OBJREF
             || (array && prefix.kind == fixed::BUFFER)
     }
 }
@@ -773,4 +976,15 @@ impl Surveyor {
         self.splitter.finish()?;
         Ok((self.state.survey, self.state.layout))
     }
+}
+
+/// * `address`: without its family.
+fn unix_name(record: &Record<'_>, version: &Version, address: &[u8]) -> Result<Name, Error> {
+    let linked = record.u32(version.unix_flags)? & UNIX_LINKED != 0;
+    Ok(match address.first() {
+        None => Name::None,
+        Some(0) => Name::Abstract,
+        Some(_) if linked => Name::Path,
+        Some(_) => Name::Unlinked,
+    })
 }

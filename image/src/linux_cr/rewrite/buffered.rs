@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Piece {
     pub start: usize,
     pub end: usize,
+    pub kind: u32,
     pub role: Role,
 }
 
@@ -33,8 +34,9 @@ impl Role {
     /// * `held`: files that do not.
     pub fn is_held(self, held: &BTreeMap<i32, Left>) -> bool {
         match self {
-            Role::File(file) | Role::Contents { file, .. } => held.contains_key(&file),
-            Role::Terminal { file, .. } => held.get(&file) == Some(&Left::WithItsTerminal),
+            Role::File(file) | Role::Contents { file, .. } | Role::Terminal { file, .. } => {
+                held.contains_key(&file)
+            }
             Role::Other | Role::Table | Role::Descriptor => false,
         }
     }
@@ -93,12 +95,13 @@ impl Buffered {
         self.pieces.extend(stay);
     }
 
-    pub fn push(&mut self, bytes: &[u8], role: Role) {
+    pub fn push(&mut self, kind: u32, bytes: &[u8], role: Role) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(bytes);
         self.pieces.push(Piece {
             start,
             end: self.bytes.len(),
+            kind,
             role,
         });
     }

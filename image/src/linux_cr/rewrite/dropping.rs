@@ -4,24 +4,28 @@
 //! |---|---|---|
 //! | opened by path, eventfd | is held back | nobody needs it opened again |
 //! | fifo | is held back; its contents go to the next fifo of its pipe | its path may be gone |
-//! | pipe | stays | its contents must not come later, and it leaves nothing behind |
-//! | epoll set | stays | it leaves work for the end of the table, whose order must not change |
-//! | listening socket | is held back with its socket | it would take its name or port |
-//! | other unix socket | stays | it leaves work, too; without its file it is never freed, and its peer never hears of it |
-//! | other internet socket | is refused | it would take its port, and leaves work |
-//! | terminal, both ends in the image | is held back, its terminal stays | the other end stays as it is |
-//! | terminal, master outside | is held back with its terminal | it would come back dead, and hang up |
+//! | terminal | is held back with its two ends | its number may be taken, or its master outside |
+//! | listening socket; one of the internet that is not connected (v20) | is held back with its socket | it would take its name or port |
+//! | other socket of the internet | is gone with its socket and queues, if nobody else can have it or its other end | it would take its port |
+//! | both ends of a pipe; epoll set | is gone, if nobody else can have it | a filled pipe may not fit through the image pipe; a set would need what it watches |
+//! | one end of a pipe | stays | its contents must not come later |
+//! | other unix socket | stays, without its name and messages if nobody else can have it | without its file it is never freed, and its peer never hears of it |
+//! | anything else that leaves work for the end of the table | stays | the order of that work must not change |
 //!
 //! A file that *stays* is an orphan: the kernel restores it where it stood, nobody takes it, and it is closed when the
 //! restart ends, as if the program had closed it: a reader gets what is left and the end of file, an epoll set
 //! forgets it. One that is *held back* goes out in front of the first record that refers to it, or never: then it is
-//! not restored at all.
+//! not restored at all. One that is *gone* never is.
 
-use super::Editor;
+use super::deferred::Queues;
+use super::{Editor, put};
 use crate::advice::Kind;
-use crate::linux_cr::layout::{PREFIX, file_type};
-use crate::linux_cr::survey::{Socket, Survey};
+use crate::linux_cr::layout::{Layout, PREFIX, UNIX_LINKED, file_type};
+use crate::linux_cr::survey::{Desc, Name, Socket, Work};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Bytes of a unix socket's address that has no name.
+const NO_NAME: i32 = 2;
 
 /// What becomes of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,39 +34,8 @@ pub enum Left {
     HeldBack,
     /// It goes out where it stood.
     Stays,
-    /// It is held back with the terminal that it is on.
-    WithItsTerminal,
-    /// It cannot be dropped: this is what can be done instead.
-    Refused(&'static str),
-}
-
-impl Left {
-    /// Whether the file does not go out for now.
-    pub fn is_held(self) -> bool {
-        matches!(self, Left::HeldBack | Left::WithItsTerminal)
-    }
-}
-
-/// What becomes of a file that no descriptor of a table has any more.
-pub fn left(survey: &Survey, id: i32) -> Left {
-    let Some(file) = survey.files.get(&id) else {
-        return Left::Stays;
-    };
-    match file.file_type {
-        file_type::GENERIC | file_type::EVENTFD | file_type::FIFO => Left::HeldBack,
-        file_type::PIPE | file_type::EPOLL => Left::Stays,
-        file_type::SOCKET => match survey.sockets.get(&file.behind) {
-            Some(socket) if socket.is_listening() && socket.inside == Some(id) => Left::HeldBack,
-            Some(socket) if socket.kind == Kind::Unix => Left::Stays,
-            _ => Left::Refused(
-                "in Linux-CR images, connections of the internet cannot be dropped or replaced so \
-                 far: leave it out",
-            ),
-        },
-        file_type::TTY if survey.is_outside(file.behind) => Left::WithItsTerminal,
-        file_type::TTY => Left::HeldBack,
-        _ => Left::Refused("leave it out"),
-    }
+    /// It never goes out.
+    Gone,
 }
 
 impl Editor {
@@ -71,41 +44,145 @@ impl Editor {
     /// * `here`: the files that are announced in it.
     pub(super) fn hold_back(
         &self,
-        gone: &BTreeSet<i32>,
+        dropped: &BTreeSet<i32>,
         here: &BTreeSet<i32>,
     ) -> BTreeMap<i32, Left> {
         // The contents of a pipe come no later than they did, if they come: with one fifo of it, all go out.
         let open: BTreeSet<i32> = here
-            .difference(gone)
+            .difference(dropped)
             .filter_map(|file| self.fifo(*file))
             .collect();
-        gone.iter()
-            .map(|file| (*file, left(&self.survey, *file)))
-            .filter(|(_, left)| left.is_held())
+        let mut ends: BTreeMap<i32, usize> = BTreeMap::new();
+        for file in dropped.iter().filter(|file| self.is_sole(**file, here)) {
+            let behind = self.survey.files.get(file).map_or(0, |file| file.behind);
+            *ends.entry(behind).or_default() += 1;
+        }
+        let complete = |behind: i32| {
+            let users = self.survey.users.get(&behind).map_or(0, Vec::len);
+            ends.get(&behind) == Some(&users)
+        };
+        dropped
+            .iter()
+            .map(|file| (*file, self.left(*file, here, &complete)))
+            .filter(|(_, left)| *left != Left::Stays)
             .filter(|(file, _)| self.fifo(*file).is_none_or(|pipe| !open.contains(&pipe)))
             .collect()
     }
 
-    /// Says what a file does to the system although nobody has it: a socket that stays makes its name anew, in place
-    /// of whatever bears it.
-    pub(super) fn warn_of_name(&mut self, number: i32, file: i32) {
-        let socket = self.survey.files.get(&file);
-        let socket = socket.filter(|file| file.file_type == file_type::SOCKET);
-        let socket = socket.and_then(|file| self.survey.sockets.get(&file.behind));
-        if socket.is_some_and(Socket::takes_a_name) {
-            self.warnings.push(format!(
-                "descriptor {number} is a socket with a name, which the restart makes anew before it is closed: \
-                 a file of that name is lost"
-            ));
+    /// * `complete`: whether this table drops all files behind which something is.
+    fn left(&self, id: i32, here: &BTreeSet<i32>, complete: &dyn Fn(i32) -> bool) -> Left {
+        let Some(file) = self.survey.files.get(&id) else {
+            return Left::Stays;
+        };
+        let otherwise = |gone: bool| if gone { Left::Gone } else { Left::Stays };
+        match file.file_type {
+            file_type::GENERIC | file_type::EVENTFD | file_type::FIFO | file_type::TTY => {
+                Left::HeldBack
+            }
+            file_type::PIPE => otherwise(complete(file.behind)),
+            file_type::EPOLL => otherwise(self.is_sole(id, here)),
+            file_type::SOCKET => match self.survey.sockets.get(&file.behind) {
+                Some(socket) if socket.inside != Some(id) => Left::Stays,
+                Some(socket) if socket.is_listening() || socket.unread => Left::HeldBack,
+                Some(socket) if socket.kind == Kind::Inet => {
+                    let other = self.survey.other_end(socket);
+                    otherwise(complete(file.behind) && other.is_none_or(complete))
+                }
+                _ => Left::Stays,
+            },
+            _ => Left::Stays,
+        }
+    }
+
+    /// Whether nobody but this table can have a file that is announced in it.
+    ///
+    /// * `here`: the files that are.
+    fn is_sole(&self, file: i32, here: &BTreeSet<i32>) -> bool {
+        here.contains(&file) && self.is_only_here(file)
+    }
+
+    fn is_only_here(&self, file: i32) -> bool {
+        let foreseen = self.foreknowledge.as_ref();
+        let last = self.survey.is_last_process();
+        let known = last || foreseen.is_some_and(|known| !known.shared.contains(&file));
+        known && !self.kept.contains(&file)
+    }
+
+    /// What of a table's sockets is not restored: the queues of those that are not, and the name of those that nobody
+    /// has but their peers, with what they were still to receive.
+    ///
+    /// * `held`: files that do not go out.
+    pub(super) fn sockets_left(
+        &self,
+        dropped: &BTreeSet<i32>,
+        here: &BTreeSet<i32>,
+        held: &BTreeMap<i32, Left>,
+    ) -> BTreeMap<i32, Queues> {
+        let mut queues = BTreeMap::new();
+        for work in &self.survey.work {
+            let Work::Queues(id) = *work else {
+                continue;
+            };
+            let (Some(socket), Some(users)) =
+                (self.survey.sockets.get(&id), self.survey.users.get(&id))
+            else {
+                continue;
+            };
+            let nobodys = |file: &i32| dropped.contains(file) && self.is_sole(*file, here);
+            let without_file = users.iter().all(|file| held.contains_key(file));
+            let announced_here = socket.inside.is_some_and(|file| here.contains(&file));
+            if socket.unread || (without_file && socket.kind == Kind::Inet) {
+                queues.insert(id, Queues::Gone);
+            } else if socket.takes_a_name() && announced_here && users.iter().all(nobodys) {
+                queues.insert(id, Queues::Emptied);
+            }
+        }
+        queues
+    }
+
+    /// Says what sockets do to the system although nobody has them, and which ones no kernel can restore.
+    ///
+    /// * `queues`: what is taken off them.
+    pub(super) fn warn_of_sockets(
+        &mut self,
+        task: i32,
+        descs: &[Desc],
+        dropped: &BTreeSet<i32>,
+        held: &BTreeMap<i32, Left>,
+        queues: &BTreeMap<i32, Queues>,
+    ) {
+        for desc in descs {
+            let Some(file) = self.survey.files.get(&desc.file) else {
+                continue;
+            };
+            let socket = self.survey.sockets.get(&file.behind);
+            let socket = socket.filter(|_| file.file_type == file_type::SOCKET);
+            let Some(socket) = socket.filter(|_| !queues.contains_key(&file.behind)) else {
+                continue;
+            };
+            let number = desc.number;
+            let stays = dropped.contains(&desc.file) && !held.contains_key(&desc.file);
+            let warning = if stays && socket.takes_a_name() {
+                "is a socket with a name, which the restart makes anew before it is closed: a file of that name is lost"
+            } else if stays && socket.kind == Kind::Inet {
+                "is a socket of the internet, which the restart makes anew before it is closed: its port is taken meanwhile"
+            } else if socket.unread && !held.contains_key(&desc.file) {
+                "is a socket of the internet that is not connected: this kernel cannot read what it wrote of it, and \
+                 fails with EINVAL (ignore it)"
+            } else {
+                continue;
+            };
+            self.warnings
+                .push(format!("task {task} descriptor {number} {warning}"));
         }
     }
 
     /// Whether nothing that can still come needs a file that was held back: no other table comes, and it cannot be
     /// mapped.
     pub(super) fn is_needed_no_more(&self, file: i32) -> bool {
-        let file = self.survey.files.get(&file);
-        let mappable = file.is_none_or(|file| file.file_type == file_type::GENERIC);
-        self.survey.is_one_process() && !mappable
+        let known = self.survey.files.get(&file);
+        let mappable = known.is_none_or(|file| file.file_type == file_type::GENERIC);
+        !mappable && self.is_only_here(file)
     }
 
     /// The pipe of a file that is a fifo.
@@ -123,6 +200,22 @@ impl Editor {
         if let Some(contents) = self.contents.remove(&pipe) {
             self.holds_pipe_data |= contents.len() > PREFIX;
             self.out.extend_from_slice(&contents);
+        }
+    }
+}
+
+/// Takes the name of a unix socket off its record.
+///
+/// A path stays, as one that is lost: the kernel makes a file of one only that is not.
+pub fn unname(record: &mut [u8], socket: &Socket, layout: &Layout) {
+    let (order, version) = (layout.order, layout.version);
+    match socket.name {
+        Name::Abstract => put(order, record, version.unix_name_len, NO_NAME),
+        _ => {
+            let at = version.unix_flags;
+            let flags = record.get(at..).and_then(|rest| rest.first_chunk());
+            let flags = flags.map_or(0, |bytes| order.u32(*bytes)) & !UNIX_LINKED;
+            put(order, record, at, flags.cast_signed());
         }
     }
 }

@@ -1,11 +1,12 @@
-//! The caller's files: what is announced for them, and under which objrefs.
+//! The caller's files, and those that are opened by their paths: what is
+//! announced for them, and under which objrefs.
 
 use super::{Editor, FMODE_LSEEK};
 use crate::Error;
 use crate::advice::Kind;
-use crate::caller::CallerFile;
-use crate::linux_cr::layout::{file_type, fixed};
+use crate::linux_cr::layout::{Order, file_type, fixed};
 use crate::linux_cr::survey::Survey;
+use crate::plan::Origin;
 use std::collections::BTreeSet;
 
 const O_LARGEFILE: i32 = 0x8000;
@@ -24,11 +25,8 @@ impl Editor {
     /// An object that was given a caller's file in a rewriting before this one
     /// is needed, and its number has been given away again.
     pub(super) fn refuse_given(&self, object: i32) -> Result<(), Error> {
-        if !self
-            .given
-            .values()
-            .any(|&given| object == given || object == given + 1)
-        {
+        let given = |&given: &i32| object == given || object == given + 1;
+        if !self.given.values().any(given) && !self.own.is_ours(object) {
             return Ok(());
         }
         Err(Error::unsupported(
@@ -38,36 +36,35 @@ impl Editor {
         ))
     }
 
-    pub(super) fn description(&self, number: i32) -> i32 {
-        self.planner
-            .caller()
-            .files
-            .get(&number)
-            .map_or(number, |file| file.description)
-    }
-
-    /// Announces the caller's description behind a number, if that was not done.
+    /// Announces the description behind a new descriptor, if that was not done.
     ///
     /// * `cred`: what the kernel knows before the table; files in it may bring
     ///   credentials of their own.
     pub(super) fn give(
         &mut self,
-        from: i32,
+        from: Origin,
         unused: &BTreeSet<i32>,
         cred: i32,
         announce: &mut Vec<u8>,
     ) -> Result<(), Error> {
-        let description = self.description(from);
+        let description = self.planner.description(from);
         if self.given.contains_key(&description) {
             return Ok(());
         }
-        let Some(file) = self.planner.caller().files.get(&from).cloned() else {
+        if let Origin::Path(index) = from {
+            self.planner.open(index)?;
+        }
+        let Some(file) = self.planner.file(from).cloned() else {
             return Ok(());
         };
         let object = self.fresh(from, unused)?;
         self.given.insert(description, object);
-        let position = self.position(from, &file)?;
-        if file.kind == Kind::Reg && file.access.write && file.flags & libc::O_APPEND == 0 {
+        let position = self.position(from)?;
+        if let Origin::Descriptor(from) = from
+            && file.kind == Kind::Reg
+            && file.access.write
+            && file.flags & libc::O_APPEND == 0
+        {
             self.warnings.push(format!(
                 "descriptor {from} ({}) is re-opened for writing without O_APPEND: the restart \
                  program and the restarted one have an offset each and can overwrite each other \
@@ -78,7 +75,7 @@ impl Editor {
         let Some(layout) = self.layout else {
             return Ok(());
         };
-        let mut block = Block(announce);
+        let mut block = Block(announce, layout.order);
         block.start(fixed::OBJREF, 16);
         block.u32(layout.version.file_object);
         block.i32(object);
@@ -104,38 +101,55 @@ impl Editor {
         }
         let name_len = u32::try_from(file.name.len()).unwrap_or(u32::MAX);
         block.start(fixed::FILE_NAME, name_len.saturating_add(9));
-        announce.extend_from_slice(&file.name);
-        announce.push(0);
+        block.0.extend_from_slice(&file.name);
+        block.0.push(0);
         if fifo {
-            Block(announce).start(fixed::PIPE_BUF, 8);
+            block.start(fixed::PIPE_BUF, 8);
         }
         Ok(())
     }
 
-    /// The offset to write for a caller's file.
-    pub(super) fn position(&self, from: i32, file: &CallerFile) -> Result<u64, Error> {
-        let seekable = file.f_mode & FMODE_LSEEK != 0;
-        if !seekable || file.flags & libc::O_APPEND != 0 {
+    /// The offset to write for a new description, in bytes.
+    pub(super) fn position(&self, from: Origin) -> Result<u64, Error> {
+        let Some(file) = self.planner.file(from) else {
+            return Ok(0);
+        };
+        let appends = file.flags & libc::O_APPEND != 0;
+        if file.f_mode & FMODE_LSEEK == 0 {
             return Ok(0);
         }
-        let offset = (self.offsets)(from).unwrap_or(0);
-        let position = u64::try_from(offset).unwrap_or(0);
-        if position & 0x8000_0000 != 0 {
-            return Err(Error::unsupported(
-                format!("descriptor {from} ({}): offset {position:#x}", file.link),
-                "a Linux-CR kernel would crash on it (bit 31 is set): seek elsewhere, or open it \
-                 with >>",
-            ));
+        let (position, what) = match from {
+            Origin::Descriptor(_) if appends => return Ok(0),
+            Origin::Descriptor(from) => {
+                let offset = (self.offsets)(from).unwrap_or(0);
+                let position = u64::try_from(offset).unwrap_or(0);
+                (position, format!("descriptor {from} ({})", file.link))
+            }
+            Origin::Path(index) => (self.planner.position(index), file.link.clone()),
+        };
+        match position & 0x8000_0000 {
+            0 => Ok(position),
+            // What is written goes to the end all the same.
+            _ if appends => Ok(0),
+            _ => Err(Error::unsupported(
+                format!("{what}: offset {position:#x}"),
+                "a Linux-CR kernel would crash on it (bit 31 is set): give a file at another \
+                 offset, or one that is opened for appending (with >>)",
+            )),
         }
-        Ok(position)
     }
 
-    /// An objref for the caller's descriptor: always the same for the same
-    /// number where the image lets us, so that rewriting twice is rewriting
-    /// once.
-    pub(super) fn fresh(&self, number: i32, unused: &BTreeSet<i32>) -> Result<i32, Error> {
+    /// An objref for a new description: always the same for the same number of the
+    /// caller, or path, where the image lets us, so that rewriting twice is
+    /// rewriting once.
+    pub(super) fn fresh(&self, from: Origin, unused: &BTreeSet<i32>) -> Result<i32, Error> {
         const ROUND: i32 = 1 << 21;
-        let first = Survey::HIGH + (number & (ROUND / 2 - 1)) * 2;
+        const PLACES: i32 = ROUND / 2;
+        let place = match from {
+            Origin::Descriptor(number) => number,
+            Origin::Path(index) => !i32::try_from(index).unwrap_or(i32::MAX),
+        };
+        let first = Survey::HIGH + (place & (PLACES - 1)) * 2;
         (0..7)
             .map(|round| first + round * ROUND)
             .find(|id| {
@@ -145,21 +159,23 @@ impl Editor {
             })
             .ok_or_else(|| {
                 Error::unsupported(
-                    format!("descriptor {number}"),
+                    "a new file",
                     "the image uses every object number that could be given to it",
                 )
             })
     }
 
     pub(super) fn add(&mut self, number: i32, from: i32) {
-        let object = self.given[&self.description(from)];
-        let close_on_exec = self
-            .planner
-            .caller()
-            .files
-            .get(&from)
-            .is_some_and(|file| file.close_on_exec);
-        let mut block = Block(&mut self.out);
+        let origin = self.planner.description(Origin::Descriptor(from));
+        let object = self.given[&origin];
+        let given = self.planner.caller().files.get(&from);
+        let close_on_exec = given.is_some_and(|file| file.close_on_exec);
+        self.descriptor(object, number, close_on_exec);
+    }
+
+    pub(super) fn descriptor(&mut self, object: i32, number: i32, close_on_exec: bool) {
+        let order = self.order();
+        let mut block = Block(&mut self.out, order);
         block.start(fixed::FILE_DESC, 24);
         block.i32(object);
         block.i32(number);
@@ -168,24 +184,24 @@ impl Editor {
     }
 }
 
-/// Writes records, in the byte order of the machines whose images are edited.
-struct Block<'a>(&'a mut Vec<u8>);
+/// Writes records.
+pub struct Block<'a>(pub &'a mut Vec<u8>, pub Order);
 
 impl Block<'_> {
-    fn start(&mut self, kind: u32, len: u32) {
+    pub fn start(&mut self, kind: u32, len: u32) {
         self.u32(kind);
         self.u32(len);
     }
 
-    fn u32(&mut self, value: u32) {
-        self.0.extend_from_slice(&value.to_le_bytes());
+    pub fn u32(&mut self, value: u32) {
+        self.0.extend_from_slice(&self.1.bytes(value));
     }
 
-    fn i32(&mut self, value: i32) {
-        self.0.extend_from_slice(&value.to_le_bytes());
+    pub fn i32(&mut self, value: i32) {
+        self.u32(value.cast_unsigned());
     }
 
     fn u64(&mut self, value: u64) {
-        self.0.extend_from_slice(&value.to_le_bytes());
+        self.0.extend_from_slice(&self.1.long_bytes(value));
     }
 }

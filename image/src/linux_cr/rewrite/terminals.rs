@@ -29,12 +29,13 @@ impl Editor {
             };
             let index = self.survey.ttys.get(slave).map_or(0, |tty| tty.index);
             let list: Vec<String> = kept.iter().map(|(task, n)| format!("{task}:{n}")).collect();
-            let list = list.join(",");
+            let others: Vec<String> = list.iter().map(|one| format!("{one}=2")).collect();
+            let (list, others) = (list.join(","), others.join(","));
             return Err(Error::Contradiction {
                 what: format!(
                     "{item}: terminal /dev/pts/{index} would be left at {list} and be dead there"
                 ),
-                remedy: format!("add CKPT_IGNORE={list} (or CKPT_PRESERVE={list})"),
+                remedy: format!("add CKPT_IGNORE={list} (or CKPT_SUBSTITUTE={others})"),
             });
         }
         Ok(())
@@ -68,11 +69,21 @@ impl Editor {
         let Some(slave) = file.filter(|file| file.file_type == file_type::TTY) else {
             return;
         };
-        let master = self.survey.ttys.get(&slave.behind).map(|end| end.link);
-        for end in master.into_iter().chain([slave.behind]) {
-            if let Some(bytes) = self.terminals.held.remove(&end) {
-                self.out.extend_from_slice(&bytes);
-            }
+        self.release_both_ends(slave.behind);
+    }
+
+    /// Lets a terminal go, since the next record refers to it.
+    pub(super) fn release_both_ends(&mut self, slave: i32) {
+        if let Some(master) = self.survey.ttys.get(&slave).map(|end| end.link) {
+            self.release_end(master);
+        }
+        self.release_end(slave);
+    }
+
+    /// Lets one end of a terminal go, since the next record refers to it.
+    pub(super) fn release_end(&mut self, end: i32) {
+        if let Some(bytes) = self.terminals.held.remove(&end) {
+            self.out.extend_from_slice(&bytes);
         }
     }
 }
