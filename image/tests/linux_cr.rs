@@ -7,8 +7,8 @@
 mod generator;
 
 use ckpt_image::Error;
-use ckpt_image::advice::{Action, Advice, Kind, Strictness, parse_list};
-use ckpt_image::caller::{Access, Caller, CallerFile};
+use ckpt_image::advice::{Action, Advice, Kind, Source, Strictness, parse_list};
+use ckpt_image::caller::{Access, Caller, CallerFile, CannotOpen, Opened, Opening, Paths};
 use ckpt_image::linux_cr::layout::Order;
 use ckpt_image::linux_cr::rewrite::Rewriter;
 use ckpt_image::linux_cr::survey::Surveyor;
@@ -157,9 +157,55 @@ struct Rewritten {
     warnings: Vec<String>,
 }
 
+/// How long every file is that is opened by its path.
+const LENGTH: u64 = 12;
+
+/// Every path is a regular file.
+struct Files;
+
+impl Paths for Files {
+    fn kind(&self, _: &[u8]) -> Kind {
+        Kind::Reg
+    }
+
+    fn look(&self, opening: &Opening) -> Result<Opened, CannotOpen> {
+        let access = opening.access;
+        Ok(Opened {
+            file: CallerFile {
+                kind: Kind::Reg,
+                access,
+                flags: opening.flags(),
+                f_mode: 0x1c | u32::from(access.read) | (u32::from(access.write) << 1),
+                close_on_exec: false,
+                description: -1,
+                name: opening.path.to_vec(),
+                link: String::new(),
+                pollable: false,
+                not_by_name: None,
+            },
+            position: opening.start(LENGTH),
+            missing: false,
+        })
+    }
+
+    fn open(&self, opening: &Opening) -> Result<Opened, CannotOpen> {
+        self.look(opening)
+    }
+}
+
 fn rewrite(
     image: &[u8],
     items: &[Item],
+    caller: &Caller,
+    census: Option<BTreeSet<i32>>,
+    pieces: &[usize],
+) -> Rewritten {
+    rewrite_as(image, &request(items), caller, census, pieces)
+}
+
+fn rewrite_as(
+    image: &[u8],
+    advice: &Advice,
     caller: &Caller,
     census: Option<BTreeSet<i32>>,
     pieces: &[usize],
@@ -170,8 +216,8 @@ fn rewrite(
         error: None,
         warnings: Vec::new(),
     };
-    let mut planner = match Planner::new(&request(items), caller.clone(), false) {
-        Ok(planner) => planner,
+    let mut planner = match Planner::new(advice, caller.clone(), false) {
+        Ok(planner) => planner.with_paths(Box::new(Files)),
         Err(error) => {
             rewritten.error = Some(error);
             return rewritten;
@@ -443,6 +489,58 @@ proptest! {
             let rewritten = rewrite(&image, items, &caller(&owns), None, &pieces);
             prop_assert_eq!(&rewritten.error, &None);
             prop_assert!(rewritten.out == image);
+        }
+    }
+
+    /// The same tables, whose chosen numbers lead to the paths, opened as the files
+    /// were whose place they take.
+    #[test]
+    fn paths_take_the_place_of_numbers(
+        recipe in recipe(),
+        targets in btree_map(0i32..12, any::<bool>(), 1..6),
+        pieces in vec(1usize..3000, 0..5),
+    ) {
+        let image = build(&recipe);
+        let before = check(&image).map_err(TestCaseError::fail)?;
+        let path = |second: bool| if second { "/new/b" } else { "/new/a" };
+        let list: Vec<String> = targets
+            .iter()
+            .map(|(number, second)| format!("*:{number}={}", path(*second)))
+            .collect();
+        let stand_in = Action::Substitute(Source::Descriptor(0));
+        let items = parse_list("S", list.join(",").as_bytes(), &stand_in, 1024).unwrap();
+        let advice = Advice { items, strictness: Strictness::Warn };
+        let rewritten = rewrite_as(&image, &advice, &Caller::default(), None, &pieces);
+        if let Some(error) = rewritten.error {
+            prop_assert!(before.slaves.len() + before.controlling.len() > 0, "{}", error);
+            return Ok(());
+        }
+        let after = check(&rewritten.out).map_err(TestCaseError::fail)?;
+        for (table, was) in &before.tables {
+            let is = &after.tables[table];
+            prop_assert!(is.keys().eq(was.keys()));
+            let mut objects: BTreeMap<(bool, u32), i32> = BTreeMap::new();
+            for (number, held) in is {
+                prop_assert_eq!(held.close_on_exec, was[number].close_on_exec);
+                let Some(second) = targets.get(number) else {
+                    prop_assert_eq!(held.file, was[number].file);
+                    continue;
+                };
+                let (old, new) = (&before.files[&was[number].file], &after.files[&held.file]);
+                prop_assert_eq!(&new.name, path(*second).as_bytes());
+                let (reads, writes) = match number {
+                    0 => (true, false),
+                    1 | 2 => (false, true),
+                    _ => (old.mode & 1 != 0, old.mode & 2 != 0),
+                };
+                let appends = old.flags & 0x400 * u32::from(writes);
+                prop_assert_eq!(new.flags & 0x400, appends);
+                prop_assert!(new.mode & 1 != 0 || !reads);
+                prop_assert!(new.mode & 2 != 0 || !writes);
+                prop_assert!(new.position <= LENGTH);
+                let object = *objects.entry((*second, appends)).or_insert(held.file);
+                prop_assert_eq!(object, held.file, "one path, one object");
+            }
         }
     }
 
