@@ -533,7 +533,7 @@ proptest! {
                     1 | 2 => (false, true),
                     _ => (old.mode & 1 != 0, old.mode & 2 != 0),
                 };
-                let appends = old.flags & 0x400 * u32::from(writes);
+                let appends = if writes { old.flags & 0x400 } else { 0 };
                 prop_assert_eq!(new.flags & 0x400, appends);
                 prop_assert!(new.mode & 1 != 0 || !reads);
                 prop_assert!(new.mode & 2 != 0 || !writes);

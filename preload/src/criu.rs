@@ -158,8 +158,8 @@ fn prepare(settings: &Settings, invocation: Invocation) -> Result<Option<Request
         // It ends where its configuration has descriptors to inherit.
         return Err(ckpt_image::Error::unsupported(
             "criu service",
-            "neither the caller's descriptors nor paths can be given to what a service restores yet: use criu \
-             restore or criu swrk, or only CKPT_IGNORE",
+            "neither the caller's descriptors nor paths can be given to what a service restores \
+             yet: use criu restore or criu swrk, or only CKPT_IGNORE",
         )
         .into());
     }
