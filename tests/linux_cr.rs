@@ -1222,3 +1222,23 @@ fn a_path_is_shared_by_the_tasks_that_shared_the_file() {
         assert_eq!(outcome.link(888, 30), "/mnt/fork-shared/a");
     }
 }
+
+#[test]
+fn a_path_for_one_of_those_that_share_a_table_is_its_alone() {
+    if !harness::is_root() {
+        return;
+    }
+    for feed in FEEDS {
+        let scratch = Scratch::new("path-table");
+        let new = scratch.file("new").display().to_string();
+        let tasks = restart("shared-table").run().tasks.clone();
+        let (one, other) = (tasks[0].0, tasks[1].0);
+        let outcome = restart("shared-table")
+            .feed(feed)
+            .env("CKPT_SUBSTITUTE", format!("{other}:3={new}"))
+            .run();
+        assert_restarted(&outcome);
+        assert_eq!(outcome.link(other, 3), new);
+        assert_eq!(outcome.link(one, 3), "/mnt/shared-table/a");
+    }
+}
