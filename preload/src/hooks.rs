@@ -1,13 +1,14 @@
 //! The table of what is interposed: each entry is one line into one function,
 //! which gets the real call to make or not.
 //!
-//! Every entry exists in every glibc, since redhook has no optional ones.
+//! What is looked up at the start exists in every glibc, since redhook has no
+//! optional entries.
 
 #![allow(missing_docs, clippy::missing_safety_doc)]
 #![allow(clippy::undocumented_unsafe_blocks)] // The real calls, with the caller's own arguments.
 
 use crate::{criu, linux_cr};
-use libc::{c_char, c_int, c_long, c_void, mode_t, size_t, ssize_t};
+use libc::{c_char, c_int, c_long, c_uint, c_void, mode_t, size_t, ssize_t};
 use redhook::{hook, real};
 
 hook! {
@@ -25,23 +26,41 @@ hook! {
 
 hook! {
     unsafe fn close(fd: c_int) -> c_int => on_close {
-        linux_cr::before_closing(fd);
-        unsafe { real!(close)(fd) }
+        linux_cr::on_close(fd, || unsafe { real!(close)(fd) })
+    }
+}
+
+// Of glibc 2.34: the calls are made as it makes them, and not looked up.
+hook! {
+    unsafe fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int => on_close_range {
+        linux_cr::on_close_range(first, last, |first, last| unsafe {
+            libc::syscall(libc::SYS_close_range, first, last, flags) as c_int
+        })
+    }
+}
+
+hook! {
+    unsafe fn closefrom(least: c_int) => on_closefrom {
+        linux_cr::on_closefrom(least, || unsafe { real!(closefrom)(least) })
+    }
+}
+
+hook! {
+    unsafe fn chroot(path: *const c_char) -> c_int => on_chroot {
+        unsafe { linux_cr::on_chroot(path, || real!(chroot)(path)) }
     }
 }
 
 hook! {
     unsafe fn dup2(from: c_int, to: c_int) -> c_int => on_dup2 {
-        linux_cr::before_closing(to);
         linux_cr::before_feeding(from, to);
-        unsafe { real!(dup2)(from, to) }
+        linux_cr::on_dup(from, to, || unsafe { real!(dup2)(from, to) })
     }
 }
 
 hook! {
     unsafe fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int => on_dup3 {
-        linux_cr::before_closing(to);
-        unsafe { real!(dup3)(from, to, flags) }
+        linux_cr::on_dup(from, to, || unsafe { real!(dup3)(from, to, flags) })
     }
 }
 
@@ -79,6 +98,7 @@ pub fn resolve() {
     real!(close);
     real!(dup2);
     real!(dup3);
+    real!(chroot);
     real!(syscall);
     real!(openat);
     real!(openat64);

@@ -13,17 +13,16 @@ use ckpt_image::linux_cr::begins_like_an_image;
 use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_image::listing::Engine;
 use ckpt_restart::call::{self, Shape};
-use ckpt_restart::request::{self, Naming, Request, Sources};
-use ckpt_restart::{Error, caller, debug, errno, log, report, warn};
-use libc::{c_int, c_long, c_void, size_t, ssize_t};
+use ckpt_restart::request::{self, ABOVE, Naming, Request, Sources};
+use ckpt_restart::{Error, caller, debug, errno, log, report, reserved, warn};
+use libc::{c_char, c_int, c_long, c_uint, c_void, size_t, ssize_t};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
+use std::ffi::{CStr, OsStr};
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
-
-/// Copies of the caller's descriptors go here or above, out of the way of what
-/// the restart program opens.
-const ABOVE: i32 = 512;
 
 /// Descriptors that advice takes, as they were when the program started.
 static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
@@ -178,8 +177,90 @@ fn head<'a>(fd: c_int, bytes: impl FnOnce() -> &'a [u8]) {
     errno::set(errno);
 }
 
-/// Before a number is closed or replaced: one that advice takes is copied.
-pub fn before_closing(fd: c_int) {
+/// close(2): a copy that tasks will open by name stays.
+pub fn on_close(fd: c_int, real: impl FnOnce() -> c_int) -> c_int {
+    if reserved::is_reserved(fd) {
+        return 0;
+    }
+    before_closing(fd);
+    real()
+}
+
+/// close_range(2), the whole range or piece by piece around what is to stay.
+///
+/// * `real`: the call, for a part of the range.
+pub fn on_close_range(
+    first: c_uint,
+    last: c_uint,
+    real: impl Fn(c_uint, c_uint) -> c_int,
+) -> c_int {
+    before_closing_all(first, last);
+    reserved::around(first, last, real)
+}
+
+/// closefrom(3).
+pub fn on_closefrom(least: c_int, real: impl FnOnce()) {
+    let first = least.max(0).cast_unsigned();
+    before_closing_all(first, c_uint::MAX);
+    if !reserved::any() {
+        return real();
+    }
+    let errno = errno::get();
+    let close_range = |first: c_uint, last: c_uint| {
+        // SAFETY: takes integers only; the program wants these closed.
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) as c_int }
+    };
+    if reserved::around(first, c_uint::MAX, close_range) != 0 {
+        // Before Linux 5.9.
+        let end = c_uint::try_from(caller::descriptor_limit()).unwrap_or(c_uint::MAX);
+        for fd in first..end.min(1 << 20) {
+            // SAFETY: as above; it goes through on_close.
+            unsafe { libc::close(fd.cast_signed()) };
+        }
+    }
+    errno::set(errno);
+}
+
+/// chroot(2): tasks that are given files of the caller's open them below /proc. Where
+/// the new root has no place for one, no task need be made.
+///
+/// # Safety
+/// `path` is what the program gave: a string, as for chroot(2).
+pub unsafe fn on_chroot(path: *const c_char, real: impl FnOnce() -> c_int) -> c_int {
+    let Some(Ok(Some(request))) = REQUEST.get() else {
+        return real();
+    };
+    if path.is_null() {
+        return real();
+    }
+    let errno = errno::get();
+    // SAFETY: not null, and a string as the caller promises.
+    let root = Path::new(OsStr::from_bytes(
+        unsafe { CStr::from_ptr(path) }.to_bytes(),
+    ));
+    if let Err(error) = request.can_be_rooted(root) {
+        log::refused(&error);
+        errno::set(error.errno());
+        return -1;
+    }
+    errno::set(errno);
+    real()
+}
+
+/// dup2(2) and dup3(2). A restart program that takes a number of ours is told that it
+/// is in use: its file must not come back as the caller's.
+pub fn on_dup(from: c_int, to: c_int, real: impl FnOnce() -> c_int) -> c_int {
+    if reserved::is_reserved(to) && from != to {
+        warn!("descriptor {to} is the library's while a restart is under way: use another");
+        errno::set(libc::EBUSY);
+        return -1;
+    }
+    before_closing(to);
+    real()
+}
+
+/// Before numbers are closed: those among them that advice takes are copied.
+fn before_closing_all(first: c_uint, last: c_uint) {
     if !KEEPING.load(Ordering::Relaxed) || REQUEST.get().is_some() {
         return;
     }
@@ -187,10 +268,19 @@ pub fn before_closing(fd: c_int) {
     let Some(mut kept) = KEPT.try_lock() else {
         return;
     };
-    if let Some(kept) = kept.iter_mut().find(|kept| kept.number == fd) {
-        let errno = errno::get();
-        kept.copy_away();
-        errno::set(errno);
+    let errno = errno::get();
+    for kept in kept.iter_mut() {
+        if (first..=last).contains(&kept.number.cast_unsigned()) {
+            kept.copy_away();
+        }
+    }
+    errno::set(errno);
+}
+
+/// Before a number is closed or replaced: one that advice takes is copied.
+fn before_closing(fd: c_int) {
+    if let Ok(fd) = c_uint::try_from(fd) {
+        before_closing_all(fd, fd);
     }
 }
 
@@ -315,9 +405,12 @@ fn prepare(
             report::write(&planned);
             return Err(Error::DryRun);
         }
-        if inherits {
-            request.hold(ABOVE)?;
-        }
+    }
+    if !settings.dry_run {
+        request.relay()?;
+    }
+    if inherits && request.is_checked() {
+        request.hold(ABOVE)?;
     }
     debug!("advice is ready for the restart");
     Ok(Some(request))
@@ -339,6 +432,7 @@ impl Kept {
     fn copy_away(&mut self) -> Option<i32> {
         if self.copy.is_none() && caller::identity(self.number).ok() == Some(self.identity) {
             self.copy = caller::copy_above(self.number, ABOVE).ok();
+            self.copy.into_iter().for_each(reserved::reserve);
         }
         self.copy
     }

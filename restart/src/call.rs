@@ -86,9 +86,23 @@ pub fn carry(
     dry_run: bool,
     real: &dyn Fn(i32) -> i64,
 ) -> Result<i64, Error> {
+    let result = make(request, shape, dry_run, real);
+    let errno = errno::get();
+    request.decided();
+    errno::set(errno);
+    result
+}
+
+fn make(
+    request: &Request,
+    shape: Shape,
+    dry_run: bool,
+    real: &dyn Fn(i32) -> i64,
+) -> Result<i64, Error> {
     match shape {
         Shape::Task => Ok(real(-1)),
         Shape::Itself(fd) => {
+            request.can_be_opened()?;
             let mut rewriter = request.rewriter(!dry_run)?;
             let file = stream::spool(&borrowed(fd)?, &mut rewriter)?;
             say(request, &rewriter, outcome_of_check(dry_run));
@@ -111,6 +125,7 @@ pub fn carry(
 
 /// Everything that can fail before the call.
 fn begin(request: &Request, fd: i32, dry_run: bool) -> Result<Pump, Error> {
+    request.can_be_opened()?;
     let mut rewriter = Box::new(request.rewriter(!dry_run)?);
     let input = borrowed(fd)?;
     if !dry_run {

@@ -368,8 +368,9 @@ fn why_not_by_name(file: &CallerFile, st: &libc::stat) -> Option<String> {
 pub fn without_a_name(kind: Kind) -> Option<String> {
     match kind {
         Kind::Pipe => Some(
-            "Linux-CR opens files by name, and an anonymous pipe has none: give a file, a named \
-             fifo (mkfifo) or a terminal (script(1))"
+            "Linux-CR opens files by name, and an anonymous pipe has none (libckptadv.so relays \
+             one end of one on 0, 1 and 2): give a file, a named fifo (mkfifo) or a terminal \
+             (script(1))"
                 .to_owned(),
         ),
         Kind::Unix | Kind::Inet | Kind::Packet | Kind::Netlink => Some(

@@ -22,6 +22,11 @@ pub enum Error {
         /// As open(2) gives it.
         errno: i32,
     },
+    /// Tasks that are given files of the caller's find no /proc (ENOENT).
+    Rootless {
+        /// The directory that will be their root.
+        root: String,
+    },
     /// CKPT_DRY_RUN: nothing is wrong, and nothing is restored.
     DryRun,
 }
@@ -41,6 +46,7 @@ impl Error {
             Error::Advice(error) => error.errno(),
             Error::System { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
             Error::Path { errno, .. } => *errno,
+            Error::Rootless { .. } => libc::ENOENT,
             Error::DryRun => libc::ECANCELED,
         }
     }
@@ -58,6 +64,11 @@ impl fmt::Display for Error {
             Error::Advice(error) => error.fmt(f),
             Error::System { what, source } => write!(f, "{what}: {source}"),
             Error::Path { what, .. } => write!(f, "{what}"),
+            Error::Rootless { root } => write!(
+                f,
+                "{root} has no proc/self/fd, by which tasks are given the caller's descriptors: \
+                 mount proc(5) there, or give CKPT_IGNORE only"
+            ),
             Error::DryRun => write!(f, "dry run: nothing is restored"),
         }
     }

@@ -9,6 +9,9 @@
 //! * [`paths`]: files that advice names by path;
 //! * [`request`]: advice bound to the caller, and checked against an image
 //!   before anything is restored;
+//! * [`relay`]: what stands between the caller's pipes and tasks that can only
+//!   open by name;
+//! * [`reserved`]: the numbers that a restart program leaves alone;
 //! * [`stream`]: the image on its way from one descriptor to another;
 //! * [`call`]: the Linux-CR restart system call: how to know one, and how to
 //!   make it with a rewritten image;
@@ -24,8 +27,10 @@ pub mod errno;
 pub mod error;
 pub mod log;
 pub mod paths;
+pub mod relay;
 pub mod report;
 pub mod request;
+pub mod reserved;
 pub mod settings;
 pub mod stream;
 

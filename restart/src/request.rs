@@ -4,21 +4,33 @@
 use crate::caller;
 use crate::error::Error;
 use crate::paths::{self, Holding, Looking, Making};
+use crate::relay::{self, Relay};
+use crate::reserved;
 use ckpt_image::advice::Advice;
 use ckpt_image::caller::{Caller, Opening, Paths};
 use ckpt_image::linux_cr::rewrite::Rewriter;
 use ckpt_image::linux_cr::survey::{Foreknowledge, Surveyor};
 use ckpt_image::plan::Planner;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, OnceLock};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Where the caller's numbers are: number to descriptor, where it still is or
 /// was copied to.
 pub type Sources = BTreeMap<i32, i32>;
+
+/// Copies of the caller's descriptors go here or above, out of the way of what a
+/// restart program opens.
+pub const ABOVE: i32 = 512;
+
+/// Where a process finds its descriptors by name.
+pub(crate) const INHERITED: &str = "/proc/self/fd/";
 
 /// How a restarting task will find a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +55,7 @@ pub struct Request {
     /// The same, open.
     holding: Option<Holding>,
     checked: bool,
+    relays: Mutex<Vec<Relay>>,
 }
 
 impl Request {
@@ -54,7 +67,8 @@ impl Request {
     ///   that the program does not come back reading its own image.
     ///
     /// # Errors
-    /// What the planner refuses without having seen the image.
+    /// What the planner refuses without having seen the image; what the system says
+    /// where a pipe needs a fifo in its stead.
     pub fn new(
         advice: &Advice,
         sources: Sources,
@@ -78,7 +92,7 @@ impl Request {
                 Naming::Inherited => fd,
                 Naming::Numbered => number,
             };
-            let name = format!("/proc/self/fd/{name}").into_bytes();
+            let name = format!("{INHERITED}{name}").into_bytes();
             let mut file = caller::examine(fd, name)
                 .map_err(|e| Error::system(format!("descriptor {number}"), e))?;
             if fd != number {
@@ -95,6 +109,10 @@ impl Request {
             bound.files.insert(number, file);
         }
         caller::group(&mut bound, |number| sources[&number]);
+        let relays = match naming {
+            Naming::Inherited => relay::between(&mut bound, &sources, ABOVE)?,
+            Naming::Numbered => Vec::new(),
+        };
         let request = Request {
             advice: advice.clone(),
             caller: bound,
@@ -104,6 +122,7 @@ impl Request {
             openings: Vec::new(),
             holding: None,
             checked: false,
+            relays: Mutex::new(relays),
         };
         request.planner(Box::new(Looking))?;
         Ok(request)
@@ -111,6 +130,75 @@ impl Request {
 
     fn planner(&self, paths: Box<dyn Paths>) -> Result<Planner, Error> {
         Ok(Planner::new(&self.advice, self.caller.clone(), false)?.with_paths(paths))
+    }
+
+    /// Starts the processes that copy between the caller's pipes and the fifos that
+    /// tasks get in their stead. Called before any task exists.
+    ///
+    /// # Errors
+    /// Where a descriptor or a process is lacking.
+    pub fn relay(&mut self) -> Result<(), Error> {
+        let relays = self
+            .relays
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        for relay in relays {
+            relay
+                .start(ABOVE)
+                .map_err(|e| Error::system("no process that copies to and from a pipe", e))?;
+        }
+        Ok(())
+    }
+
+    /// The restart is over, or will not be: tasks have what they need, and nothing is
+    /// kept for them any more.
+    pub fn decided(&self) {
+        let mut relays = self.relays.lock().unwrap_or_else(PoisonError::into_inner);
+        for relay in relays.drain(..) {
+            relay.decided();
+        }
+        reserved::release_all();
+    }
+
+    /// Whether tasks open files as descriptors that they inherit.
+    fn gives_inherited(&self) -> bool {
+        self.inherited().next().is_some()
+    }
+
+    /// The names of those.
+    fn inherited(&self) -> impl Iterator<Item = PathBuf> {
+        let files = self.caller.files.values();
+        let given = files.map(|file| PathBuf::from(OsStr::from_bytes(&file.name)));
+        let held = self.holding.iter().flat_map(|holding| holding.0.iter());
+        let held = held.map(|held| format!("{INHERITED}{}", held.as_raw_fd()).into());
+        given.filter(|name| name.starts_with(INHERITED)).chain(held)
+    }
+
+    /// Whether tasks below a root directory can find what they are given. An empty
+    /// /proc there will do: it may be mounted later.
+    ///
+    /// # Errors
+    /// [`Error::Rootless`] where they cannot.
+    pub fn can_be_rooted(&self, root: &Path) -> Result<(), Error> {
+        if self.gives_inherited() && !root.join("proc").is_dir() {
+            return Err(Error::Rootless {
+                root: root.display().to_string(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether tasks can find what they are given, now that they are about to.
+    ///
+    /// # Errors
+    /// [`Error::Rootless`] where they cannot.
+    pub fn can_be_opened(&self) -> Result<(), Error> {
+        if self.inherited().all(|name| name.exists()) {
+            return Ok(());
+        }
+        Err(Error::Rootless {
+            root: "the tasks' root directory".to_owned(),
+        })
     }
 
     /// A rewriter for the image.
@@ -189,6 +277,8 @@ impl Request {
     /// What open(2) says.
     pub fn hold(&mut self, least: i32) -> Result<(), Error> {
         let held = paths::hold(&self.openings, least)?;
+        held.iter()
+            .for_each(|held| reserved::reserve(held.as_raw_fd()));
         self.holding = Some(Holding(Arc::new(held)));
         Ok(())
     }

@@ -262,10 +262,10 @@ fn eventfd() -> io::Result<OwnedFd> {
 
 /// Every signal blocked in this thread while it lives, so that a thread started
 /// meanwhile never runs the program's handlers.
-struct BlockedSignals(libc::sigset_t);
+pub(crate) struct BlockedSignals(libc::sigset_t);
 
 impl BlockedSignals {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // SAFETY: sigset_t is plain data; both sets are writable.
         unsafe {
             let mut all: libc::sigset_t = std::mem::zeroed();
