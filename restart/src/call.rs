@@ -11,7 +11,7 @@ use crate::errno;
 use crate::error::Error;
 use crate::request::Request;
 use crate::stream::{self, Pump, Until};
-use crate::{debug, log, report};
+use crate::{debug, log, report, warn};
 use ckpt_image::listing::Engine;
 use ckpt_image::report::{Failure, Outcome, Report};
 use std::fs::File;
@@ -146,6 +146,12 @@ fn finish(request: &Request, pump: Pump, real: &dyn Fn(i32) -> i64) -> Result<i6
     let result = real(pump.image());
     let errno = errno::get();
     let (rewriter, copied) = pump.stop();
+    if result < 0 && errno == libc::ENOENT && request.gives_inherited() {
+        warn!(
+            "the kernel did not find a file: one of the image's, or one that a task inherits and \
+             has closed in a way that the library does not see"
+        );
+    }
     match copied {
         // The kernel stops reading when it has failed or has read the last
         // record: that the rest did not go through is no error of its own.

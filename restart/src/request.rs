@@ -161,7 +161,7 @@ impl Request {
     }
 
     /// Whether tasks open files as descriptors that they inherit.
-    fn gives_inherited(&self) -> bool {
+    pub fn gives_inherited(&self) -> bool {
         self.inherited().next().is_some()
     }
 

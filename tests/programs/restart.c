@@ -3,15 +3,21 @@
  * copies the image into a pipe, and one task per entry of the image's tree. It knows the first records of an
  * image and nothing of descriptors.
  *
- *   restart [-i FILE] [-l LOGFILE] [--nr N] [--pids] [--self] < IMAGE
+ *   restart [-i FILE] [-l LOGFILE] [--nr N] [--pids] [--self] [--root DIR] [--close HOW] [--close-first HOW] < IMAGE
  *
  * -i FILE   the image, instead of standard input
  * -l FILE   where the kernel may complain
  * --nr N    number of the restart call (302)
  * --pids    give the tasks the pids that they had
  * --self    become the program of the image, which has one task
+ * --root DIR  tasks have this root directory
+ * --close HOW  tasks of one thread close all from 3 on that they inherit: "each" number below the limit, those found
+ *           in a "walk" of /proc, by "range" or "from", or "raw", by a system call that is no function's; or put 2
+ *           "over" numbers up to 599
+ * --close-first HOW  the program does so itself before it reads the image
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
@@ -24,6 +30,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -48,6 +55,7 @@ struct task {
 static long nr = 302;
 static int keep_pids;
 static int log_fd = -1;
+static const char *root_directory, *close_how;
 
 /* Everything up to and with the tree, as it was read. */
 static char *head;
@@ -271,6 +279,48 @@ static void feed_image(void)
 	_exit(0);
 }
 
+/* ---- what is inherited */
+
+static void close_from_3(const char *how)
+{
+	if (!strcmp(how, "each")) {
+		struct rlimit limit;
+		int fd;
+
+		getrlimit(RLIMIT_NOFILE, &limit);
+		for (fd = 3; fd < (int)limit.rlim_cur; fd++)
+			close(fd);
+	} else if (!strcmp(how, "walk")) {
+		DIR *directory = opendir("/proc/self/fd");
+		struct dirent *entry;
+
+		while (directory && (entry = readdir(directory))) {
+			int fd = atoi(entry->d_name);
+
+			if (fd > 2 && fd != dirfd(directory))
+				close(fd);
+		}
+		if (directory)
+			closedir(directory);
+	} else if (!strcmp(how, "range")) {
+		if (close_range(3, ~0U, 0) < 0)
+			die("close_range: %s", strerror(errno));
+	} else if (!strcmp(how, "from")) {
+		closefrom(3);
+	} else if (!strcmp(how, "over")) {
+		int fd;
+
+		/* Some have to be left to open files with. */
+		for (fd = 3; fd < 600; fd++)
+			dup2(2, fd);
+	} else if (!strcmp(how, "raw")) {
+		if (syscall(SYS_close_range, 3, ~0U, 0) < 0)
+			die("close_range: %s", strerror(errno));
+	} else {
+		die("close %s?", how);
+	}
+}
+
 /* ---- tasks */
 
 static int become(struct task *task);
@@ -338,6 +388,15 @@ static void start_children(const struct task *parent, int of_own_session)
 	}
 }
 
+static int has_no_threads(const struct task *task)
+{
+	int i, of_process = 0;
+
+	for (i = 0; i < task_count; i++)
+		of_process += tasks[i].tgid == task->tgid;
+	return of_process == 1;
+}
+
 /* The life of a task up to the call that makes it another program. May be a thread on a small stack. */
 static int become(struct task *task)
 {
@@ -357,6 +416,8 @@ static int become(struct task *task)
 	}
 	if (write_fully(tasks_to_feeder[1], &swap, sizeof(swap)) < 0)
 		return 1;
+	if (close_how && has_no_threads(task))
+		close_from_3(close_how);
 	syscall(nr, 0, 0, 0, -1);
 	return 1;
 }
@@ -407,6 +468,8 @@ static int coordinate(void)
 	dup2(feed[0], 0);
 	close(feed[0]);
 
+	if (root_directory && (chroot(root_directory) < 0 || chdir("/") < 0))
+		die("%s: %s", root_directory, strerror(errno));
 	root = start_process(&tasks[0]);
 	sigprocmask(SIG_BLOCK, &child, &before);
 	sigaction(SIGCHLD, &action, NULL);
@@ -435,6 +498,7 @@ static int coordinate(void)
 
 int main(int argc, char **argv)
 {
+	const char *close_first = NULL;
 	int self = 0, i;
 
 	for (i = 1; i < argc; i++) {
@@ -447,6 +511,12 @@ int main(int argc, char **argv)
 			keep_pids = 1;
 		} else if (!strcmp(option, "--nr") && value) {
 			nr = atol(argv[++i]);
+		} else if (!strcmp(option, "--root") && value) {
+			root_directory = argv[++i];
+		} else if (!strcmp(option, "--close") && value) {
+			close_how = argv[++i];
+		} else if (!strcmp(option, "--close-first") && value) {
+			close_first = argv[++i];
 		} else if (!strcmp(option, "-l") && value) {
 			log_fd = open(argv[++i], O_WRONLY | O_CREAT | O_APPEND, 0644);
 			if (log_fd < 0)
@@ -458,9 +528,12 @@ int main(int argc, char **argv)
 			dup2(fd, 0);
 			close(fd);
 		} else {
-			die("usage: restart [-i FILE] [-l LOGFILE] [--nr N] [--pids] [--self]");
+			die("usage: restart [-i FILE] [-l LOGFILE] [--nr N] [--pids] [--self] [--root DIR] "
+			    "[--close HOW] [--close-first HOW]");
 		}
 	}
+	if (close_first)
+		close_from_3(close_first);
 	if (self) {
 		syscall(nr, getpid(), 0, RESTART_TASKSELF, log_fd);
 		die("restart failed: %s", strerror(errno));

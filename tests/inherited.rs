@@ -1,0 +1,187 @@
+//! What restarted tasks inherit from a Linux-CR restart program, by which they are given the caller's files: programs
+//! that close it, and programs that root their tasks elsewhere.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+
+use harness::criu::library;
+use harness::linux_cr::{Feed, Outcome, Restart, Verdict, exit_code, image};
+
+/// The one task of the image `files`.
+const FILES: i32 = 534;
+/// Ways to close that go through libc.
+const SEEN: [&str; 4] = ["each", "walk", "range", "from"];
+
+fn restart(name: &str) -> Restart {
+    Restart::new(&image(name)).scenario(name).preload(library())
+}
+
+#[track_caller]
+fn assert_restarted(outcome: &Outcome) {
+    assert_eq!(outcome.verdict, Verdict::Restarted, "{}", outcome.stderr());
+}
+
+#[test]
+fn tasks_that_close_what_they_inherit_are_given_files_all_the_same() {
+    if !harness::is_root() {
+        return;
+    }
+    for feed in [Feed::File, Feed::Pipe] {
+        for how in SEEN.into_iter().chain(["over"]) {
+            let (mut reader, writer) = std::io::pipe().unwrap();
+            let mut outcome = restart("files")
+                .feed(feed)
+                .args(["--close", how])
+                .env("CKPT_PRESERVE", "1,20")
+                .env("CKPT_IGNORE", "3-9")
+                .descriptor(1, writer)
+                .descriptor(20, File::open("/dev/zero").unwrap())
+                .run();
+            assert_restarted(&outcome);
+            assert_eq!(outcome.link(FILES, 20), "/dev/zero", "{how}");
+            assert_eq!(outcome.numbers(FILES), [0, 1, 2, 20, 60], "{how}");
+            File::from(outcome.take(FILES, 1)).write_all(b"it").unwrap();
+            assert_eq!(exit_code(outcome.finish()), 0, "{how}");
+            let mut all = String::new();
+            reader.read_to_string(&mut all).unwrap();
+            assert_eq!(all, "it");
+        }
+    }
+}
+
+#[test]
+fn a_program_that_first_closes_everything_can_be_advised() {
+    if !harness::is_root() {
+        return;
+    }
+    for how in SEEN {
+        let outcome = restart("files")
+            .args(["--close-first", how, "--close", how])
+            .env("CKPT_PRESERVE", "20-21")
+            .descriptor(20, File::open("/dev/zero").unwrap())
+            .descriptor(21, File::open("/dev/full").unwrap())
+            .run();
+        assert_restarted(&outcome);
+        assert_eq!(outcome.link(FILES, 20), "/dev/zero", "{how}");
+        assert_eq!(outcome.link(FILES, 21), "/dev/full", "{how}");
+    }
+}
+
+#[test]
+fn every_process_of_a_tree_is_given_its_file() {
+    if !harness::is_root() {
+        return;
+    }
+    for how in SEEN {
+        let outcome = restart("fork-shared")
+            .args(["--close", how])
+            .env("CKPT_PRESERVE", "*:20")
+            .descriptor(20, File::open("/dev/zero").unwrap())
+            .run();
+        assert_restarted(&outcome);
+        for task in [886, 888] {
+            assert_eq!(outcome.link(task, 20), "/dev/zero", "{how}");
+        }
+    }
+}
+
+#[test]
+fn what_is_closed_unseen_fails_and_is_told() {
+    if !harness::is_root() {
+        return;
+    }
+    let mut outcome = restart("files")
+        .args(["--close", "raw"])
+        .env("CKPT_PRESERVE", "20")
+        .descriptor(20, File::open("/dev/zero").unwrap())
+        .run();
+    match &outcome.verdict {
+        Verdict::Failed { errno, .. } => assert_eq!(errno, "ENOENT"),
+        other => panic!("{other:?}"),
+    }
+    assert_ne!(exit_code(outcome.wait()), 0);
+    let said = outcome.stderr();
+    assert!(said.contains("did not find a file"), "{said}");
+}
+
+#[test]
+fn closing_means_what_it_always_did_where_nothing_is_preserved() {
+    if !harness::is_root() {
+        return;
+    }
+    for how in ["each", "walk", "range", "from", "raw"] {
+        let outcome = restart("files")
+            .args(["--close-first", how, "--close", how])
+            .env("CKPT_IGNORE", "3")
+            .descriptor(20, File::open("/dev/zero").unwrap())
+            .run();
+        assert_restarted(&outcome);
+        assert_eq!(outcome.numbers(FILES), [0, 1, 2, 4, 5, 6, 7, 8, 9, 60]);
+    }
+}
+
+#[test]
+fn a_root_without_proc_is_refused_before_any_task() {
+    if !harness::is_root() {
+        return;
+    }
+    for feed in [Feed::File, Feed::Pipe] {
+        let mut outcome = restart("files")
+            .feed(feed)
+            .prepare(|| fs::create_dir_all("/mnt/bare").unwrap())
+            .args(["--root", "/mnt/bare"])
+            .env("CKPT_PRESERVE", "20")
+            .descriptor(20, File::open("/dev/zero").unwrap())
+            .run();
+        assert_eq!(outcome.verdict, Verdict::NoRestart, "{}", outcome.stderr());
+        assert_ne!(exit_code(outcome.wait()), 0);
+        let said = outcome.stderr();
+        assert!(
+            said.contains("restart refused: /mnt/bare has no proc/self/fd"),
+            "{said}"
+        );
+        assert!(said.contains("mount proc(5) there"), "{said}");
+        // One with an empty /proc might get one yet; nothing is restored below it.
+        let mut outcome = restart("files")
+            .feed(feed)
+            .prepare(|| fs::create_dir_all("/mnt/empty/proc").unwrap())
+            .args(["--root", "/mnt/empty"])
+            .env("CKPT_PRESERVE", "20")
+            .descriptor(20, File::open("/dev/zero").unwrap())
+            .run();
+        assert_ne!(outcome.verdict, Verdict::Restarted);
+        assert_ne!(exit_code(outcome.wait()), 0);
+        let said = outcome.stderr();
+        assert!(
+            said.contains("restart refused: the tasks' root directory has no"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_root_with_proc_will_do_and_without_gifts_any_will() {
+    if !harness::is_root() {
+        return;
+    }
+    let outcome = restart("files")
+        .args(["--root", "/"])
+        .env("CKPT_PRESERVE", "20")
+        .descriptor(20, File::open("/dev/zero").unwrap())
+        .run();
+    assert_restarted(&outcome);
+    assert_eq!(outcome.link(FILES, 20), "/dev/zero");
+    // Nothing of the caller's is needed: the kernel's business alone.
+    let mut outcome = restart("files")
+        .prepare(|| fs::create_dir_all("/mnt/bare").unwrap())
+        .args(["--root", "/mnt/bare"])
+        .env("CKPT_IGNORE", "3")
+        .run();
+    assert!(matches!(outcome.verdict, Verdict::Failed { .. }));
+    outcome.wait();
+    assert!(
+        !outcome.stderr().contains("refused"),
+        "{}",
+        outcome.stderr()
+    );
+}
