@@ -73,7 +73,7 @@ fn linux_cr(options: &Options, json: bool, path: &Path) -> Result<(), Error> {
             let mut rewriter = request.rewriter(false)?;
             let nowhere = File::options().write(true).open("/dev/null");
             let nowhere = nowhere.map_err(|e| Error::system("/dev/null", e))?;
-            stream::copy(&input, &nowhere, &mut rewriter, Until::EndOfInput, None)?;
+            stream::copy(&input, &nowhere, &mut rewriter, Until::EndOfInput)?;
             rewriter
         }
     };

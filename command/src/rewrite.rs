@@ -44,13 +44,7 @@ pub fn rewrite(
         ));
     }
     let mut rewriter = request.rewriter(false)?;
-    stream::copy(
-        &input,
-        output.file(),
-        &mut rewriter,
-        Until::EndOfInput,
-        None,
-    )?;
+    stream::copy(&input, output.file(), &mut rewriter, Until::EndOfInput)?;
     if !request.is_checked() {
         log::report(&rewriter.report(Outcome::Restarting));
     }

@@ -6,11 +6,13 @@
 //! * [`survey`]: what the records say of tasks, file tables and open file
 //!   descriptions.
 //! * [`rewrite`]: carries a plan out in one pass.
+//! * [`delivery`]: what the kernel needs of the descriptor that it reads.
 //!
 //! The format is that of the C/R patches for Linux 2.6.33 (v20, March 2010) and
 //! of the later headers of the user-cr tools; facts about it were checked
 //! against images that such a kernel wrote.
 
+pub mod delivery;
 pub mod layout;
 mod listing;
 pub mod records;

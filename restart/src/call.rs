@@ -10,8 +10,9 @@ use crate::caller;
 use crate::errno;
 use crate::error::Error;
 use crate::request::Request;
-use crate::stream::{self, Pump, Until};
+use crate::stream::{self, Supply, Until};
 use crate::{debug, log, report, warn};
+use ckpt_image::linux_cr::delivery::Medium;
 use ckpt_image::listing::Engine;
 use ckpt_image::report::{Failure, Outcome, Report};
 use std::fs::File;
@@ -101,20 +102,20 @@ fn make(
 ) -> Result<i64, Error> {
     match shape {
         Shape::Task => Ok(real(-1)),
+        // The thread that rewrites has to be gone: the process becomes another.
         Shape::Itself(fd) => {
-            request.can_be_opened()?;
-            let mut rewriter = request.rewriter(!dry_run)?;
-            let file = stream::spool(&borrowed(fd)?, &mut rewriter)?;
-            say(request, &rewriter, outcome_of_check(dry_run));
-            if dry_run {
-                return Err(Error::DryRun);
+            let supply = begin(request, fd, Some(Medium::File), dry_run)?;
+            if let Some(rewriter) = supply.rewriter() {
+                say(request, rewriter, Outcome::Restarting);
             }
-            let result = real(file.as_raw_fd());
-            made(result, |outcome| rewriter.report(outcome));
+            let result = real(supply.image());
+            if let Some(rewriter) = supply.rewriter() {
+                made(result, |outcome| rewriter.report(outcome));
+            }
             Ok(result)
         }
-        Shape::Coordinator(fd) => match begin(request, fd, dry_run) {
-            Ok(pump) => finish(request, pump, real),
+        Shape::Coordinator(fd) => match begin(request, fd, request.medium(), dry_run) {
+            Ok(supply) => finish(request, supply, real),
             Err(refusal) => {
                 give_up(real);
                 Err(refusal)
@@ -124,28 +125,33 @@ fn make(
 }
 
 /// Everything that can fail before the call.
-fn begin(request: &Request, fd: i32, dry_run: bool) -> Result<Pump, Error> {
+fn begin(
+    request: &Request,
+    fd: i32,
+    medium: Option<Medium>,
+    dry_run: bool,
+) -> Result<Supply, Error> {
     request.can_be_opened()?;
     let mut rewriter = Box::new(request.rewriter(!dry_run)?);
     let input = borrowed(fd)?;
     if !dry_run {
-        return Pump::start(input, rewriter);
+        return Supply::start(input, rewriter, medium);
     }
     let sink = File::options()
         .write(true)
         .open("/dev/null")
         .map_err(|e| Error::system("/dev/null", e))?;
-    stream::copy(&input, &sink, &mut rewriter, Until::LastRecord, None)?;
+    stream::copy(&input, &sink, &mut rewriter, Until::LastRecord)?;
     say(request, &rewriter, Outcome::Planned);
     Err(Error::DryRun)
 }
 
 /// The call, and how it went. A refusal in the middle of the image has ended it
 /// for the kernel too, which has then ended every task.
-fn finish(request: &Request, pump: Pump, real: &dyn Fn(i32) -> i64) -> Result<i64, Error> {
-    let result = real(pump.image());
+fn finish(request: &Request, supply: Supply, real: &dyn Fn(i32) -> i64) -> Result<i64, Error> {
+    let result = real(supply.image());
     let errno = errno::get();
-    let (rewriter, copied) = pump.stop();
+    let (rewriter, copied) = supply.stop();
     if result < 0 && errno == libc::ENOENT && request.gives_inherited() {
         warn!(
             "the kernel did not find a file: one of the image's, or one that a task inherits and \

@@ -6,8 +6,10 @@ use crate::error::Error;
 use crate::paths::{self, Holding, Looking, Making};
 use crate::relay::{self, Relay};
 use crate::reserved;
+use crate::stream;
 use ckpt_image::advice::Advice;
 use ckpt_image::caller::{Caller, Opening, Paths};
+use ckpt_image::linux_cr::delivery::{Delivery, Medium};
 use ckpt_image::linux_cr::rewrite::Rewriter;
 use ckpt_image::linux_cr::survey::{Foreknowledge, Surveyor};
 use ckpt_image::plan::Planner;
@@ -55,6 +57,9 @@ pub struct Request {
     /// The same, open.
     holding: Option<Holding>,
     checked: bool,
+    /// The image is restarted by this process.
+    delivers: bool,
+    medium: Option<Medium>,
     relays: Mutex<Vec<Relay>>,
 }
 
@@ -122,6 +127,8 @@ impl Request {
             openings: Vec::new(),
             holding: None,
             checked: false,
+            delivers: naming == Naming::Inherited,
+            medium: None,
             relays: Mutex::new(relays),
         };
         request.planner(Box::new(Looking))?;
@@ -241,6 +248,11 @@ impl Request {
         self.checked
     }
 
+    /// How the image has to reach the kernel, where that is known.
+    pub fn medium(&self) -> Option<Medium> {
+        self.medium
+    }
+
     /// Reads an image that is a regular file in advance, leaving its offset
     /// where it is, and plans the whole of it. Memory pages are skipped.
     ///
@@ -260,12 +272,17 @@ impl Request {
         let (survey, _) = surveyor.finish()?;
         self.foreknowledge = Some(survey.foreknowledge());
         self.name_tasks(survey.tasks.iter().map(|task| task.pid).collect());
-        let mut rewriter = self.rewriter(false)?;
-        scan(&file, start, &mut rewriter)?;
-        rewriter.finish()?;
-        self.openings = rewriter.openings();
+        let medium = stream::medium_for(survey.queued.values().copied().max().unwrap_or(0));
+        let mut through = Through {
+            rewriter: self.rewriter(false)?,
+            delivery: self.delivers.then(|| Delivery::new(medium)),
+        };
+        scan(&file, start, &mut through)?;
+        through.rewriter.finish()?;
+        self.openings = through.rewriter.openings();
+        self.medium = Some(medium);
         self.checked = true;
-        Ok(rewriter)
+        Ok(through.rewriter)
     }
 
     /// Opens what a checked image needs by path, before there are tasks, which
@@ -309,17 +326,32 @@ impl Reader for Surveyor {
     }
 }
 
-impl Reader for Rewriter {
+/// What would become of an image, and reach the kernel.
+struct Through {
+    rewriter: Rewriter,
+    /// Where it is restarted here.
+    delivery: Option<Delivery>,
+}
+
+impl Reader for Through {
     fn feed(&mut self, input: &[u8]) -> Result<(), ckpt_image::Error> {
-        let result = Rewriter::feed(self, input);
-        self.output().clear();
-        result
+        self.rewriter.feed(input)?;
+        let out = self.rewriter.output();
+        if let Some(delivery) = &mut self.delivery {
+            delivery.feed(out)?;
+            delivery.take();
+        }
+        out.clear();
+        Ok(())
     }
     fn passing(&self) -> u64 {
-        Rewriter::passing(self)
+        self.rewriter.passing()
     }
     fn passed(&mut self, bytes: u64) {
-        Rewriter::passed(self, bytes);
+        self.rewriter.passed(bytes);
+        if let Some(delivery) = &mut self.delivery {
+            delivery.passed(bytes);
+        }
     }
 }
 

@@ -1,16 +1,22 @@
 //! The image on its way from one descriptor to another, rewritten.
 
+use crate::debug;
 use crate::error::Error;
+use ckpt_image::linux_cr::delivery::{Delivery, Medium, THROUGH_A_PIPE};
 use ckpt_image::linux_cr::rewrite::Rewriter;
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 const CHUNK: usize = 64 << 10;
-/// How large the image pipe is made, where the system allows: the contents of
-/// pipes must fit into it in one piece.
-const PIPE: i32 = 1 << 20;
+/// How much of an image is rewritten before the kernel reads the first byte, where
+/// it is not known in advance.
+const AHEAD: usize = 1 << 20;
 
 /// Where a copy ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,57 +30,113 @@ pub enum Until {
 
 /// Copies an image, rewriting it, until its end.
 ///
-/// * `stop`: the copy ends early when this becomes readable.
-///
 /// # Errors
 /// The refusal of the advice or the image; what the system said of reading or
 /// writing.
 pub fn copy(
     input: &File,
-    mut output: &File,
+    output: &File,
     rewriter: &mut Rewriter,
     until: Until,
-    stop: Option<BorrowedFd<'_>>,
 ) -> Result<(), Error> {
-    let cannot_read = |e| Error::system("cannot read the image", e);
-    let cannot_write = |e| Error::system("cannot write the image", e);
-    let mut buffer = vec![0; CHUNK];
-    let mut source = input;
-    while until == Until::EndOfInput || !rewriter.is_complete() {
-        if !wait(input, stop).map_err(cannot_read)? {
-            return Ok(());
-        }
-        let passing = rewriter.passing();
-        if passing > CHUNK as u64 {
-            match splice(input, output, passing) {
-                Ok(0) => break,
-                Ok(n) => {
-                    rewriter.passed(n);
-                    continue;
+    let mut outlet = Outlet {
+        output,
+        delivery: None,
+    };
+    outlet.copy(input, rewriter, until, None)
+}
+
+/// Where an image goes.
+struct Outlet<'a> {
+    output: &'a File,
+    /// Where it must suit the kernel.
+    delivery: Option<Delivery>,
+}
+
+impl Outlet<'_> {
+    /// * `stop`: the copy ends early when this becomes readable.
+    fn copy(
+        &mut self,
+        input: &File,
+        rewriter: &mut Rewriter,
+        until: Until,
+        stop: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Error> {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let out = rewriter.output();
+            self.put(out)?;
+            out.clear();
+            out.shrink_to(CHUNK * 4);
+            if until == Until::LastRecord && rewriter.is_complete() {
+                break;
+            }
+            if !wait(input, stop).map_err(cannot_read)? {
+                return Ok(());
+            }
+            let passing = rewriter.passing();
+            if passing > CHUNK as u64 {
+                match splice(input, self.output, passing) {
+                    Ok(0) => break,
+                    Ok(n) => {
+                        rewriter.passed(n);
+                        if let Some(delivery) = &mut self.delivery {
+                            delivery.passed(n);
+                        }
+                        continue;
+                    }
+                    // Neither end is a pipe, or one is of a kind that cannot.
+                    Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(e) => return Err(Error::system("cannot pass the image on", e)),
                 }
-                // Neither end is a pipe, or one is of a kind that cannot.
-                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(Error::system("cannot pass the image on", e)),
+            }
+            if !feed(input, rewriter, &mut buffer)? {
+                break;
             }
         }
-        let n = match source.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(cannot_read(e)),
-        };
-        rewriter.feed(&buffer[..n])?;
-        if rewriter.holds_pipe_data() {
-            wait_until_empty(output);
-        }
-        let out = rewriter.output();
-        output.write_all(out).map_err(cannot_write)?;
-        out.clear();
-        out.shrink_to(CHUNK * 4);
+        rewriter.finish()?;
+        Ok(())
     }
-    rewriter.finish()?;
-    Ok(())
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let mut output = self.output;
+        let Some(delivery) = &mut self.delivery else {
+            return output.write_all(bytes).map_err(cannot_write);
+        };
+        delivery.feed(bytes)?;
+        let (bytes, cuts) = delivery.take();
+        let mut at = 0;
+        for cut in cuts {
+            output.write_all(&bytes[at..cut]).map_err(cannot_write)?;
+            wait_until_empty(output);
+            at = cut;
+        }
+        output.write_all(&bytes[at..]).map_err(cannot_write)
+    }
+}
+
+fn cannot_read(error: io::Error) -> Error {
+    Error::system("cannot read the image", error)
+}
+
+fn cannot_write(error: io::Error) -> Error {
+    Error::system("cannot write the rewritten image", error)
+}
+
+/// Reads once; false where the input has ended.
+fn feed(mut input: &File, rewriter: &mut Rewriter, buffer: &mut [u8]) -> Result<bool, Error> {
+    loop {
+        match input.read(buffer) {
+            Ok(0) => return Ok(false),
+            Ok(n) => {
+                rewriter.feed(&buffer[..n])?;
+                return Ok(true);
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(cannot_read(e)),
+        }
+    }
 }
 
 /// Waits for input; false where `stop` came first.
@@ -119,9 +181,7 @@ fn splice(input: &File, output: &File, most: u64) -> io::Result<u64> {
     u64::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
-/// The kernel takes the contents of a pipe out of the image pipe in one go and
-/// fails where it does not find all of them, so they are written in one go, and
-/// into an empty pipe.
+/// Waits until what was written has been read.
 fn wait_until_empty(output: &File) {
     loop {
         let mut queued: libc::c_int = 0;
@@ -145,68 +205,89 @@ fn has_reader(output: &File) -> bool {
     poll.revents & libc::POLLERR == 0
 }
 
-/// Copies a whole image into an unlinked file, which is left at its beginning.
-///
-/// # Errors
-/// As for [`copy`].
-pub fn spool(input: &File, rewriter: &mut Rewriter) -> Result<File, Error> {
-    let mut file = unlinked_file()
-        .map_err(|e| Error::system("no place for the rewritten image (memfd_create, /tmp)", e))?;
-    copy(input, &file, rewriter, Until::LastRecord, None)?;
-    file.rewind()
-        .map_err(|e| Error::system("cannot rewind the rewritten image", e))?;
-    Ok(file)
-}
-
-fn unlinked_file() -> io::Result<File> {
+/// An unlinked file on a disk, or in memory where no directory takes one.
+fn unlinked_file() -> io::Result<(File, PathBuf)> {
+    let own = std::env::var_os("TMPDIR").filter(|place| !place.is_empty());
+    let places = own.into_iter().chain(["/tmp".into(), "/var/tmp".into()]);
+    for place in places.map(PathBuf::from) {
+        if let Ok(file) = unlinked_file_in(&place) {
+            return Ok((file, place));
+        }
+    }
     // SAFETY: the name is NUL-terminated.
     let fd = unsafe { libc::memfd_create(c"ckptadv-image".as_ptr(), libc::MFD_CLOEXEC) };
-    if fd >= 0 {
-        // SAFETY: fd was just opened and belongs to nobody else.
-        return Ok(unsafe { File::from_raw_fd(fd) });
-    }
+    Ok((owned(fd)?, "memory".into()))
+}
+
+fn unlinked_file_in(place: &Path) -> io::Result<File> {
     let flags = libc::O_TMPFILE | libc::O_RDWR | libc::O_CLOEXEC;
+    let path = CString::new(place.as_os_str().as_bytes())?;
     // SAFETY: the path is NUL-terminated.
-    let fd = unsafe { libc::open(c"/tmp".as_ptr(), flags, 0o600) };
+    let fd = unsafe { libc::open(path.as_ptr(), flags, 0o600) };
+    if fd >= 0 {
+        return owned(fd);
+    }
+    // The kernel or the file system has no O_TMPFILE.
+    let mut path = [place.as_os_str().as_bytes(), b"/ckptadv-XXXXXX\0"].concat();
+    let _blocked = BlockedSignals::new();
+    // SAFETY: a NUL-terminated template that can be written to, and then a name.
+    unsafe {
+        let fd = libc::mkostemp(path.as_mut_ptr().cast(), libc::O_CLOEXEC);
+        let file = owned(fd)?;
+        libc::unlink(path.as_ptr().cast());
+        Ok(file)
+    }
+}
+
+fn owned(fd: i32) -> io::Result<File> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: as above.
+    // SAFETY: fd was just opened and belongs to nobody else.
     Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Where a restart call gets its image.
+pub struct Supply {
+    image: Option<OwnedFd>,
+    /// For a pipe.
+    pump: Option<Pump>,
+    /// For a file, in which everything is.
+    rewriter: Option<Box<Rewriter>>,
 }
 
 /// A thread that copies an image into a pipe.
 ///
 /// A thread and not a process: restart(2) is interrupted by the end of any child
 /// of its caller, whose SIGCHLD handler may also reap any child.
-pub struct Pump {
-    image: Option<OwnedFd>,
+struct Pump {
     stop: File,
-    thread: JoinHandle<(Box<Rewriter>, Result<(), Error>)>,
+    thread: Thread,
 }
 
-impl Pump {
-    /// Starts to copy.
+impl Supply {
+    /// Begins to rewrite an image.
+    ///
+    /// * `medium`: how it is to reach the kernel, where that is known. Otherwise a
+    ///   pipe, unless a pipe is met near its beginning whose contents would not fit
+    ///   through. A file is written to its end before this returns.
+    ///
+    /// The rewriter is boxed, and works in a thread, because coordinators call on
+    /// stacks of 16 KiB.
     ///
     /// # Errors
-    /// Where there is no descriptor or thread left.
-    ///
-    /// The rewriter is boxed because coordinators call on stacks of 16 KiB.
-    pub fn start(input: File, mut rewriter: Box<Rewriter>) -> Result<Self, Error> {
-        let no_pipe = |e| Error::system("no pipe for the rewritten image", e);
-        let (image, output) = pipe().map_err(no_pipe)?;
+    /// The refusal, as far as the image was read; where there is no descriptor, no
+    /// thread or no room left.
+    pub fn start(
+        input: File,
+        mut rewriter: Box<Rewriter>,
+        medium: Option<Medium>,
+    ) -> Result<Self, Error> {
         let stop = eventfd().map_err(no_pipe)?;
         let stopped = stop.try_clone().map_err(no_pipe)?;
-        // SAFETY: F_SETPIPE_SZ takes an integer; that it may fail does not matter.
-        unsafe { libc::fcntl(output.as_raw_fd(), libc::F_SETPIPE_SZ, PIPE) };
+        let (sender, decided) = mpsc::sync_channel(1);
         let run = move || {
-            let result = copy(
-                &input,
-                &File::from(output),
-                &mut rewriter,
-                Until::LastRecord,
-                Some(std::os::fd::AsFd::as_fd(&stopped)),
-            );
+            let result = supply(&input, &mut rewriter, medium, stopped.as_fd(), &sender);
             (rewriter, result)
         };
         let masked = BlockedSignals::new();
@@ -215,11 +296,25 @@ impl Pump {
             .spawn(run)
             .map_err(|e| Error::system("no thread for the rewritten image", e))?;
         drop(masked);
-        Ok(Pump {
-            image: Some(image),
-            stop: File::from(stop),
-            thread,
-        })
+        match decided.recv() {
+            Ok((image, Medium::Pipe)) => Ok(Supply {
+                image: Some(image),
+                pump: Some(Pump {
+                    stop: File::from(stop),
+                    thread,
+                }),
+                rewriter: None,
+            }),
+            decided => {
+                let (rewriter, result) = join(thread);
+                result?;
+                Ok(Supply {
+                    image: decided.ok().map(|(image, _)| image),
+                    pump: None,
+                    rewriter,
+                })
+            }
+        }
     }
 
     /// The descriptor from which the rewritten image is read.
@@ -227,14 +322,121 @@ impl Pump {
         self.image.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
+    /// Who rewrote it, where that is done.
+    pub fn rewriter(&self) -> Option<&Rewriter> {
+        self.rewriter.as_deref()
+    }
+
     /// Ends the copy, wherever it is, and tells how it went.
     pub fn stop(mut self) -> (Option<Box<Rewriter>>, Result<(), Error>) {
         drop(self.image.take());
-        let _ = self.stop.write_all(&1u64.to_ne_bytes());
-        match self.thread.join() {
-            Ok((rewriter, result)) => (Some(rewriter), result),
-            Err(_) => (None, Ok(())),
+        match self.pump {
+            Some(mut pump) => {
+                let _ = pump.stop.write_all(&1u64.to_ne_bytes());
+                join(pump.thread)
+            }
+            None => (self.rewriter, Ok(())),
         }
+    }
+}
+
+type Thread = JoinHandle<(Box<Rewriter>, Result<(), Error>)>;
+
+fn join(thread: Thread) -> (Option<Box<Rewriter>>, Result<(), Error>) {
+    match thread.join() {
+        Ok((rewriter, result)) => (Some(rewriter), result),
+        Err(_) => (None, Ok(())),
+    }
+}
+
+fn no_pipe(error: io::Error) -> Error {
+    Error::system("no pipe for the rewritten image", error)
+}
+
+/// What the thread does.
+fn supply(
+    input: &File,
+    rewriter: &mut Rewriter,
+    medium: Option<Medium>,
+    stop: BorrowedFd<'_>,
+    decided: &mpsc::SyncSender<(OwnedFd, Medium)>,
+) -> Result<(), Error> {
+    let medium = match medium {
+        Some(medium) => medium,
+        None => look_ahead(input, rewriter)?,
+    };
+    if medium == Medium::File {
+        let file = spool(input, rewriter)?;
+        let _ = decided.send((file.into(), medium));
+        return Ok(());
+    }
+    let (image, output) = pipe().map_err(no_pipe)?;
+    let _ = decided.send((image, medium));
+    let mut outlet = Outlet {
+        output: &File::from(output),
+        delivery: Some(Delivery::new(medium)),
+    };
+    outlet.copy(input, rewriter, Until::LastRecord, Some(stop))
+}
+
+/// Reads the beginning of an image, in which the files of its first task are. What
+/// becomes of it waits in the rewriter.
+fn look_ahead(input: &File, rewriter: &mut Rewriter) -> Result<Medium, Error> {
+    let mut buffer = vec![0; CHUNK];
+    while rewriter.output().len() < AHEAD && !rewriter.is_complete() {
+        if !feed(input, rewriter, &mut buffer)? {
+            break;
+        }
+    }
+    Ok(medium_for(rewriter.fullest_pipe()))
+}
+
+/// How an image can reach the kernel.
+///
+/// * `fullest`: the most that a pipe of it has in it, in bytes.
+pub fn medium_for(fullest: u32) -> Medium {
+    match fullest > THROUGH_A_PIPE {
+        true => Medium::File,
+        false => Medium::Pipe,
+    }
+}
+
+/// Copies a whole image into an unlinked file, which is left at its beginning.
+fn spool(input: &File, rewriter: &mut Rewriter) -> Result<File, Error> {
+    let (mut file, place) = unlinked_file()
+        .map_err(|e| Error::system("no place for the rewritten image (TMPDIR, /tmp)", e))?;
+    debug!(
+        "the rewritten image goes into a file in {}",
+        place.display()
+    );
+    let mut outlet = Outlet {
+        output: &file,
+        delivery: Some(Delivery::new(Medium::File)),
+    };
+    let copied = outlet.copy(input, rewriter, Until::LastRecord, None);
+    copied.map_err(|error| no_room(error, &place))?;
+    file.rewind()
+        .map_err(|e| Error::system("cannot rewind the rewritten image", e))?;
+    Ok(file)
+}
+
+/// Says where there is no room, and what can be done.
+fn no_room(error: Error, place: &Path) -> Error {
+    const FULL: [i32; 4] = [libc::ENOSPC, libc::EDQUOT, libc::EFBIG, libc::ENOMEM];
+    match error {
+        Error::System { source, .. }
+            if source.raw_os_error().is_some_and(|e| FULL.contains(&e)) =>
+        {
+            Error::system(
+                format!(
+                    "no room for the rewritten image in {}: set TMPDIR to a directory that has \
+                     as much as the image",
+                    place.display()
+                ),
+                source,
+            )
+        }
+        other => other,
     }
 }
 

@@ -112,6 +112,12 @@ impl Rewriter {
         std::mem::take(&mut self.editor.holds_pipe_data)
     }
 
+    /// The most that a pipe of the image has in it, of those that have come, in bytes.
+    pub fn fullest_pipe(&self) -> u32 {
+        let queued = self.editor.survey.queued.values();
+        queued.copied().max().unwrap_or(0)
+    }
+
     /// Bytes that come next and go out unchanged after what is in the output;
     /// whoever moves them otherwise tells [`Rewriter::passed`].
     pub fn passing(&self) -> u64 {
