@@ -9,6 +9,7 @@ mod generator;
 use ckpt_image::Error;
 use ckpt_image::advice::{Action, Advice, Kind, Source, Strictness, parse_list};
 use ckpt_image::caller::{Access, Caller, CallerFile, CannotOpen, Opened, Opening, Paths};
+use ckpt_image::linux_cr::delivery::{Delivery, Medium};
 use ckpt_image::linux_cr::layout::Order;
 use ckpt_image::linux_cr::rewrite::Rewriter;
 use ckpt_image::linux_cr::survey::Surveyor;
@@ -151,7 +152,6 @@ struct Rewritten {
     out: Vec<u8>,
     /// Bytes of the output that came with a word that a pipe's contents are
     /// among them.
-    with_pipe_data: Vec<std::ops::Range<usize>>,
     /// The refusal.
     error: Option<Error>,
     warnings: Vec<String>,
@@ -212,7 +212,6 @@ fn rewrite_as(
 ) -> Rewritten {
     let mut rewritten = Rewritten {
         out: Vec::new(),
-        with_pipe_data: Vec::new(),
         error: None,
         warnings: Vec::new(),
     };
@@ -235,15 +234,72 @@ fn rewrite_as(
         let (piece, more) = rest.split_at(size.min(rest.len()));
         rest = more;
         result = rewriter.feed(piece);
-        let start = rewritten.out.len();
         rewritten.out.append(rewriter.output());
-        if rewriter.holds_pipe_data() {
-            rewritten.with_pipe_data.push(start..rewritten.out.len());
-        }
     }
     rewritten.warnings = rewriter.warnings().to_vec();
     rewritten.error = result.and_then(|()| rewriter.finish()).err();
     rewritten
+}
+
+fn deliver(
+    medium: Medium,
+    image: &[u8],
+    pieces: &[usize],
+) -> Result<(Vec<u8>, Vec<usize>), String> {
+    let mut delivery = Delivery::new(medium);
+    let (mut out, mut cuts) = (Vec::new(), Vec::new());
+    let mut rest = image;
+    for size in pieces.iter().cycle() {
+        if rest.is_empty() {
+            break;
+        }
+        let (piece, more) = rest.split_at((*size).min(rest.len()));
+        rest = more;
+        delivery.feed(piece).map_err(|error| error.to_string())?;
+        let (bytes, at) = delivery.take();
+        cuts.extend(at.iter().map(|at| out.len() + at));
+        out.extend(bytes);
+    }
+    Ok((out, cuts))
+}
+
+/// An image reaches the kernel through either medium, or is refused where a pipe is too full for it.
+fn delivered(image: &[u8], view: &View, pieces: &[usize]) -> Result<(), TestCaseError> {
+    let filled = |image: &[u8], view: &View| -> Vec<(usize, usize)> {
+        let records = view.records.iter().copied();
+        records
+            .filter(|&(at, len)| image[at..at + 4] == 305u32.to_le_bytes() && len > 8)
+            .collect()
+    };
+    let pipes = filled(image, view);
+    let fullest = pipes.iter().map(|&(_, len)| len - 8).max().unwrap_or(0);
+    match deliver(Medium::Pipe, image, pieces) {
+        Ok((out, cuts)) => {
+            prop_assert!(fullest <= 65_528);
+            prop_assert!(out == image);
+            let begins: Vec<usize> = pipes.iter().map(|&(at, _)| at).collect();
+            prop_assert_eq!(cuts, begins);
+        }
+        Err(refusal) => prop_assert!(fullest > 65_528, "{}", refusal),
+    }
+    match deliver(Medium::File, image, pieces) {
+        Ok((out, _)) => {
+            prop_assert!(fullest <= 65_536);
+            let after = check(&out).map_err(TestCaseError::fail)?;
+            prop_assert_eq!(after.records.len(), view.records.len());
+            for (&(at, len), &(was, before)) in after.records.iter().zip(&view.records) {
+                let same = out[at..at + len] == image[was..was + before];
+                let longer = out[at..at + 4] == 6u32.to_le_bytes()
+                    && out[at + 8..at + 16] == image[was + 8..was + 16];
+                prop_assert!(same || longer);
+            }
+            for (at, len) in filled(&out, &after) {
+                prop_assert!((at + 8) % 4096 + len - 8 <= 65_536);
+            }
+        }
+        Err(refusal) => prop_assert!(fullest > 65_536, "{}", refusal),
+    }
+    Ok(())
 }
 
 /// The records, without those of files and descriptors.
@@ -605,6 +661,27 @@ proptest! {
         }
     }
 
+    /// What was in pipes reaches the kernel, and nothing else is changed for it.
+    #[test]
+    fn full_pipes_are_delivered(
+        recipe in recipe(),
+        lengths in vec(prop_oneof![0usize..65_537, 65_528usize..65_537], 1..4),
+        pieces in vec(1usize..9000, 1..6),
+    ) {
+        let mut image = build(&recipe);
+        let view = check(&image).map_err(TestCaseError::fail)?;
+        let mut lengths = lengths.iter().cycle();
+        for &(at, len) in view.records.iter().rev() {
+            if image[at..at + 4] == 305u32.to_le_bytes() {
+                let length = *lengths.next().unwrap();
+                image.splice(at + 8..at + len, std::iter::repeat_n(b'x', length));
+                image[at + 4..at + 8].copy_from_slice(&(length as u32 + 8).to_le_bytes());
+            }
+        }
+        let view = check(&image).map_err(TestCaseError::fail)?;
+        delivered(&image, &view, &pieces)?;
+    }
+
     #[test]
     fn how_the_input_is_cut_does_not_matter(
         recipe in recipe(),
@@ -624,14 +701,8 @@ proptest! {
         let cut = rewrite(&image, &items, &caller, census(), &pieces);
         prop_assert_eq!(&whole.error, &cut.error);
         prop_assert!(whole.out == cut.out);
-        // A pipe's contents never go out without a word.
         if let (None, Ok(after)) = (&cut.error, check(&cut.out)) {
-            for &(at, len) in &after.records {
-                if cut.out[at..at + 4] == 305u32.to_le_bytes() && len > 8 {
-                    let told = cut.with_pipe_data.iter().any(|r| r.contains(&at));
-                    prop_assert!(told, "the pipe at {} goes out silently", at);
-                }
-            }
+            delivered(&cut.out, &after, &pieces)?;
         }
     }
 }

@@ -61,7 +61,6 @@ impl Rewriter {
                 interest: Interest::default(),
                 layout: None,
                 out: Vec::new(),
-                holds_pipe_data: false,
                 buffered: None,
                 held: BTreeMap::new(),
                 contents: BTreeMap::new(),
@@ -104,12 +103,6 @@ impl Rewriter {
     /// What goes out next. The caller empties it.
     pub fn output(&mut self) -> &mut Vec<u8> {
         &mut self.editor.out
-    }
-
-    /// Whether the output holds bytes of a pipe, which the kernel must find in
-    /// one piece; asking resets it.
-    pub fn holds_pipe_data(&mut self) -> bool {
-        std::mem::take(&mut self.editor.holds_pipe_data)
     }
 
     /// The most that a pipe of the image has in it, of those that have come, in bytes.
@@ -179,7 +172,6 @@ struct Editor {
     interest: Interest,
     layout: Option<Layout>,
     out: Vec<u8>,
-    holds_pipe_data: bool,
     buffered: Option<Buffered>,
     /// Files that nobody has needed so far, by objref.
     held: BTreeMap<i32, Vec<u8>>,
@@ -313,7 +305,6 @@ impl Editor {
             }
             fixed::MM | fixed::VMA => self.need(record.i32(12)?)?,
             fixed::TTY => self.release_end(record.i32(12)?),
-            fixed::PIPE_BUF => self.holds_pipe_data |= record.prefix.len > 8,
             kind if kind == version.task_objs => {
                 self.deferred.finish(record)?;
                 self.deferred = Deferred::default();
@@ -448,7 +439,6 @@ impl Editor {
             _ => Role::Other,
         };
         buffered.push(kind, record.bytes, role);
-        buffered.holds_pipe_data |= kind == fixed::PIPE_BUF && record.prefix.len > 8;
         self.survey.record(record, layout)?;
         self.refuse_master(record)?;
         if let Some(table) = self.survey.complete_table() {
@@ -587,7 +577,6 @@ impl Editor {
         for &(number, from) in added {
             self.add(number, from);
         }
-        self.holds_pipe_data |= buffered.holds_pipe_data;
         self.own.read(owner, id, plan);
         Ok(())
     }

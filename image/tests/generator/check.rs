@@ -524,7 +524,7 @@ impl<'a> Reader<'a> {
             self.silent.insert(file.behind);
             if self.pipes.insert(file.behind) {
                 let data = self.next(305)?;
-                demand(data.body().len() <= 61440, "a pipe too full")?;
+                demand(data.body().len() <= 65536, "a pipe too full")?;
                 file.data = Some(data.body().to_vec());
                 self.mine();
             }

@@ -50,8 +50,6 @@ pub struct Buffered {
     pub terminal: Option<Role>,
     /// The credentials that are announced before it.
     pub cred: i32,
-    /// A pipe's contents are in it.
-    pub holds_pipe_data: bool,
 }
 
 impl Buffered {

@@ -20,7 +20,7 @@
 use super::deferred::Queues;
 use super::{Editor, put};
 use crate::advice::Kind;
-use crate::linux_cr::layout::{Layout, PREFIX, UNIX_LINKED, file_type};
+use crate::linux_cr::layout::{Layout, UNIX_LINKED, file_type};
 use crate::linux_cr::survey::{Desc, Name, Socket, Work};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -198,7 +198,6 @@ impl Editor {
             return;
         };
         if let Some(contents) = self.contents.remove(&pipe) {
-            self.holds_pipe_data |= contents.len() > PREFIX;
             self.out.extend_from_slice(&contents);
         }
     }
