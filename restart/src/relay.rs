@@ -213,7 +213,11 @@ fn fifo_in(place: &Path) -> io::Result<OwnedFd> {
     // SAFETY: NUL-terminated names that outlive the calls.
     unsafe {
         let opened = match libc::mkfifo(fifo.as_ptr(), 0o600) {
-            0 => owned(libc::open(fifo.as_ptr(), flags)),
+            0 => {
+                // Whatever the program's umask is.
+                libc::chmod(fifo.as_ptr(), 0o600);
+                owned(libc::open(fifo.as_ptr(), flags))
+            }
             _ => Err(io::Error::last_os_error()),
         };
         libc::unlink(fifo.as_ptr());

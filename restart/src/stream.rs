@@ -10,7 +10,6 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 const CHUNK: usize = 64 << 10;
@@ -248,21 +247,21 @@ fn owned(fd: i32) -> io::Result<File> {
 }
 
 /// Where a restart call gets its image.
-pub struct Supply {
-    image: Option<OwnedFd>,
-    /// For a pipe.
-    pump: Option<Pump>,
-    /// For a file, in which everything is.
-    rewriter: Option<Box<Rewriter>>,
+pub enum Supply {
+    /// A file in which everything is, and who rewrote it.
+    File(File, Box<Rewriter>),
+    /// A pipe into which a thread writes.
+    Pump(Pump),
 }
 
 /// A thread that copies an image into a pipe.
 ///
 /// A thread and not a process: restart(2) is interrupted by the end of any child
 /// of its caller, whose SIGCHLD handler may also reap any child.
-struct Pump {
+pub struct Pump {
+    image: OwnedFd,
     stop: File,
-    thread: Thread,
+    thread: JoinHandle<(Box<Rewriter>, Result<(), Error>)>,
 }
 
 impl Supply {
@@ -283,100 +282,92 @@ impl Supply {
         mut rewriter: Box<Rewriter>,
         medium: Option<Medium>,
     ) -> Result<Self, Error> {
-        let stop = eventfd().map_err(no_pipe)?;
-        let stopped = stop.try_clone().map_err(no_pipe)?;
-        let (sender, decided) = mpsc::sync_channel(1);
-        let run = move || {
-            let result = supply(&input, &mut rewriter, medium, stopped.as_fd(), &sender);
-            (rewriter, result)
-        };
-        let masked = BlockedSignals::new();
-        let thread = std::thread::Builder::new()
-            .name("ckptadv".to_owned())
-            .spawn(run)
-            .map_err(|e| Error::system("no thread for the rewritten image", e))?;
-        drop(masked);
-        match decided.recv() {
-            Ok((image, Medium::Pipe)) => Ok(Supply {
-                image: Some(image),
-                pump: Some(Pump {
-                    stop: File::from(stop),
-                    thread,
-                }),
-                rewriter: None,
-            }),
-            decided => {
-                let (rewriter, result) = join(thread);
-                result?;
-                Ok(Supply {
-                    image: decided.ok().map(|(image, _)| image),
-                    pump: None,
-                    rewriter,
-                })
-            }
+        if medium == Some(Medium::Pipe) {
+            return Pump::start(input, rewriter).map(Supply::Pump);
+        }
+        let begun = in_a_thread(move || {
+            let file = match medium {
+                None if look_ahead(&input, &mut rewriter)? == Medium::Pipe => None,
+                _ => Some(spool(&input, &mut rewriter)?),
+            };
+            Ok((input, rewriter, file))
+        })?;
+        match begun.join().unwrap_or_else(|_| Err(broken()))? {
+            (_, rewriter, Some(file)) => Ok(Supply::File(file, rewriter)),
+            (input, rewriter, None) => Pump::start(input, rewriter).map(Supply::Pump),
         }
     }
 
     /// The descriptor from which the rewritten image is read.
     pub fn image(&self) -> i32 {
-        self.image.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+        match self {
+            Supply::File(file, _) => file.as_raw_fd(),
+            Supply::Pump(pump) => pump.image.as_raw_fd(),
+        }
     }
 
     /// Who rewrote it, where that is done.
     pub fn rewriter(&self) -> Option<&Rewriter> {
-        self.rewriter.as_deref()
+        match self {
+            Supply::File(_, rewriter) => Some(rewriter),
+            Supply::Pump(_) => None,
+        }
     }
 
     /// Ends the copy, wherever it is, and tells how it went.
-    pub fn stop(mut self) -> (Option<Box<Rewriter>>, Result<(), Error>) {
-        drop(self.image.take());
-        match self.pump {
-            Some(mut pump) => {
-                let _ = pump.stop.write_all(&1u64.to_ne_bytes());
-                join(pump.thread)
-            }
-            None => (self.rewriter, Ok(())),
+    pub fn stop(self) -> (Option<Box<Rewriter>>, Result<(), Error>) {
+        match self {
+            Supply::File(_, rewriter) => (Some(rewriter), Ok(())),
+            Supply::Pump(pump) => pump.stop(),
         }
     }
 }
 
-type Thread = JoinHandle<(Box<Rewriter>, Result<(), Error>)>;
+impl Pump {
+    fn start(input: File, mut rewriter: Box<Rewriter>) -> Result<Self, Error> {
+        let no_pipe = |e| Error::system("no pipe for the rewritten image", e);
+        let (image, output) = pipe().map_err(no_pipe)?;
+        let stop = eventfd().map_err(no_pipe)?;
+        let stopped = stop.try_clone().map_err(no_pipe)?;
+        let thread = in_a_thread(move || {
+            let mut outlet = Outlet {
+                output: &File::from(output),
+                delivery: Some(Delivery::new(Medium::Pipe)),
+            };
+            let stop = Some(stopped.as_fd());
+            let result = outlet.copy(&input, &mut rewriter, Until::LastRecord, stop);
+            (rewriter, result)
+        })?;
+        Ok(Pump {
+            image,
+            stop: File::from(stop),
+            thread,
+        })
+    }
 
-fn join(thread: Thread) -> (Option<Box<Rewriter>>, Result<(), Error>) {
-    match thread.join() {
-        Ok((rewriter, result)) => (Some(rewriter), result),
-        Err(_) => (None, Ok(())),
+    fn stop(mut self) -> (Option<Box<Rewriter>>, Result<(), Error>) {
+        drop(self.image);
+        let _ = self.stop.write_all(&1u64.to_ne_bytes());
+        match self.thread.join() {
+            Ok((rewriter, result)) => (Some(rewriter), result),
+            Err(_) => (None, Ok(())),
+        }
     }
 }
 
-fn no_pipe(error: io::Error) -> Error {
-    Error::system("no pipe for the rewritten image", error)
+fn broken() -> Error {
+    Error::system("the image was not rewritten", io::ErrorKind::Other.into())
 }
 
-/// What the thread does.
-fn supply(
-    input: &File,
-    rewriter: &mut Rewriter,
-    medium: Option<Medium>,
-    stop: BorrowedFd<'_>,
-    decided: &mpsc::SyncSender<(OwnedFd, Medium)>,
-) -> Result<(), Error> {
-    let medium = match medium {
-        Some(medium) => medium,
-        None => look_ahead(input, rewriter)?,
-    };
-    if medium == Medium::File {
-        let file = spool(input, rewriter)?;
-        let _ = decided.send((file.into(), medium));
-        return Ok(());
-    }
-    let (image, output) = pipe().map_err(no_pipe)?;
-    let _ = decided.send((image, medium));
-    let mut outlet = Outlet {
-        output: &File::from(output),
-        delivery: Some(Delivery::new(medium)),
-    };
-    outlet.copy(input, rewriter, Until::LastRecord, Some(stop))
+/// A thread that runs none of the program's signal handlers.
+fn in_a_thread<T: Send + 'static>(
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, Error> {
+    let _masked = BlockedSignals::new();
+    std::thread::Builder::new()
+        .name("ckptadv".to_owned())
+        .spawn(run)
+        .map_err(|e| Error::system("no thread for the rewritten image", e))
 }
 
 /// Reads the beginning of an image, in which the files of its first task are. What
