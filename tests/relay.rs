@@ -54,6 +54,18 @@ fn links(pid: i32) -> Vec<String> {
 }
 
 #[track_caller]
+fn await_relay(pipe: &str) -> i32 {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(&relay) = relays(pipe).first() {
+            return relay;
+        }
+        assert!(Instant::now() < deadline, "no relay of {pipe}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[track_caller]
 fn await_no_relay(pipe: &str) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !relays(pipe).is_empty() {
@@ -432,12 +444,7 @@ fn a_killed_restart_program_leaves_no_relay() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let pipe = name(&reader);
     let (mut program, _feeding) = waiting(writer.into());
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while relays(&pipe).is_empty() {
-        assert!(Instant::now() < deadline, "no relay");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let relay = relays(&pipe)[0];
+    let relay = await_relay(&pipe);
     let status = fs::read_to_string(format!("/proc/{relay}/status")).unwrap();
     let parent = status
         .lines()
@@ -464,6 +471,38 @@ fn a_killed_restart_program_leaves_no_relay() {
     reader.read_to_end(&mut all).unwrap();
     assert_eq!(all, b"");
     await_no_relay(&pipe);
+}
+
+#[test]
+fn a_killed_relay_does_not_keep_the_restart_waiting() {
+    if !harness::is_root() {
+        return;
+    }
+    let (reader, writer) = std::io::pipe().unwrap();
+    let pipe = name(&reader);
+    let (image_end, mut feeding) = std::io::pipe().unwrap();
+    let bytes = image("files");
+    feeding.write_all(&bytes[..300]).unwrap();
+    let mut outcome = restart()
+        .feed(Feed::Given)
+        .descriptor(0, image_end)
+        .env("CKPT_PRESERVE", "1")
+        .descriptor(1, writer)
+        .start();
+    let relay = await_relay(&pipe);
+    // SAFETY: no memory is involved; the relay is this test's.
+    unsafe { libc::kill(relay, libc::SIGKILL) };
+    await_no_relay(&pipe);
+    feeding.write_all(&bytes[300..]).unwrap();
+    drop(feeding);
+    outcome.decide();
+    assert_ne!(outcome.verdict, Verdict::Restarted);
+    assert_ne!(exit_code(outcome.wait()), 0);
+    let said = outcome.stderr();
+    assert!(
+        said.contains("copies to and from a pipe was killed"),
+        "{said}"
+    );
 }
 
 #[test]

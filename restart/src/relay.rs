@@ -149,6 +149,18 @@ impl Relay {
         Ok(())
     }
 
+    /// Whether the process was started and has been killed: the fifo would keep whoever
+    /// opens it waiting.
+    pub fn is_gone(&self) -> bool {
+        let Some(decision) = &self.decision else {
+            return false;
+        };
+        let mut polled = poll(decision.as_raw_fd(), 0);
+        // SAFETY: one pollfd, writable.
+        unsafe { libc::poll(&raw mut polled, 1, 0) };
+        polled.revents & libc::POLLHUP != 0
+    }
+
     /// Tells the relay that the tasks have the fifo, or never will.
     pub fn decided(&self) {
         if let Some(decision) = &self.decision {

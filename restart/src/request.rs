@@ -195,17 +195,24 @@ impl Request {
         Ok(())
     }
 
-    /// Whether tasks can find what they are given, now that they are about to.
+    /// Whether tasks can open what they are given, now that they are about to.
     ///
     /// # Errors
-    /// [`Error::Rootless`] where they cannot.
+    /// [`Error::Rootless`] where they do not find it; EPIPE where a relay was killed.
     pub fn can_be_opened(&self) -> Result<(), Error> {
-        if self.inherited().all(|name| name.exists()) {
-            return Ok(());
+        if !self.inherited().all(|name| name.exists()) {
+            return Err(Error::Rootless {
+                root: "the tasks' root directory".to_owned(),
+            });
         }
-        Err(Error::Rootless {
-            root: "the tasks' root directory".to_owned(),
-        })
+        let relays = self.relays.lock().unwrap_or_else(PoisonError::into_inner);
+        if relays.iter().any(Relay::is_gone) {
+            return Err(Error::system(
+                "the process that copies to and from a pipe was killed: restart again",
+                io::Error::from_raw_os_error(libc::EPIPE),
+            ));
+        }
+        Ok(())
     }
 
     /// A rewriter for the image.
