@@ -50,6 +50,22 @@ fn tasks_that_close_what_they_inherit_are_given_files_all_the_same() {
 }
 
 #[test]
+fn a_file_named_by_path_reaches_tasks_that_close_what_they_inherit() {
+    if !harness::is_root() {
+        return;
+    }
+    for how in SEEN {
+        let outcome = restart("files")
+            .prepare(|| fs::write("/mnt/new", "").unwrap())
+            .args(["--close", how])
+            .env("CKPT_SUBSTITUTE", "1=/mnt/new")
+            .run();
+        assert_restarted(&outcome);
+        assert_eq!(outcome.link(FILES, 1), "/mnt/new", "{how}");
+    }
+}
+
+#[test]
 fn a_program_that_first_closes_everything_can_be_advised() {
     if !harness::is_root() {
         return;

@@ -188,6 +188,32 @@ fn one_pipe_under_two_numbers_is_one_description() {
 }
 
 #[test]
+fn a_pipe_is_relayed_to_another_number() {
+    if !harness::is_root() {
+        return;
+    }
+    for feed in [Feed::File, Feed::Pipe] {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let pipe = name(&reader);
+        let mut outcome = restart()
+            .feed(feed)
+            .env("CKPT_SUBSTITUTE", "2=1")
+            .descriptor(1, writer)
+            .run();
+        assert_restarted(&outcome);
+        assert_eq!(outcome.link(FILES, 1), "/mnt/files/log");
+        File::from(outcome.take(FILES, 2))
+            .write_all(b"from 2")
+            .unwrap();
+        outcome.finish();
+        let mut all = String::new();
+        reader.read_to_string(&mut all).unwrap();
+        assert_eq!(all, "from 2");
+        await_no_relay(&pipe);
+    }
+}
+
+#[test]
 fn two_pipes_are_two() {
     if !harness::is_root() {
         return;
