@@ -983,6 +983,47 @@ fn without(image: &[u8], from: i32, to: i32) -> View {
 }
 
 /// A fifo that nobody has is not opened: its path may be gone.
+/// As of type FIFO the kernel would open both directions: whoever has it would never learn that the other side has
+/// ended.
+#[test]
+fn a_pipe_that_is_relayed_is_opened_in_its_direction_only() {
+    let image = build(&one_task(vec![Is::Device]));
+    for (number, flags) in [(0, libc::O_RDONLY), (1, libc::O_WRONLY)] {
+        let access = Access::of_flags(flags);
+        let mode = u32::from(access.read) | u32::from(access.write) << 1;
+        let file = CallerFile {
+            kind: Kind::Pipe,
+            access,
+            flags,
+            f_mode: mode,
+            close_on_exec: false,
+            description: number,
+            name: b"/proc/self/fd/512".to_vec(),
+            link: "pipe:[1] through a relay".to_owned(),
+            pollable: true,
+            not_by_name: None,
+        };
+        let caller = Caller {
+            files: BTreeMap::from([(number, file)]),
+        };
+        let item = Item {
+            preserve: true,
+            task: generator::meaning::Task::Every,
+            from: number,
+            to: Some(number),
+        };
+        let rewritten = rewrite(&image, &[item], &caller, None, &[]);
+        assert_eq!(rewritten.error, None);
+        let after = check(&rewritten.out).unwrap();
+        let given = after
+            .files
+            .values()
+            .find(|file| file.name == b"/proc/self/fd/512");
+        let given = given.unwrap();
+        assert_eq!((given.kind, given.mode), (1, mode));
+    }
+}
+
 #[test]
 fn the_path_of_a_dropped_fifo_is_not_opened() {
     let image = build(&one_task(vec![

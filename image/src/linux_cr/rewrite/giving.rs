@@ -79,6 +79,8 @@ impl Editor {
         block.start(fixed::OBJREF, 16);
         block.u32(layout.version.file_object);
         block.i32(object);
+        // Of this type it is opened for both directions. A pipe that has a name is
+        // relayed: its other side is open, and must be seen to end.
         let fifo = file.kind == Kind::Fifo;
         let file_type = if fifo {
             file_type::FIFO
