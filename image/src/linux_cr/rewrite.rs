@@ -16,28 +16,26 @@ mod deferred;
 mod dropping;
 mod giving;
 mod sharing;
+mod table;
 mod terminals;
+mod watches;
 
-use super::layout::{Layout, Order, PREFIX, file_type, fixed};
+use super::layout::{Layout, Order, fixed};
 use super::records::{Prefix, Record, Sink, Splitter};
-use super::survey::{Desc, Foreknowledge, Interest, Survey, Work};
+use super::survey::{Foreknowledge, Interest, Survey};
 use crate::Error;
 use crate::caller::Opening;
 use crate::listing::Engine;
-use crate::plan::{Change, Descriptor, Fate, Origin, Planner, TablePlan};
+use crate::plan::{Change, Origin, Planner};
 use crate::report::{Outcome, Report};
 use buffered::{Buffered, Role};
-use deferred::{Becomes, Deferred, Queues};
-use dropping::{Left, unname};
+use deferred::{Becomes, Deferred};
 use sharing::Own;
 use std::collections::{BTreeMap, BTreeSet};
 use terminals::Terminals;
 
 const FMODE_LSEEK: u32 = 4;
 const SIGNAL_TTY: usize = 312;
-/// Bytes of one watch of an epoll set.
-const ITEM: usize = 24;
-
 /// Tells the offset of a descriptor of the caller, at the moment it is asked.
 pub type Offsets = Box<dyn Fn(i32) -> Option<i64> + Send>;
 
@@ -332,312 +330,6 @@ impl Editor {
         Ok(())
     }
 
-    /// The watches of an epoll set. One of a number that the caller's file took
-    /// passes to that file, where nobody else is known to hold the old one; one
-    /// that was dropped stays, and ends with its file when the restart does. One
-    /// of a file that nobody can need any more goes at once, as after close(2).
-    fn watches(&mut self, mut count: Vec<u8>, record: &Record<'_>) -> Result<(), Error> {
-        let mut items = record.bytes[..PREFIX].to_vec();
-        let mut moved = BTreeSet::new();
-        for (index, item) in record.bytes[PREFIX..].chunks_exact(ITEM).enumerate() {
-            let at = PREFIX + index * ITEM;
-            let (number, file) = (record.i32(at + 8)?, record.i32(at + 12)?);
-            let kept = self.kept.contains(&file);
-            let from = self.replaced.get(&file).and_then(|by| by.get(&number));
-            let Some(&from) = from.filter(|_| !kept) else {
-                let held = self.held.contains_key(&file);
-                if self.removed.contains(&file) || (held && self.is_needed_no_more(file)) {
-                    continue;
-                }
-                self.need(file)?;
-                items.extend_from_slice(item);
-                continue;
-            };
-            let own = self.planner.file(from);
-            if !own.is_some_and(|own| own.pollable) {
-                self.warnings.push(format!(
-                    "descriptor {number} was watched by epoll, and what takes its place ({}) \
-                     cannot be: the watch is gone",
-                    own.map_or("", |own| own.link.as_str())
-                ));
-                continue;
-            }
-            // The kernel takes one watch of a file under one number.
-            let given = self.given[&self.planner.description(from)];
-            if !moved.insert((given, number)) {
-                continue;
-            }
-            let mut item = item.to_vec();
-            put(record.order, &mut item, 12, given);
-            items.extend_from_slice(&item);
-        }
-        let left = (items.len() - PREFIX) / ITEM;
-        let order = record.order;
-        put(
-            order,
-            &mut count,
-            12,
-            i32::try_from(left).unwrap_or(i32::MAX),
-        );
-        put(
-            order,
-            &mut items,
-            4,
-            i32::try_from(PREFIX + left * ITEM).unwrap_or(i32::MAX),
-        );
-        self.out.extend_from_slice(&count);
-        if left > 0 {
-            self.out.extend_from_slice(&items);
-        }
-        Ok(())
-    }
-
-    /// A record of a file table, or of what stands between its announcement and
-    /// it.
-    fn buffer(&mut self, record: &Record<'_>, layout: &Layout) -> Result<(), Error> {
-        let version = layout.version;
-        let kind = record.prefix.kind;
-        if kind == fixed::TAIL || kind == version.task || kind == version.task_objs {
-            return Err(record.error("the file table before it has too few descriptors"));
-        }
-        let open = self.survey.open_file;
-        let named = self.survey.named;
-        let filled = self.survey.filled.map(|file| (file, self.fifo(file)));
-        let Some(buffered) = &mut self.buffered else {
-            return Ok(());
-        };
-        let role = match kind {
-            fixed::OBJREF => {
-                let (object, id) = (record.u32(8)?, record.i32(12)?);
-                buffered.terminal = open
-                    .filter(|_| object == version.tty_object)
-                    .map(|file| Role::Terminal { end: id, file });
-                match (buffered.terminal, open) {
-                    _ if object == version.file_object => Role::File(id),
-                    (_, Some(file)) if object == version.socket_object => Role::File(file),
-                    (terminal, _) => terminal.unwrap_or(Role::Other),
-                }
-            }
-            // A socket is its file's, a relative name is the socket's.
-            fixed::STRING => match buffered.pieces.last() {
-                Some(piece) if piece.kind == version.socket_unix => piece.role,
-                _ => Role::Other,
-            },
-            _ if version.is_socket(kind) => open.map_or(Role::Other, Role::File),
-            fixed::FILE => open.map_or(Role::Other, Role::File),
-            fixed::FILE_NAME => named.map_or(Role::Other, Role::File),
-            fixed::PIPE_BUF => match filled {
-                Some((file, Some(pipe))) => Role::Contents { pipe, file },
-                Some((file, None)) => Role::File(file),
-                None => Role::Other,
-            },
-            fixed::TTY | fixed::TTY_LDISC | fixed::BUFFER => {
-                buffered.terminal.unwrap_or(Role::Other)
-            }
-            fixed::FILE_TABLE => Role::Table,
-            fixed::FILE_DESC => Role::Descriptor,
-            _ => Role::Other,
-        };
-        buffered.push(kind, record.bytes, role);
-        self.survey.record(record, layout)?;
-        self.refuse_master(record)?;
-        if let Some(table) = self.survey.complete_table() {
-            self.table(table, layout)?;
-        }
-        Ok(())
-    }
-
-    /// Plans a table that is complete, and lets it go.
-    fn table(&mut self, id: i32, layout: &Layout) -> Result<(), Error> {
-        let order = layout.order;
-        let (Some(mut buffered), Some(table)) = (self.buffered.take(), self.survey.tables.get(&id))
-        else {
-            return Ok(());
-        };
-        if self.survey.is_one_process() {
-            self.planner.one_task();
-        }
-        let descs = table.descriptors.clone();
-        let owner = table.owner;
-        let plan = self.plan(owner, owner == self.survey.root_process(), &descs)?;
-        let kept: BTreeSet<i32> = of_fate(&descs, &plan, |fate| fate == Fate::Keep);
-        let mut dropped: BTreeSet<i32> = of_fate(&descs, &plan, |fate| fate != Fate::Keep);
-        dropped.retain(|file| !kept.contains(file));
-        self.kept.extend(kept);
-        self.check(owner, &descs, &plan)?;
-
-        let here = buffered.files();
-        let held = self.hold_back(&dropped, &here);
-        let queues = if plan.is_untouched() {
-            BTreeMap::new()
-        } else {
-            self.sockets_left(&dropped, &here, &held)
-        };
-        self.warn_of_sockets(owner, &descs, &dropped, &held, &queues);
-        let removed = |file: &&i32| held.get(file) == Some(&Left::Gone);
-        let sets = self.survey.work.iter().filter_map(|work| match work {
-            Work::Watches(set) if removed(&set) => Some(*set),
-            _ => None,
-        });
-        let sets = sets.collect();
-        self.removed.extend(dropped.iter().filter(removed));
-        self.deferred = Deferred::new(&mut self.survey, queues.clone(), sets);
-        buffered.draw_forward(&plan, &held);
-        // What will not go out, for all that is known: its objref may be used anew.
-        let unused =
-            |id: &i32| held.contains_key(id) && (self.held.contains_key(id) || here.contains(id));
-        let unused: BTreeSet<i32> = dropped.iter().copied().filter(unused).collect();
-        let mut announce = Vec::new();
-        for from in plan.origins() {
-            self.give(from, &unused, buffered.cred, &mut announce)?;
-        }
-        let mut added = plan.added.iter().peekable();
-        let mut next = descs.iter().zip(&plan.fates);
-        let count = plan.fates.iter().filter(|f| **f != Fate::Drop).count() + plan.added.len();
-        for piece in &buffered.pieces {
-            let bytes = &buffered.bytes[piece.start..piece.end];
-            match piece.role {
-                Role::File(file) if held.get(&file) == Some(&Left::Gone) => {}
-                Role::File(file) if piece.role.is_held(&held) => {
-                    self.held.entry(file).or_default().extend_from_slice(bytes);
-                }
-                Role::Terminal { end, .. } if piece.role.is_held(&held) => {
-                    let held = self.terminals.held.entry(end).or_default();
-                    held.extend_from_slice(bytes);
-                }
-                Role::Contents { pipe, .. } if piece.role.is_held(&held) => {
-                    self.contents.insert(pipe, bytes.to_vec());
-                }
-                Role::File(file) if piece.kind == fixed::FILE => {
-                    self.release_terminal(file);
-                    self.out.extend_from_slice(bytes);
-                }
-                Role::File(_) if piece.kind == layout.version.socket_unix => {
-                    let mut bytes = bytes.to_vec();
-                    let id = unix_socket(order, &bytes);
-                    let socket = self.survey.sockets.get(&id);
-                    if let Some(socket) =
-                        socket.filter(|_| queues.get(&id) == Some(&Queues::Emptied))
-                    {
-                        unname(&mut bytes, socket, layout);
-                    }
-                    self.out.extend_from_slice(&bytes);
-                }
-                Role::File(file) if piece.kind == fixed::FILE_NAME => {
-                    self.out.extend_from_slice(bytes);
-                    self.release_contents(file);
-                }
-                Role::Other | Role::File(_) | Role::Terminal { .. } | Role::Contents { .. } => {
-                    self.out.extend_from_slice(bytes);
-                }
-                Role::Table => {
-                    self.out.append(&mut announce);
-                    let mut bytes = bytes.to_vec();
-                    put(
-                        order,
-                        &mut bytes,
-                        8,
-                        i32::try_from(count).unwrap_or(i32::MAX),
-                    );
-                    self.out.extend_from_slice(&bytes);
-                }
-                Role::Descriptor => {
-                    let Some((desc, fate)) = next.next() else {
-                        continue;
-                    };
-                    while let Some(&&(number, from)) = added.peek() {
-                        if number > desc.number {
-                            break;
-                        }
-                        self.add(number, from);
-                        added.next();
-                    }
-                    match fate {
-                        Fate::Keep => {
-                            self.need(desc.file)?;
-                            self.out.extend_from_slice(bytes);
-                        }
-                        Fate::Drop => {}
-                        Fate::Give(from) => {
-                            let numbers = self.replaced.entry(desc.file).or_default();
-                            numbers.insert(desc.number, *from);
-                            let mut bytes = bytes.to_vec();
-                            put(
-                                order,
-                                &mut bytes,
-                                8,
-                                self.given[&self.planner.description(*from)],
-                            );
-                            self.out.extend_from_slice(&bytes);
-                        }
-                    }
-                }
-            }
-        }
-        for &(number, from) in added {
-            self.add(number, from);
-        }
-        self.own.read(owner, id, plan);
-        Ok(())
-    }
-
-    fn plan(&mut self, process: i32, root: bool, descs: &[Desc]) -> Result<TablePlan, Error> {
-        let descriptors: Vec<Descriptor<'_>> =
-            descs.iter().map(|d| self.survey.descriptor(d)).collect();
-        let pids = self.survey.pids_of(process);
-        self.planner.table(&pids, root, &descriptors)
-    }
-
-    /// Refuses what cannot be carried out.
-    fn check(&mut self, task: i32, descs: &[Desc], plan: &TablePlan) -> Result<(), Error> {
-        for (desc, fate) in descs.iter().zip(&plan.fates) {
-            let Some(file) = self.survey.files.get(&desc.file) else {
-                continue;
-            };
-            let outside = file.file_type == file_type::TTY && self.survey.is_outside(file.behind);
-            if *fate == Fate::Keep {
-                if outside {
-                    let kept = self.terminals.kept.entry(file.behind).or_default();
-                    kept.insert((task, desc.number));
-                }
-                // The kernel keeps the result of the seek in an int, takes such a
-                // one for an error code and crashes.
-                let low = file.position as u32;
-                if file.mode & FMODE_LSEEK != 0 && (0x8000_0000..=0xffff_f000).contains(&low) {
-                    return Err(Error::unsupported(
-                        format!(
-                            "task {task} descriptor {}: offset {:#x}",
-                            desc.number, file.position
-                        ),
-                        "a Linux-CR kernel would crash on it (bit 31 is set): ignore the \
-                         descriptor",
-                    ));
-                }
-                continue;
-            }
-            let item = || {
-                let mut changes = self.planner.changes().iter().rev();
-                changes
-                    .find(|change| change.number == desc.number)
-                    .map(|change| change.item.clone())
-                    .unwrap_or_default()
-            };
-            if outside {
-                if let Some(leader) = self.terminals.controlling.get(&file.behind) {
-                    return Err(Error::unsupported(
-                        format!("{}: task {task} descriptor {}", item(), desc.number),
-                        format!(
-                            "the terminal is the controlling one of task {leader}, which the \
-                             restart has made by now and would hang up with it: leave it out"
-                        ),
-                    ));
-                }
-                self.terminals.taken.insert(file.behind, item());
-            }
-        }
-        self.check_terminals()
-    }
-
     /// Lets a file go if it was held back, since the next record refers to it.
     fn need(&mut self, file: i32) -> Result<(), Error> {
         if self.removed.contains(&file) {
@@ -662,20 +354,4 @@ fn put(order: Order, record: &mut [u8], at: usize, value: i32) {
     if let Some(field) = record.get_mut(at..at + 4) {
         field.copy_from_slice(&order.bytes(value.cast_unsigned()));
     }
-}
-
-/// The socket whose record it is.
-fn unix_socket(order: Order, record: &[u8]) -> i32 {
-    let id = record.get(PREFIX..).and_then(|rest| rest.first_chunk());
-    id.map_or(0, |bytes| order.u32(*bytes).cast_signed())
-}
-
-/// The files of the descriptors of a fate.
-fn of_fate(descs: &[Desc], plan: &TablePlan, is: impl Fn(Fate) -> bool) -> BTreeSet<i32> {
-    descs
-        .iter()
-        .zip(&plan.fates)
-        .filter(|(_, fate)| is(**fate))
-        .map(|(desc, _)| desc.file)
-        .collect()
 }
