@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 pub struct Recipe {
     /// v23-rc2; v20 otherwise.
     pub late: bool,
+    /// What wrote it.
+    pub machine: Machine,
     /// Only the records that an editor looks at: no image for a kernel, but a
     /// small seed.
     pub lean: bool,
@@ -21,6 +23,53 @@ pub struct Recipe {
     pub early: Vec<(u8, usize)>,
     /// Number objects downwards, as a checkpoint of a whole container may.
     pub backwards: bool,
+    /// Bytes behind every fifth announcement that a kernel reads and drops.
+    pub surplus: u16,
+}
+
+/// A machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Machine {
+    /// 64 bits, little-endian.
+    #[default]
+    X86_64,
+    /// 32 bits, little-endian.
+    X86_32,
+    /// 64 bits, big-endian.
+    S390x,
+}
+
+impl Machine {
+    /// The header's number of it.
+    pub fn number(self) -> u8 {
+        match self {
+            Machine::X86_32 => 1,
+            Machine::X86_64 => 2,
+            Machine::S390x => 3,
+        }
+    }
+
+    /// As people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Machine::X86_32 => "x86_32",
+            Machine::X86_64 => "x86_64",
+            Machine::S390x => "s390x",
+        }
+    }
+
+    /// Byte order.
+    pub fn big_endian(self) -> bool {
+        self == Machine::S390x
+    }
+
+    fn word(self) -> usize {
+        if self == Machine::X86_32 { 4 } else { 8 }
+    }
+
+    fn is_x86(self) -> bool {
+        self != Machine::S390x
+    }
 }
 
 /// A process.
@@ -40,8 +89,8 @@ pub struct Process {
     pub maps: Vec<usize>,
     /// Runs one of the files; its own executable otherwise.
     pub exe: Option<usize>,
-    /// It leads the session of the outside terminal.
-    pub leader: bool,
+    /// It leads the session of this terminal.
+    pub leader: Option<u8>,
     /// Pages of memory, in one chunk.
     pub pages: u8,
 }
@@ -72,31 +121,101 @@ pub enum Kind {
     Eventfd(u32),
     /// Watches: a file, and the number it had.
     Epoll(Vec<(usize, i32)>),
-    /// One half of one of two socket pairs, and messages for it.
+    /// One half of one of four socket pairs, and messages for it: a stream, one
+    /// of which the second half was accepted, packets in order, datagrams.
     Socket(u8, bool, u8),
-    /// A listening unix socket, bound to a path: whether relative.
-    Listener(bool),
-    /// The slave of the terminal outside.
-    Terminal,
-    /// Its master, which is then inside.
-    Master,
+    /// A listening unix socket.
+    Listener(Name),
+    /// A unix datagram socket.
+    Datagram(Datagram),
+    /// A listening TCP socket: its port, above 7000.
+    Port(u8),
+    /// An unconnected UDP socket, likewise, and messages for it.
+    Udp(u8, u8),
+    /// One end of one of two connections, the first TCP, the second UDP, and
+    /// messages for it. Where no file is the other end, it is outside.
+    Connection(u8, bool, u8),
+    /// The slave of one of two terminals. Where no file is its master, that is
+    /// outside.
+    Terminal(u8),
+    /// Its master.
+    Master(u8),
+}
+
+/// What a unix socket is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// An absolute path.
+    Path,
+    /// A path from the directory that comes with it.
+    Relative,
+    /// A name that is in no file system.
+    Abstract,
+}
+
+/// A unix datagram socket.
+#[derive(Clone, Debug, Default)]
+pub struct Datagram {
+    /// What it is bound to.
+    pub name: Option<Name>,
+    /// The path is gone.
+    pub unlinked: bool,
+    /// Connected to this file, where it is another such socket that is bound.
+    pub to: Option<usize>,
+    /// For it, where they can be sent again.
+    pub messages: Vec<Sender>,
+}
+
+/// Who sent a message.
+#[derive(Clone, Copy, Debug)]
+pub enum Sender {
+    /// The socket of this file.
+    Live(usize),
+    /// One of the sockets that were closed since.
+    Dead(u8),
 }
 
 /// A number that no object has until it is given.
 type Id = i32;
 
+/// A socket: half of a pair, end of a connection, a file's own, a closed one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    Pair(u8, bool),
+    Connection(u8, bool),
+    Own(usize),
+    Dead(u8),
+}
+
+/// What the records of a socket say.
+#[derive(Default)]
+struct Socket {
+    inet: bool,
+    kind: u16,
+    state: u8,
+    dead: bool,
+    peer: Option<End>,
+    linked: bool,
+    name: Vec<u8>,
+    peer_name: Vec<u8>,
+    directory: bool,
+    queues: bool,
+}
+
 struct Writer<'a> {
     recipe: &'a Recipe,
+    /// Sockets that have a file in the image, once that is known.
+    alive: Option<&'a BTreeSet<End>>,
     out: Vec<u8>,
     ids: i32,
     points: u8,
     files: BTreeMap<usize, Id>,
     /// Pipes: their number; whether the data has been written.
     pipes: BTreeMap<u8, Id>,
-    socks: BTreeMap<(u8, bool), Id>,
-    known_socks: BTreeSet<(u8, bool)>,
+    socks: BTreeMap<End, Id>,
+    known_socks: BTreeSet<End>,
     /// Master, its reserved file, slave.
-    tty: Option<(Id, Id, Id)>,
+    terminals: BTreeMap<u8, (Id, Id, Id)>,
     deferred: VecDeque<Work>,
     cred: Id,
     user: Id,
@@ -108,7 +227,7 @@ struct Writer<'a> {
 
 enum Work {
     Epoll(usize),
-    Socket(u8, bool),
+    Socket(End),
 }
 
 #[derive(Clone, Copy, Default)]
@@ -120,35 +239,47 @@ struct Objects {
     signal: Id,
 }
 
-/// A record's payload.
+/// A record's payload. Numbers stand in it in little-endian order until it is
+/// written.
 #[derive(Default)]
-struct Body(Vec<u8>);
+struct Body {
+    bytes: Vec<u8>,
+    /// Where numbers are, and how long.
+    numbers: Vec<(usize, usize)>,
+}
 
 impl Body {
-    fn u16(mut self, value: u16) -> Self {
-        self.0.extend(value.to_le_bytes());
-        self
+    fn number(mut self, bytes: &[u8]) -> Self {
+        self.numbers.push((self.bytes.len(), bytes.len()));
+        self.bytes(bytes)
     }
-    fn u32(mut self, value: u32) -> Self {
-        self.0.extend(value.to_le_bytes());
-        self
+    fn u16(self, value: u16) -> Self {
+        self.number(&value.to_le_bytes())
+    }
+    fn u32(self, value: u32) -> Self {
+        self.number(&value.to_le_bytes())
     }
     fn i32(self, value: i32) -> Self {
         self.u32(value.cast_unsigned())
     }
-    fn u64(mut self, value: u64) -> Self {
-        self.0.extend(value.to_le_bytes());
-        self
+    fn u64(self, value: u64) -> Self {
+        self.number(&value.to_le_bytes())
     }
     fn bytes(mut self, bytes: &[u8]) -> Self {
-        self.0.extend(bytes);
+        self.bytes.extend(bytes);
         self
     }
     /// Zeroes up to this offset from the record's start.
     fn to(mut self, at: usize) -> Self {
-        assert!(self.0.len() + 8 <= at, "a field written too late");
-        self.0.resize(at - 8, 0);
+        assert!(self.bytes.len() + 8 <= at, "a field written too late");
+        self.bytes.resize(at - 8, 0);
         self
+    }
+    fn in_order(mut self, big_endian: bool) -> Vec<u8> {
+        for (at, len) in self.numbers.drain(..).filter(|_| big_endian) {
+            self.bytes[at..at + len].reverse();
+        }
+        self.bytes
     }
 }
 
@@ -163,23 +294,11 @@ pub fn pid(process: usize, thread: usize) -> i32 {
 
 /// Writes the image.
 pub fn build(recipe: &Recipe) -> Vec<u8> {
-    let mut writer = Writer {
-        recipe,
-        out: Vec::new(),
-        ids: if recipe.backwards { 5000 } else { 0 },
-        points: 0,
-        files: BTreeMap::new(),
-        pipes: BTreeMap::new(),
-        socks: BTreeMap::new(),
-        known_socks: BTreeSet::new(),
-        tty: None,
-        deferred: VecDeque::new(),
-        cred: 0,
-        user: 0,
-        groups: 0,
-        announced: BTreeSet::new(),
-        objects: Vec::new(),
-    };
+    let mut first = Writer::new(recipe, None);
+    first.image();
+    let ends = first.announced.iter().filter_map(|&file| first.end(file));
+    let alive: BTreeSet<End> = ends.collect();
+    let mut writer = Writer::new(recipe, Some(&alive));
     writer.image();
     writer.out
 }
@@ -262,7 +381,28 @@ pub fn head_only(head: &Head) -> Vec<u8> {
     out
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    fn new(recipe: &'a Recipe, alive: Option<&'a BTreeSet<End>>) -> Self {
+        Writer {
+            recipe,
+            alive,
+            out: Vec::new(),
+            ids: if recipe.backwards { 5000 } else { 0 },
+            points: 0,
+            files: BTreeMap::new(),
+            pipes: BTreeMap::new(),
+            socks: BTreeMap::new(),
+            known_socks: BTreeSet::new(),
+            terminals: BTreeMap::new(),
+            deferred: VecDeque::new(),
+            cred: 0,
+            user: 0,
+            groups: 0,
+            announced: BTreeSet::new(),
+            objects: Vec::new(),
+        }
+    }
+
     fn late(&self) -> bool {
         self.recipe.late
     }
@@ -272,11 +412,12 @@ impl Writer<'_> {
         self.ids
     }
 
-    fn rec(&mut self, kind: u32, body: Body) {
-        self.out.extend(kind.to_le_bytes());
-        let len = u32::try_from(body.0.len()).unwrap() + 8;
-        self.out.extend(len.to_le_bytes());
-        self.out.extend(body.0);
+    fn rec(&mut self, kind: u32, payload: Body) {
+        let big_endian = self.recipe.machine.big_endian();
+        let len = u32::try_from(payload.bytes.len()).unwrap() + 8;
+        let prefix = body().u32(kind).u32(len);
+        self.out.extend(prefix.in_order(big_endian));
+        self.out.extend(payload.in_order(big_endian));
     }
 
     /// A record of which only the length matters here.
@@ -296,20 +437,32 @@ impl Writer<'_> {
 
     fn objref(&mut self, object: u32, id: Id) {
         let object = self.moved(object);
-        self.rec(6, body().u32(object).i32(id));
+        let surplus = if id % 5 == 3 { self.recipe.surplus } else { 0 };
+        let objref = body().u32(object).i32(id);
+        self.rec(6, objref.to(16 + usize::from(surplus)));
     }
 
     fn image(&mut self) {
         let tree = self.tree();
         let (late, first) = (self.late(), 1);
         let kernel = if late { 37 } else { 33 };
-        let header = body().u64(0x00fe_ed0c_c0a2_d200).u16(2).u16(2).u16(6);
+        let machine = self.recipe.machine;
+        // The one field that has the same order everywhere.
+        let header = body()
+            .u64(0x00fe_ed0c_c0a2_d200)
+            .bytes(&[machine.number(), 0]);
+        let header = header.u16(2).u16(6);
         let header = header.u16(kernel).u16(if late { 6 } else { 5 });
         self.rec(1, header.to(64).u64(1));
         for text in ["2.6.33", "#1", "x86_64"] {
             self.rec(4, body().bytes(text.as_bytes()).to(73));
         }
-        self.rec(2, body().u16(1).u16(0).u16(512).u16(0));
+        let own = if machine.is_x86() {
+            body().u16(1).u16(0).u16(512).u16(0)
+        } else {
+            body()
+        };
+        self.rec(2, own);
         self.rec(3, body());
         self.rec(4, body().bytes(b"lsm_none").to(19));
         self.rec(7, body().bytes(b"dummy"));
@@ -386,7 +539,9 @@ impl Writer<'_> {
         let tls = self.by_version(40, 48);
         self.filler(self.moved(106), tls);
         self.filler(self.moved(105), 56);
-        if !recipe.lean {
+        if !recipe.machine.is_x86() {
+            self.filler(self.moved(107), 299);
+        } else if !recipe.lean {
             let fpu = u32::from(index % 2 == 1);
             self.rec(self.moved(107), body().to(188).u32(fpu));
             if fpu == 1 {
@@ -495,13 +650,11 @@ impl Writer<'_> {
             .map(|(_, file)| *file)
             .collect();
         for file in due {
-            let Some(index) = file.checked_rem(self.recipe.files.len()) else {
+            let Some(index) = self.file(file) else {
                 continue;
             };
-            let defers = matches!(
-                self.recipe.files[index].kind,
-                Kind::Epoll(_) | Kind::Socket(..)
-            );
+            let epoll = matches!(self.recipe.files[index].kind, Kind::Epoll(_));
+            let defers = epoll || self.end(index).is_some();
             if in_table || !defers {
                 self.announce(index);
             }
@@ -521,14 +674,14 @@ impl Writer<'_> {
         self.rec(301, body().u32(u32::try_from(count).unwrap()).u32(0));
         for (&number, &(file, close)) in process.table.iter().take(count) {
             self.point(true);
-            let file = self.announce(file % self.recipe.files.len());
+            let file = self.file(file).map_or(0, |file| self.announce(file));
             let desc = body().i32(file).i32(number).u32(close.into()).u32(0);
             self.rec(302, desc);
         }
         while let Some(work) = self.deferred.pop_front() {
             match work {
                 Work::Epoll(file) => self.items(file),
-                Work::Socket(pair, second) => self.queues(pair, second),
+                Work::Socket(end) => self.queues(end),
             }
         }
         table
@@ -600,21 +753,17 @@ impl Writer<'_> {
                 self.rec(304, common(6, 3, 2, 0));
                 self.deferred.push_back(Work::Epoll(index));
             }
-            Kind::Socket(pair, second, _) => {
-                let sock = self.sock(pair % 2, second);
-                self.rec(304, common(4, 3, 2, 0).i32(sock).u32(0));
-            }
-            Kind::Listener(relative) => {
-                let sock = self.listener(relative);
-                self.rec(304, common(4, 3, 2, 0).i32(sock).u32(0));
-            }
-            Kind::Terminal => {
-                let (_, _, slave) = self.terminal();
+            Kind::Terminal(of) => {
+                let (_, _, slave) = self.terminal(of % 2);
                 self.rec(304, common(5, 3, 0x8002, 0).i32(slave).u32(0));
             }
-            Kind::Master => {
-                let (master, _, _) = self.terminal();
+            Kind::Master(of) => {
+                let (master, _, _) = self.terminal(of % 2);
                 self.rec(304, common(5, 3, 0x8002, 0).i32(master).u32(0));
+            }
+            _ => {
+                let sock = self.end(index).map_or(0, |end| self.sock(end));
+                self.rec(304, common(4, 3, 2, 0).i32(sock).u32(0));
             }
         }
         id
@@ -635,102 +784,346 @@ impl Writer<'_> {
             return;
         };
         let mut items = body();
-        let mut count = 0;
+        let mut seen = BTreeSet::new();
         for &(file, number) in watches {
-            let file = file % self.recipe.files.len();
+            let Some(file) = self
+                .file(file)
+                .filter(|&file| self.can_be_watched(index, file))
+            else {
+                continue;
+            };
             // What is announced nowhere by now would have failed the checkpoint.
-            if file == index || !self.announced.contains(&file) {
+            if !self.announced.contains(&file) || !seen.insert((file, number)) {
                 continue;
             }
             let watched = self.files[&file];
             items = items.u64(number as u64).i32(number).i32(watched);
             items = items.u32(1).u32(0);
-            count += 1;
         }
+        let count = u32::try_from(seen.len()).unwrap();
         self.rec(308, body().i32(epoll).u32(count));
         if count > 0 {
             self.rec(4, items);
         }
     }
 
-    fn sock_id(&mut self, pair: u8, second: bool) -> Id {
-        if let Some(id) = self.socks.get(&(pair, second)) {
+    /// The set before what it watches, so that nothing watches itself.
+    fn can_be_watched(&self, by: usize, file: usize) -> bool {
+        match self.recipe.files[file].kind {
+            Kind::Regular(..) | Kind::Directory | Kind::Device => false,
+            Kind::Epoll(_) => by < file,
+            _ => true,
+        }
+    }
+
+    /// A file by any number; a socket and a master have one only.
+    fn file(&self, number: usize) -> Option<usize> {
+        let files = &self.recipe.files;
+        let file = number.checked_rem(files.len())?;
+        let same = |other: &usize| match (&files[file].kind, &files[*other].kind) {
+            (Kind::Master(a), Kind::Master(b)) => a % 2 == b % 2,
+            _ => self.end(file).is_some() && self.end(*other) == self.end(file),
+        };
+        Some((0..file).find(same).unwrap_or(file))
+    }
+
+    /// The socket of a file.
+    fn end(&self, file: usize) -> Option<End> {
+        match self.recipe.files[file].kind {
+            Kind::Socket(pair, second, _) => Some(End::Pair(pair % 4, second)),
+            Kind::Connection(of, second, _) => Some(End::Connection(of % 2, second)),
+            Kind::Listener(_) | Kind::Datagram(_) | Kind::Port(_) | Kind::Udp(..) => {
+                Some(End::Own(file))
+            }
+            _ => None,
+        }
+    }
+
+    fn is_alive(&self, end: End) -> bool {
+        self.alive.is_none_or(|alive| alive.contains(&end))
+    }
+
+    fn sock_id(&mut self, end: End) -> Id {
+        if let Some(id) = self.socks.get(&end) {
             return *id;
         }
         let id = self.id();
-        self.socks.insert((pair, second), id);
+        self.socks.insert(end, id);
         id
     }
 
-    fn sock(&mut self, pair: u8, second: bool) -> Id {
-        let id = self.sock_id(pair, second);
-        if !self.known_socks.insert((pair, second)) {
+    /// The address of a file's unix socket.
+    fn address(name: Name, file: usize) -> Vec<u8> {
+        match name {
+            Name::Path => format!("/tmp/sock{file}\0").into_bytes(),
+            Name::Relative => format!("sock{file}\0").into_bytes(),
+            Name::Abstract => format!("\0sock{file}").into_bytes(),
+        }
+    }
+
+    fn datagram(&self, end: End) -> Option<&'a Datagram> {
+        match end {
+            End::Own(file) => match &self.recipe.files[file].kind {
+                Kind::Datagram(datagram) => Some(datagram),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// What a datagram socket is connected to.
+    fn connected(&self, end: End) -> Option<End> {
+        let target = |end: End| {
+            let file = self.file(self.datagram(end)?.to?)?;
+            let target = self.end(file).filter(|&target| target != end)?;
+            self.datagram(target)?.name.map(|_| target)
+        };
+        let to = target(end)?;
+        (target(to).is_none_or(|back| back == end)).then_some(to)
+    }
+
+    fn socket(&self, end: End) -> Socket {
+        const ESTABLISHED: u8 = 1;
+        const CLOSE: u8 = 7;
+        const LISTEN: u8 = 10;
+        if !self.is_alive(end) {
+            return Socket {
+                kind: match end {
+                    End::Pair(pair, _) => [1, 1, 5, 2][usize::from(pair)],
+                    _ => 2,
+                },
+                state: CLOSE,
+                dead: true,
+                ..Socket::default()
+            };
+        }
+        let internet = |address: u8, port: u16| {
+            let port = port.to_be_bytes();
+            vec![port[0], port[1], 127, 0, 0, address]
+        };
+        match end {
+            End::Pair(pair, second) => Socket {
+                kind: [1, 1, 5, 2][usize::from(pair)],
+                state: if pair == 3 { CLOSE } else { ESTABLISHED },
+                peer: Some(End::Pair(pair, !second)),
+                linked: pair == 1 && second,
+                name: if pair == 1 && second {
+                    b"/tmp/accept\0".to_vec()
+                } else {
+                    Vec::new()
+                },
+                peer_name: if pair == 1 && !second {
+                    b"/tmp/accept\0".to_vec()
+                } else {
+                    Vec::new()
+                },
+                queues: true,
+                ..Socket::default()
+            },
+            End::Connection(of, second) => {
+                let port = |second: bool| 9000 + 10 * u16::from(of) + u16::from(second);
+                let outside = !self.is_alive(End::Connection(of, !second));
+                Socket {
+                    inet: true,
+                    kind: if of == 0 { 1 } else { 2 },
+                    state: ESTABLISHED,
+                    name: internet(1, port(second)),
+                    peer_name: internet(if outside { 99 } else { 1 }, port(!second)),
+                    queues: true,
+                    ..Socket::default()
+                }
+            }
+            End::Own(file) => match &self.recipe.files[file].kind {
+                Kind::Listener(name) => Socket {
+                    kind: 1,
+                    state: LISTEN,
+                    linked: *name != Name::Abstract,
+                    name: Self::address(*name, file),
+                    directory: *name == Name::Relative,
+                    ..Socket::default()
+                },
+                Kind::Datagram(datagram) => Socket {
+                    kind: 2,
+                    state: CLOSE,
+                    peer: self.connected(end),
+                    linked: !datagram.unlinked
+                        && matches!(datagram.name, Some(Name::Path | Name::Relative)),
+                    name: datagram
+                        .name
+                        .map_or_else(Vec::new, |name| Self::address(name, file)),
+                    directory: datagram.name == Some(Name::Relative),
+                    queues: true,
+                    ..Socket::default()
+                },
+                Kind::Port(port) => Socket {
+                    inet: true,
+                    kind: 1,
+                    state: LISTEN,
+                    name: internet(1, 7000 + u16::from(*port)),
+                    ..Socket::default()
+                },
+                Kind::Udp(port, _) => Socket {
+                    inet: true,
+                    kind: 2,
+                    state: CLOSE,
+                    name: internet(1, 7000 + u16::from(*port)),
+                    // The earlier version writes what it cannot read.
+                    queues: !self.late(),
+                    ..Socket::default()
+                },
+                _ => Socket::default(),
+            },
+            End::Dead(_) => Socket::default(),
+        }
+    }
+
+    fn sock(&mut self, end: End) -> Id {
+        let id = self.sock_id(end);
+        if !self.known_socks.insert(end) {
             return id;
         }
+        let socket = self.socket(end);
         self.objref(16, id);
-        let len = self.by_version(112, 120);
-        self.rec(701, body().to(len));
-        let peer = self.sock(pair, !second);
+        let shift = self.by_version(0, 8);
+        let record = if self.late() {
+            body().bytes(&[u8::from(socket.queues)]).to(16)
+        } else {
+            body()
+        };
+        let (connected, family) = (socket.state == 1, if socket.inet { 2 } else { 1 });
+        let record = record.u64(0).bytes(&[if connected { 3 } else { 1 }]);
+        let record = record.to(32 + shift).u16(family);
+        let record = record.to(48 + shift).u64(0x100 | u64::from(socket.dead));
+        let record = record.to(92 + shift).u16(socket.kind).u16(10);
+        let record = record.bytes(&[0, socket.state]).to(112 + shift);
+        self.rec(701, record);
+        if socket.inet {
+            let len = |name: &[u8]| if name.is_empty() { 0 } else { 16 };
+            let inet = body()
+                .to(288)
+                .u32(len(&socket.name))
+                .u32(len(&socket.peer_name));
+            let inet = inet.u16(2).bytes(&socket.name).to(312);
+            self.rec(706, inet.u16(2).bytes(&socket.peer_name).to(328));
+        } else {
+            self.unix(id, &socket);
+        }
+        if socket.queues {
+            self.deferred.push_back(Work::Socket(end));
+        }
+        id
+    }
+
+    fn unix(&mut self, id: Id, socket: &Socket) {
+        let peer = socket.peer.map_or(0, |peer| self.sock(peer));
         let unix = body().i32(id).i32(peer);
         let unix = if self.late() {
             unix.i32(self.cred)
         } else {
-            unix
+            unix.u32(0).u32(0)
         };
-        self.rec(705, unix.to(256));
-        self.deferred.push_back(Work::Socket(pair, second));
-        id
-    }
-
-    /// It leaves no work.
-    fn listener(&mut self, relative: bool) -> Id {
-        let id = self.id();
-        self.objref(16, id);
-        let (state, len) = (self.by_version(97, 105), self.by_version(112, 120));
-        self.rec(701, body().to(state).bytes(&[10]).to(len));
-        let unix = body().i32(id).i32(0);
-        let unix = match self.late() {
-            true => unix.i32(self.cred).u32(1),
-            false => unix.u32(0).u32(0).u32(1),
-        };
-        let path: &[u8] = if relative { b"sock\0" } else { b"/tmp/sock\0" };
-        let len = u32::try_from(path.len()).unwrap() + 2;
-        let unix = unix.u32(len).u32(0).u16(1).bytes(path);
-        self.rec(705, unix.to(256));
-        if relative {
+        let len = |name: &[u8]| u32::try_from(name.len()).unwrap() + 2;
+        let unix = unix.u32(socket.linked.into());
+        let unix = unix.u32(len(&socket.name)).u32(len(&socket.peer_name));
+        let peer_name = self.by_version(146, 142);
+        let unix = unix.u16(1).bytes(&socket.name).to(peer_name);
+        self.rec(705, unix.u16(1).bytes(&socket.peer_name).to(256));
+        if socket.directory {
             self.rec(5, body().bytes(b"/tmp\0"));
         }
-        id
     }
 
-    fn queues(&mut self, pair: u8, second: bool) {
-        let messages = self.recipe.files.iter().find_map(|file| match file.kind {
-            Kind::Socket(p, s, messages) if (p % 2, s) == (pair, second) => Some(messages % 3),
-            _ => None,
-        });
-        let messages = u32::from(messages.unwrap_or(0));
-        self.rec(702, body().u32(messages).u32(messages * 5));
-        for _ in 0..messages {
-            let (from, to) = (self.sock_id(pair, !second), self.sock_id(pair, second));
-            let message = body().to(20).u32(5).to(44).i32(from).i32(to);
+    /// Who sent what waits for a socket.
+    fn messages(&mut self, end: End) -> Vec<Option<End>> {
+        let of_file = self.recipe.files.iter().enumerate();
+        let file = of_file
+            .map(|(file, _)| file)
+            .find(|&file| self.end(file) == Some(end));
+        let Some(file) = file else {
+            return Vec::new();
+        };
+        match &self.recipe.files[file].kind {
+            Kind::Socket(pair, second, count) => {
+                let from = End::Pair(pair % 4, !second);
+                // Nobody can send a datagram again to what has no name.
+                let can = pair % 4 != 3 || self.is_alive(from);
+                vec![Some(from); if can { usize::from(count % 3) } else { 0 }]
+            }
+            Kind::Connection(_, _, count) | Kind::Udp(_, count) => {
+                vec![None; usize::from(count % 3)]
+            }
+            Kind::Datagram(datagram) => {
+                let from = |sender: &Sender| match *sender {
+                    Sender::Live(file) => self.end(self.file(file)?),
+                    Sender::Dead(number) => Some(End::Dead(number % 2)),
+                };
+                let bound = datagram.name == Some(Name::Abstract)
+                    || (datagram.name.is_some() && !datagram.unlinked);
+                let can = |from: &End| {
+                    let dead = matches!(from, End::Dead(_));
+                    let peer = self.connected(end);
+                    let known = self.datagram(*from).is_some()
+                        && self.known_socks.contains(from)
+                        && self.is_alive(*from)
+                        && (datagram.name.is_none() || bound);
+                    let sends = bound || self.connected(*from) == Some(end);
+                    (dead && bound && peer.is_none())
+                        || (known && sends && peer.is_none_or(|peer| peer == *from))
+                };
+                let senders = datagram.messages.iter().filter_map(from);
+                senders.filter(can).map(Some).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn queues(&mut self, end: End) {
+        let messages = self.messages(end);
+        let to = self.sock_id(end);
+        // Of the internet's messages the second has fragments.
+        let fragments = |at: usize, from: &Option<End>| match from {
+            None => u32::try_from(at).unwrap() * 2,
+            Some(_) => 0,
+        };
+        let all = messages.iter().enumerate();
+        let total: u32 = all.map(|(at, from)| 5 + 3 * fragments(at, from)).sum();
+        let count = u32::try_from(messages.len()).unwrap();
+        self.rec(702, body().u32(count).u32(total));
+        for (at, from) in messages.into_iter().enumerate() {
+            let fragments = fragments(at, &from);
+            // A closed sender is announced here, once.
+            let from = from.map_or(0, |from| self.sock(from));
+            let message = body()
+                .to(20)
+                .u32(5)
+                .u32(3 * fragments)
+                .u32(5 + 3 * fragments);
+            let message = message.to(44).i32(from).i32(to).to(54);
+            let message = message.u16(u16::try_from(fragments).unwrap());
             self.rec(703, message.to(104));
-            self.rec(4, body().bytes(b"hello"));
+            self.rec(4, body().bytes(b"hell").bytes(&[b'0' + at as u8]));
+            for fragment in 0..fragments {
+                self.rec(704, body().u32(3).u32(fragment));
+                // As if records stood in it.
+                let page = [6u8, 0, 0, 0, 16, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0].repeat(256);
+                self.out.extend(page);
+            }
         }
         self.rec(702, body().u32(0).u32(0));
     }
 
     /// Master, reserved file, slave; written where they are first seen.
-    fn terminal(&mut self) -> (Id, Id, Id) {
-        if let Some(ids) = self.tty {
-            return ids;
+    fn terminal(&mut self, of: u8) -> (Id, Id, Id) {
+        if let Some(ids) = self.terminals.get(&of) {
+            return *ids;
         }
         let ids = (self.id(), self.id(), self.id());
-        self.tty = Some(ids);
+        self.terminals.insert(of, ids);
         let len = self.by_version(72, 96);
         for (id, subtype, link, file) in [(ids.0, 1, 0, ids.1), (ids.2, 2, ids.0, 0)] {
             self.objref(17, id);
             let tty = body().u16(4).u16(subtype).i32(link).i32(file);
-            self.rec(306, tty.to(24).u32(3).to(len));
+            self.rec(306, tty.to(24).u32(3 + u32::from(of)).to(len));
             if self.recipe.lean {
                 continue;
             }
@@ -765,25 +1158,37 @@ impl Writer<'_> {
         let len = self.by_version(344, 360);
         self.filler(4, len);
         let len = self.by_version(72, 80);
-        for file in maps {
+        for (at, file) in maps.into_iter().enumerate() {
             let file = self.announce(file);
             self.point(false);
-            self.rec(402, body().u32(3).i32(file).to(len));
-            self.rec(403, body().u64(0));
+            let shared = at % 2 == 1;
+            let kind = if shared { 6 } else { 3 };
+            self.rec(402, body().u32(kind).i32(file).to(len));
+            if !shared {
+                self.rec(403, body().u64(0));
+            }
         }
         self.rec(402, body().u32(2).to(len));
         if process.pages > 0 {
             let pages = u64::from(process.pages);
             self.rec(403, body().u64(pages));
-            let chunk = 8 + 4104 * usize::from(process.pages);
-            let addresses = (0..pages).fold(body(), |b, page| b.u64(page << 12));
+            let word = recipe.machine.word();
+            let chunk = 8 + (4096 + word) * usize::from(process.pages);
+            let addresses = (0..pages).fold(body(), |b, page| match word {
+                4 => b.u32((page << 12) as u32),
+                _ => b.u64(page << 12),
+            });
             self.rec(4, addresses.to(chunk));
         }
         self.rec(403, body().u64(0));
         self.rec(402, body().u32(1).to(len));
         let kind = if self.late() { 405 } else { 404 };
-        self.filler(kind, 24);
-        self.filler(202, 8);
+        if recipe.machine.is_x86() {
+            self.filler(kind, 24);
+            self.filler(202, 8);
+        } else {
+            self.filler(kind, 41);
+        }
         mm
     }
 
@@ -800,7 +1205,7 @@ impl Writer<'_> {
 
     fn signal(&mut self, process: &Process) {
         self.point(false);
-        let tty = if process.leader { self.terminal().2 } else { 0 };
+        let tty = process.leader.map_or(0, |of| self.terminal(of % 2).2);
         self.rec(602, body().to(312).i32(tty).i32(100).i32(-1).to(328));
     }
 }

@@ -10,8 +10,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 /// What an image says.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct View {
+    /// Byte order.
+    pub big_endian: bool,
+    /// v23-rc2.
+    pub late: bool,
     /// Every task that is not a zombie, in the order of the tree.
     pub tasks: Vec<Holder>,
     /// Pids of the zombies.
@@ -39,10 +43,20 @@ pub struct View {
     pub blocks: Vec<(i32, Vec<usize>)>,
     /// TTY blocks, likewise.
     pub terminals: Vec<(i32, Vec<usize>)>,
+    /// By objref.
+    pub socks: BTreeMap<i32, Sock>,
+    /// Those that leave work for the end of a table, as it is done.
+    pub sock_order: Vec<i32>,
+    /// Tables behind which stand queues that the kernel which wrote them cannot
+    /// read.
+    pub unreadable: BTreeSet<i32>,
+    /// Records of tables, watches, sockets and queues: whoever compares two
+    /// images compares them by what they say.
+    pub apart: BTreeSet<usize>,
 }
 
 /// A task that holds descriptors.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// Its pid.
     pub pid: i32,
@@ -76,10 +90,48 @@ pub struct FileBody {
     pub behind: i32,
     /// Its name, or nothing.
     pub name: Vec<u8>,
-    /// A listening socket.
-    pub listens: bool,
     /// What its pipe held, where this end tells.
     pub data: Option<Vec<u8>>,
+}
+
+/// A socket.
+#[derive(Clone, Debug, Default)]
+pub struct Sock {
+    /// 1 unix, 2 internet.
+    pub family: u16,
+    /// 1 stream, 2 datagram, 5 packets in order.
+    pub kind: u16,
+    /// 1 connected, 7 not, 10 listening.
+    pub state: u8,
+    /// Closed.
+    pub dead: bool,
+    /// Of a unix socket, or 0.
+    pub peer: i32,
+    /// The path of a unix socket is there.
+    pub linked: bool,
+    /// Its address, without the family.
+    pub name: Vec<u8>,
+    /// The one that it is connected to, likewise.
+    pub peer_name: Vec<u8>,
+    /// Its records, without those of others between them.
+    pub block: Vec<u8>,
+    /// Its queues, likewise; nothing where it has none.
+    pub queues: Vec<u8>,
+    /// Who sent what is in them.
+    pub senders: BTreeSet<i32>,
+    /// Its file.
+    pub file: Option<i32>,
+}
+
+impl Sock {
+    /// Restoring it takes its name, or its port.
+    pub fn takes_its_name(&self) -> bool {
+        match self.family {
+            1 if self.state == 1 || self.name.is_empty() => false,
+            1 => self.linked || self.name[0] == 0,
+            _ => true,
+        }
+    }
 }
 
 /// Objects by what they are, whatever number the version gives them.
@@ -101,20 +153,25 @@ enum Object {
 }
 
 /// Work that the end of the file table does.
+#[derive(Clone, Copy)]
 enum Deferred {
     Epoll(i32),
-    Socket,
+    Socket(i32),
+    /// The writer left queues where the reader does not look for them.
+    Unreadable(i32),
 }
 
+#[derive(Clone)]
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     late: bool,
+    big_endian: bool,
+    machine: u8,
     objects: HashMap<i32, Object>,
     /// Objrefs that have no announcement: pipes and signal structures.
     silent: HashSet<i32>,
     pipes: HashSet<i32>,
-    listening: HashSet<i32>,
     deferred: VecDeque<Deferred>,
     view: View,
     /// The block that is being read.
@@ -132,10 +189,11 @@ pub fn check(bytes: &[u8]) -> Result<View> {
         bytes,
         at: 0,
         late: false,
+        big_endian: false,
+        machine: 0,
         objects: HashMap::new(),
         silent: HashSet::new(),
         pipes: HashSet::new(),
-        listening: HashSet::new(),
         deferred: VecDeque::new(),
         view: View::default(),
         block: None,
@@ -150,20 +208,44 @@ pub fn check(bytes: &[u8]) -> Result<View> {
 
 /// A record's payload with its prefix, so that offsets are those of the format.
 #[derive(Clone, Copy)]
-struct Rec<'a>(&'a [u8]);
+struct Rec<'a> {
+    bytes: &'a [u8],
+    big_endian: bool,
+}
 
 impl<'a> Rec<'a> {
+    fn number<const N: usize>(&self, at: usize) -> [u8; N] {
+        let mut bytes: [u8; N] = self.bytes[at..at + N].try_into().unwrap();
+        if self.big_endian {
+            bytes.reverse();
+        }
+        bytes
+    }
+    fn u16(&self, at: usize) -> u16 {
+        u16::from_le_bytes(self.number(at))
+    }
     fn u32(&self, at: usize) -> u32 {
-        u32::from_le_bytes(self.0[at..at + 4].try_into().unwrap())
+        u32::from_le_bytes(self.number(at))
     }
     fn i32(&self, at: usize) -> i32 {
         self.u32(at).cast_signed()
     }
     fn u64(&self, at: usize) -> u64 {
-        u64::from_le_bytes(self.0[at..at + 8].try_into().unwrap())
+        u64::from_le_bytes(self.number(at))
+    }
+    fn len(&self) -> usize {
+        self.bytes.len()
     }
     fn body(&self) -> &'a [u8] {
-        &self.0[8..]
+        &self.bytes[8..]
+    }
+    /// The address of which the length, with the family, stands here; the
+    /// address there.
+    fn name(&self, len: usize, at: usize, most: u32) -> Result<Vec<u8>> {
+        let len = self.u32(len);
+        demand(len <= most, "an address's length")?;
+        let len = len.saturating_sub(2) as usize;
+        Ok(self.bytes[at + 2..at + 2 + len].to_vec())
     }
 }
 
@@ -188,14 +270,20 @@ impl<'a> Reader<'a> {
     fn peek(&self) -> Result<(u32, usize)> {
         let rest = &self.bytes[self.at..];
         demand(rest.len() >= 8, "ends early")?;
-        let (kind, len) = (Rec(rest).u32(0), Rec(rest).u32(4) as usize);
+        let prefix = self.rec(rest);
+        let (kind, len) = (prefix.u32(0), prefix.u32(4) as usize);
         demand((8..=rest.len()).contains(&len), "a length that cannot be")?;
         Ok((kind, len))
     }
 
+    fn rec(&self, bytes: &'a [u8]) -> Rec<'a> {
+        let big_endian = self.big_endian;
+        Rec { bytes, big_endian }
+    }
+
     fn take(&mut self, len: usize) -> Rec<'a> {
         self.view.records.push((self.at, len));
-        let rec = Rec(&self.bytes[self.at..self.at + len]);
+        let rec = self.rec(&self.bytes[self.at..self.at + len]);
         self.at += len;
         rec
     }
@@ -220,8 +308,8 @@ impl<'a> Reader<'a> {
     fn exact(&mut self, kind: u32, len: usize) -> Result<Rec<'a>> {
         let rec = self.next(kind)?;
         demand(
-            rec.0.len() == len,
-            &format!("type {kind} has {} bytes, not {len}", rec.0.len()),
+            rec.len() == len,
+            &format!("type {kind} has {} bytes, not {len}", rec.len()),
         )?;
         Ok(rec)
     }
@@ -255,18 +343,25 @@ impl<'a> Reader<'a> {
     }
 
     fn image(&mut self) -> Result<()> {
+        // The magic tells the byte order.
+        self.big_endian = self.bytes.get(8) == Some(&0);
+        self.big_endian &= self.bytes.get(9) == Some(&0xfe);
         let header = self.head(1, 72)?;
         demand(header.u64(8) == 0x00fe_ed0c_c0a2_d200, "magic")?;
-        demand(header.u32(16) & 0xffff == 2, "machine")?;
-        self.late = match header.u32(24) & 0xffff {
+        self.machine = header.bytes[16];
+        demand(matches!(self.machine, 1..=3), "machine")?;
+        demand(header.bytes[17] == 0, "machine")?;
+        demand(self.big_endian == (self.machine == 3), "byte order")?;
+        self.late = match header.u16(24) {
             5 => false,
             6 => true,
             _ => return Err("revision".into()),
         };
+        (self.view.big_endian, self.view.late) = (self.big_endian, self.late);
         for _ in 0..3 {
             self.head(4, 73)?;
         }
-        self.head(2, 16)?;
+        self.head(2, if self.is_x86() { 16 } else { 8 })?;
         self.head(3, 8)?;
         self.head(4, 19)?;
         self.head(7, 13)?;
@@ -281,17 +376,18 @@ impl<'a> Reader<'a> {
             let array = self.head(4, 8 + 8 * count + 4 * deeper)?;
             let mut at = 8;
             for id in (first..).take(count) {
-                demand(at + 8 <= array.0.len(), "pids and their depths")?;
+                demand(at + 8 <= array.len(), "pids and their depths")?;
                 pids.push(array.i32(at + 4));
                 at += 8 + 4 * array.u32(at) as usize;
                 self.silent.insert(id);
             }
-            demand(at == array.0.len(), "pids and their depths")?;
+            demand(at == array.len(), "pids and their depths")?;
         }
         let kind = self.moved(101);
         let count = self.head(kind, 16)?.u32(8) as usize;
         demand((1..100).contains(&count), "number of tasks")?;
         let tree = self.head(4, 8 + 24 * count)?;
+        let mut tasks = HashSet::new();
         for task in 0..count {
             let id = |field: usize| {
                 let id = tree.i32(8 + task * 24 + field * 4);
@@ -303,12 +399,37 @@ impl<'a> Reader<'a> {
                 pids.get(index).copied().ok_or("a pid's object")
             };
             let (pid, process) = (id(0)?, id(2)?);
+            tasks.insert((pid, process));
             self.task(pid, process)?;
         }
+        let led = |(_, process): &(i32, i32)| tasks.contains(&(*process, *process));
+        demand(tasks.iter().all(led), "threads without their leader")?;
         let tail = self.exact(9001, 16)?;
         demand(tail.u64(8) == 0x002d_2a0c_c0de_ef00, "magic at the end")?;
         demand(self.at == self.bytes.len(), "bytes after the end")?;
-        demand(self.deferred.is_empty(), "deferred work that nobody does")
+        demand(self.deferred.is_empty(), "deferred work that nobody does")?;
+        self.no_loops()
+    }
+
+    fn is_x86(&self) -> bool {
+        self.machine != 3
+    }
+
+    /// A set that watches itself through others would lose its watches.
+    fn no_loops(&self) -> Result<()> {
+        let mut left: BTreeMap<i32, BTreeSet<i32>> = BTreeMap::new();
+        for (set, items) in &self.view.watches {
+            let watched = items.iter().map(|item| self.view.watch(item).1);
+            let sets = watched.filter(|file| self.view.watches.contains_key(file));
+            left.insert(*set, sets.collect());
+        }
+        while !left.is_empty() {
+            let free =
+                |(_, sets): &(&i32, &BTreeSet<i32>)| sets.iter().all(|s| !left.contains_key(s));
+            let free = left.iter().find(free).map(|(set, _)| *set);
+            left.remove(&free.ok_or("a set that watches itself")?);
+        }
+        Ok(())
     }
 
     fn task(&mut self, pid: i32, process: i32) -> Result<()> {
@@ -320,9 +441,13 @@ impl<'a> Reader<'a> {
         }
         self.exact(self.moved(106), self.by_version(40, 48))?;
         self.exact(self.moved(105), 56)?;
-        let cpu = self.exact(self.moved(107), 192)?;
-        if cpu.u32(188) != 0 {
-            self.exact(201, 520)?;
+        if self.is_x86() {
+            let cpu = self.exact(self.moved(107), 192)?;
+            if cpu.u32(188) != 0 {
+                self.exact(201, 520)?;
+            }
+        } else {
+            self.next(self.moved(107))?;
         }
         let creds = self.exact(self.moved(117), 16)?;
         self.known(creds.i32(8), Object::Cred)?;
@@ -359,9 +484,9 @@ impl<'a> Reader<'a> {
 
     fn pending(&mut self) -> Result<()> {
         let rec = self.next(604)?;
-        demand(rec.0.len() >= 24, "pending signals")?;
+        demand(rec.len() >= 24, "pending signals")?;
         let count = rec.u32(8) as usize;
-        demand(rec.0.len() == 24 + 48 * count, "pending signals")
+        demand(rec.len() == 24 + 48 * count, "pending signals")
     }
 
     fn object(&mut self) -> Result<()> {
@@ -374,7 +499,7 @@ impl<'a> Reader<'a> {
         self.fresh(id)?;
         let number = number - u32::from(self.late).min(number);
         self.depth += 1;
-        demand(self.depth < 12, "nested too deep")?;
+        demand(self.depth < 40, "nested too deep")?;
         let object = match number {
             2 => self.table(id).map(|()| Object::Table),
             3 => self.file(id, at).map(|()| Object::File),
@@ -398,12 +523,15 @@ impl<'a> Reader<'a> {
     }
 
     fn table(&mut self, id: i32) -> Result<()> {
+        self.apart();
         self.table = Some(id);
         let count = self.exact(301, 16)?.i32(8);
+        self.apart();
         let mut table = BTreeMap::new();
         demand((0..=1 << 20).contains(&count), "a table's count")?;
         for _ in 0..count {
             let desc = self.exact(302, 24)?;
+            self.apart();
             let (file, number) = (desc.i32(8), desc.i32(12));
             self.known(file, Object::File)?;
             demand(number >= 0, "a descriptor's number")?;
@@ -418,29 +546,63 @@ impl<'a> Reader<'a> {
         }
         self.table = None;
         self.view.known.insert(id, self.view.blocks.len());
+        self.view.tables.insert(id, table);
+        self.run(id)
+    }
+
+    /// What is deferred, as a kernel does it, which never looks for the queues
+    /// of an unconnected internet socket. An image of the kernel that wrote them
+    /// all the same cannot be restarted; it is an image of that kernel still.
+    fn run(&mut self, table: i32) -> Result<()> {
+        let unreadable = |work: &Deferred| matches!(work, Deferred::Unreadable(_));
+        if !self.deferred.iter().any(unreadable) {
+            return self.run_as(false);
+        }
+        let start = self.clone();
+        let read = self.run_as(false);
+        if read.is_ok() && self.peek()?.0 != 702 {
+            return Ok(());
+        }
+        *self = start;
+        self.view.unreadable.insert(table);
+        self.run_as(true)
+    }
+
+    fn run_as(&mut self, written: bool) -> Result<()> {
         while let Some(work) = self.deferred.pop_front() {
             match work {
                 Deferred::Epoll(epoll) => self.items(epoll)?,
-                Deferred::Socket => {
-                    self.queue(true)?;
-                    self.queue(false)?;
-                }
+                Deferred::Unreadable(sock) if written => self.queues(sock)?,
+                Deferred::Unreadable(_) => {}
+                Deferred::Socket(sock) => self.queues(sock)?,
             }
         }
-        self.view.tables.insert(id, table);
         Ok(())
+    }
+
+    /// The record read last is compared by what it says.
+    fn apart(&mut self) {
+        self.view.apart.insert(self.view.records.len() - 1);
     }
 
     fn items(&mut self, epoll: i32) -> Result<()> {
         let rec = self.exact(308, 16)?;
+        self.apart();
         demand(rec.i32(8) == epoll, "items of another set")?;
         let count = rec.u32(12) as usize;
         demand(count < 1000, "number of items")?;
         let mut items = Vec::new();
+        let mut keys = HashSet::new();
         if count > 0 {
             let array = self.exact(4, 8 + 24 * count)?;
+            self.apart();
             for item in array.body().chunks(24) {
-                self.known(Rec(item).i32(12), Object::File)?;
+                let (number, file) = (self.rec(item).i32(8), self.rec(item).i32(12));
+                self.known(file, Object::File)?;
+                // The kernel drops such an item and those behind it silently.
+                demand(self.view.files[&file].can_be_watched(), "a watch of no use")?;
+                demand(file != epoll, "a set that watches itself")?;
+                demand(keys.insert((number, file)), "a watch twice")?;
                 items.push(item.to_vec());
             }
         }
@@ -448,27 +610,99 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn queue(&mut self, receive: bool) -> Result<()> {
+    fn queues(&mut self, sock: i32) -> Result<()> {
+        self.view.sock_order.push(sock);
+        let first = self.view.records.len();
+        self.queue(sock, true)?;
+        self.queue(sock, false)?;
+        // Announcements in between are not the queue's.
+        let own = self.view.records[first..].iter().enumerate();
+        let own = own.filter(|(index, _)| self.view.apart.contains(&(first + index)));
+        let ranges = own.map(|(_, &(at, len))| &self.bytes[at..at + len]);
+        let kinds = ranges.filter(|record| matches!(self.rec(record).u32(0), 4 | 702..=704));
+        let bytes = kinds.flatten().copied().collect();
+        self.view.socks.entry(sock).or_default().queues = bytes;
+        Ok(())
+    }
+
+    fn queue(&mut self, sock: i32, receive: bool) -> Result<()> {
+        let of = self.view.socks[&sock].clone();
+        let unix = of.family == 1;
+        if unix {
+            // A kernel crashes otherwise.
+            demand(
+                of.peer == 0 || self.known(of.peer, Object::Sock).is_ok(),
+                "a peer that never comes",
+            )?;
+        }
         let queue = self.exact(702, 16)?;
+        self.apart();
         let (count, mut room) = (queue.u32(8), queue.u32(12));
         demand(receive || count == 0, "messages in a send queue")?;
         for _ in 0..count {
             let rec = self.exact(703, 104)?;
-            self.known(rec.i32(44), Object::Sock)?;
-            self.known(rec.i32(48), Object::Sock)?;
-            let len = rec.u32(20);
-            self.exact(4, 8 + len as usize)?;
+            self.apart();
+            let (from, to) = (rec.i32(44), rec.i32(48));
+            demand(to == sock, "a message for another socket")?;
+            if from != 0 || unix {
+                self.known(from, Object::Sock)?;
+                self.view
+                    .socks
+                    .entry(sock)
+                    .or_default()
+                    .senders
+                    .insert(from);
+            }
+            let (linear, spread) = (rec.u32(20), rec.u32(24));
+            self.exact(4, 8 + linear as usize)?;
+            self.apart();
+            let len = linear
+                .checked_add(spread)
+                .ok_or("more than the queue holds")?;
             room = room.checked_sub(len).ok_or("more than the queue holds")?;
-            demand(rec.u32(52) >> 16 == 0, "fragments of a unix message")?;
+            let fragments = rec.u16(54);
+            demand(!unix || fragments == 0, "fragments of a unix message")?;
+            demand(fragments < 18, "number of fragments")?;
+            for _ in 0..fragments {
+                demand(self.next(704)?.len() == 16, "a fragment")?;
+                demand(self.bytes.len() - self.at >= 4096, "ends early")?;
+                self.at += 4096;
+                // The page goes with its record.
+                let record = self.view.records.last_mut();
+                record.expect("one was read").1 += 4096;
+                self.apart();
+            }
+            if unix {
+                self.sent_again(&of, sock, from)?;
+            }
         }
         Ok(())
+    }
+
+    /// A unix message is sent again by its sender, to the name of a socket that
+    /// has one, otherwise to what the sender is connected to.
+    fn sent_again(&self, to: &Sock, sock: i32, from: i32) -> Result<()> {
+        let sender = self.view.socks.get(&from);
+        let sender = sender.ok_or("a sender that is no socket")?;
+        if to.kind != 2 {
+            return demand(
+                from == to.peer || sender.peer == sock,
+                "a message from a stranger",
+            );
+        }
+        demand(to.peer == 0 || to.peer == from, "a message from a stranger")?;
+        if to.name.is_empty() {
+            demand(sender.peer == sock, "a message to no name")
+        } else {
+            demand(to.takes_its_name(), "a message to a name that is not bound")
+        }
     }
 
     fn file(&mut self, id: i32, first: usize) -> Result<()> {
         demand(self.block.is_none(), "a file inside a file")?;
         self.block = Some((id, vec![first]));
         let rec = self.next(304)?;
-        demand(rec.0.len() >= 48, "a file's length")?;
+        demand(rec.len() >= 48, "a file's length")?;
         self.mine();
         let mut file = FileBody {
             kind: rec.u32(8),
@@ -485,7 +719,7 @@ impl<'a> Reader<'a> {
             7 => 16,
             other => return Err(format!("a file of type {other}")),
         };
-        demand(rec.0.len() == 48 + extra, "a file's length")?;
+        demand(rec.len() == 48 + extra, "a file's length")?;
         if extra == 8 {
             file.behind = rec.i32(48);
         }
@@ -509,7 +743,8 @@ impl<'a> Reader<'a> {
             }
             4 => {
                 self.known(file.behind, Object::Sock)?;
-                file.listens = self.listening.contains(&file.behind);
+                let sock = self.view.socks.entry(file.behind).or_default();
+                demand(sock.file.replace(id).is_none(), "a socket of two files")?;
             }
             5 => {
                 self.known(file.behind, Object::Tty)?;
@@ -545,38 +780,100 @@ impl<'a> Reader<'a> {
     }
 
     fn sock(&mut self, id: i32, first: usize) -> Result<()> {
-        let socket = self.exact(701, self.by_version(112, 120))?;
-        let listens = socket.0[self.by_version(97, 105)] == 10;
+        self.apart();
+        let rec = self.exact(701, self.by_version(112, 120))?;
+        self.apart();
         let mut records = vec![first, self.view.records.len() - 1];
+        let shift = self.by_version(0, 8);
+        let mut sock = Sock {
+            family: rec.u16(32 + shift),
+            kind: rec.u16(92 + shift),
+            state: rec.bytes[97 + shift],
+            dead: rec.u64(48 + shift) & 1 != 0,
+            ..Sock::default()
+        };
+        demand(matches!(sock.state, 1 | 7 | 10), "a socket's state")?;
+        let owns = match sock.family {
+            1 => self.unix(id, &mut sock, &mut records)?,
+            2 => self.inet(&mut sock, &mut records)?,
+            _ => return Err("a socket of another family".into()),
+        };
+        let owns = if self.late {
+            let has = rec.bytes[8] == 1;
+            demand(
+                !has || matches!(owns, Some(Deferred::Socket(_))),
+                "queues of no use",
+            )?;
+            has.then_some(Deferred::Socket(id))
+        } else {
+            owns.map(|owns| match owns {
+                Deferred::Unreadable(_) => Deferred::Unreadable(id),
+                _ => Deferred::Socket(id),
+            })
+        };
+        self.deferred.extend(owns);
+        let bytes = records.iter().flat_map(|&record| {
+            let (at, len) = self.view.records[record];
+            &self.bytes[at..at + len]
+        });
+        sock.block = bytes.copied().collect();
+        self.view.socks.insert(id, sock);
+        Ok(())
+    }
+
+    fn unix(
+        &mut self,
+        id: i32,
+        sock: &mut Sock,
+        records: &mut Vec<usize>,
+    ) -> Result<Option<Deferred>> {
         let rec = self.exact(705, 256)?;
+        self.apart();
         records.push(self.view.records.len() - 1);
         demand(rec.i32(8) == id, "a socket's own number")?;
         if self.late {
             self.known(rec.i32(16), Object::Cred)?;
         }
-        let (len, name) = (self.by_version(28, 24), self.by_version(38, 34));
-        if rec.u32(len) > 2 && !matches!(rec.0[name], 0 | b'/') {
+        sock.peer = rec.i32(12);
+        sock.linked = rec.u32(self.by_version(24, 20)) & 1 != 0;
+        let shift = self.by_version(4, 0);
+        sock.name = rec.name(24 + shift, 32 + shift, 110)?;
+        sock.peer_name = rec.name(28 + shift, 142 + shift, 110)?;
+        if sock
+            .name
+            .first()
+            .is_some_and(|first| !matches!(first, 0 | b'/'))
+        {
             self.text(5)?;
+            self.apart();
             records.push(self.view.records.len() - 1);
         }
-        if listens {
-            // It is its file's alone.
-            demand(rec.i32(12) == 0, "the peer of a listening socket")?;
-            self.listening.insert(id);
-            if let Some((_, block)) = &mut self.block {
-                block.extend(records);
-            }
-        } else {
-            self.deferred.push_back(Deferred::Socket);
-        }
-        Ok(())
+        demand(sock.peer >= 0, "a peer's number")?;
+        demand(
+            sock.state != 10 || sock.peer == 0,
+            "the peer of a listening socket",
+        )?;
+        Ok((sock.state != 10 && !sock.dead).then_some(Deferred::Socket(id)))
+    }
+
+    fn inet(&mut self, sock: &mut Sock, records: &mut Vec<usize>) -> Result<Option<Deferred>> {
+        let rec = self.exact(706, 328)?;
+        self.apart();
+        records.push(self.view.records.len() - 1);
+        sock.name = rec.name(288, 296, 16)?;
+        sock.peer_name = rec.name(292, 312, 16)?;
+        Ok(match sock.state {
+            10 => None,
+            7 if !sock.name.is_empty() => Some(Deferred::Unreadable(0)),
+            _ => Some(Deferred::Socket(0)),
+        })
     }
 
     fn tty(&mut self, id: i32, first: usize) -> Result<()> {
         let rec = self.exact(306, self.by_version(72, 96))?;
         let mut records = vec![first, self.view.records.len() - 1];
         let link = rec.i32(12);
-        match rec.u32(8) >> 16 {
+        match rec.u16(10) {
             1 => demand(link == 0 && rec.i32(16) > 0, "a master's links")?,
             2 => {
                 self.known(link, Object::Tty)?;
@@ -611,6 +908,12 @@ impl<'a> Reader<'a> {
                     demand(file != 0, "a mapping of no file")?;
                     self.mapped(file)?;
                 }
+                // Shared: its contents are the file's.
+                6 => {
+                    demand(file != 0, "a mapping of no file")?;
+                    self.mapped(file)?;
+                    continue;
+                }
                 _ => return Err(format!("an area of type {kind}")),
             }
             loop {
@@ -620,10 +923,16 @@ impl<'a> Reader<'a> {
                     break;
                 }
                 let pages = usize::try_from(pages).unwrap();
-                self.exact(4, 8 + 4104 * pages)?;
+                let word = if self.machine == 1 { 4 } else { 8 };
+                self.exact(4, 8 + (4096 + word) * pages)?;
             }
         }
-        let context = self.exact(404 + u32::from(self.late), 24)?;
+        let kind = 404 + u32::from(self.late);
+        if !self.is_x86() {
+            self.next(kind)?;
+            return Ok(());
+        }
+        let context = self.exact(kind, 24)?;
         demand(context.u32(20) == 0, "descriptor tables")?;
         self.exact(202, 8)?;
         Ok(())
@@ -663,8 +972,8 @@ impl<'a> Reader<'a> {
 
     fn groups(&mut self) -> Result<()> {
         let rec = self.next(self.moved(116))?;
-        demand(rec.0.len() >= 16, "groups")?;
-        demand(rec.0.len() == 16 + 4 * rec.u32(8) as usize, "groups")
+        demand(rec.len() >= 16, "groups")?;
+        demand(rec.len() == 16 + 4 * rec.u32(8) as usize, "groups")
     }
 }
 
@@ -674,7 +983,51 @@ fn bad_seek(file: &FileBody) -> bool {
     file.mode & 4 != 0 && (0x8000_0000..=0xffff_f000).contains(&low)
 }
 
+impl FileBody {
+    /// A regular file, a directory or /dev/null cannot; what stands in for a
+    /// file by a name in /proc may.
+    fn can_be_watched(&self) -> bool {
+        self.kind != 1 || self.name.starts_with(b"/proc/self/fd/")
+    }
+}
+
 impl View {
+    /// Number and file of a watch.
+    pub fn watch(&self, item: &[u8]) -> (i32, i32) {
+        let big_endian = self.big_endian;
+        let item = Rec {
+            bytes: item,
+            big_endian,
+        };
+        (item.i32(8), item.i32(12))
+    }
+
+    /// A 32-bit number in a record.
+    pub fn number(&self, record: &[u8], at: usize) -> u32 {
+        let big_endian = self.big_endian;
+        Rec {
+            bytes: record,
+            big_endian,
+        }
+        .u32(at)
+    }
+
+    /// One process has everything.
+    pub fn is_alone(&self) -> bool {
+        self.zombies.is_empty() && self.processes().len() <= 1
+    }
+
+    /// Whether two ends are of one terminal.
+    pub fn is_pair(&self, a: i32, b: i32) -> bool {
+        self.slaves.get(&a) == Some(&b) || self.slaves.get(&b) == Some(&a)
+    }
+
+    /// Every process and its table.
+    pub fn processes(&self) -> BTreeSet<(i32, i32)> {
+        let of = |task: &Holder| (task.process, task.table);
+        self.tasks.iter().map(of).collect()
+    }
+
     /// Numbers that tasks other than the root's process have.
     pub fn others(&self) -> BTreeSet<i32> {
         let root = self.tasks.first().map_or(0, |task| task.process);

@@ -1,5 +1,5 @@
 //! What advice by numbers means for an image, written down a second time: for
-//! each table, what every number of it becomes, or why the request must be
+//! each process, what every number of it becomes, or why the request must be
 //! refused.
 
 use super::check::View;
@@ -59,7 +59,7 @@ pub fn list(items: &[Item], preserve: bool) -> String {
 }
 
 /// A descriptor of the caller, as far as it matters here.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Given {
     /// Open for reading.
     pub read: bool,
@@ -67,6 +67,16 @@ pub struct Given {
     pub write: bool,
     /// Close-on-exec.
     pub close_on_exec: bool,
+    /// Numbers that share a description have the same.
+    pub description: i32,
+    /// The name by which it is opened.
+    pub name: Vec<u8>,
+    /// f_mode and f_flags to write.
+    pub mode: u32,
+    /// See there.
+    pub flags: u32,
+    /// It can be watched.
+    pub pollable: bool,
 }
 
 /// What a number is afterwards.
@@ -81,12 +91,21 @@ pub enum Becomes {
 /// A table afterwards: number, what it is, close-on-exec.
 pub type After = BTreeMap<i32, (Becomes, bool)>;
 
+impl Outcome {
+    /// Whether a descriptor keeps a file.
+    pub fn keeps(&self, file: i32) -> bool {
+        let all = self.tables.values().flat_map(BTreeMap::values);
+        all.into_iter()
+            .any(|(becomes, _)| *becomes == Becomes::Kept(file))
+    }
+}
+
 /// What becomes of an image.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// Why it must be refused; empty where it must not.
     pub refusals: BTreeSet<&'static str>,
-    /// By the table's objref.
+    /// By process.
     pub tables: BTreeMap<i32, After>,
     /// Files that lost at least one number.
     pub touched: BTreeSet<i32>,
@@ -107,14 +126,8 @@ pub fn outcome(view: &View, items: &[Item], caller: &BTreeMap<i32, Given>, whole
     let Some(root) = view.tasks.first() else {
         return outcome;
     };
-    let alone =
-        view.zombies.is_empty() && view.tasks.iter().all(|task| task.process == root.process);
-    let processes: BTreeSet<(i32, i32)> = view
-        .tasks
-        .iter()
-        .map(|task| (task.process, task.table))
-        .collect();
-    for &(process, table) in &processes {
+    let alone = view.is_alone();
+    for (process, table) in view.processes() {
         let after = one(
             view,
             items,
@@ -123,16 +136,9 @@ pub fn outcome(view: &View, items: &[Item], caller: &BTreeMap<i32, Given>, whole
             (whole || alone).then(|| view.others()),
             &mut outcome.refusals,
         );
-        match outcome.tables.get(&table) {
-            Some(other) if *other != after => {
-                outcome.refusals.insert("shared table");
-            }
-            _ => {
-                outcome.tables.insert(table, after);
-            }
-        }
+        outcome.tables.insert(process, after);
     }
-    judge(view, caller, &mut outcome);
+    judge(view, caller, whole, &mut outcome);
     outcome
 }
 
@@ -202,12 +208,10 @@ fn one(
 }
 
 /// What cannot be carried out.
-fn judge(view: &View, caller: &BTreeMap<i32, Given>, outcome: &mut Outcome) {
+fn judge(view: &View, caller: &BTreeMap<i32, Given>, whole: bool, outcome: &mut Outcome) {
     let mut left = BTreeSet::new();
-    for (table, held) in &view.tables {
-        let Some(after) = outcome.tables.get(table) else {
-            continue;
-        };
+    for (process, table) in view.processes() {
+        let (held, after) = (&view.tables[&table], &outcome.tables[&process]);
         for (number, held) in held {
             let file = &view.files[&held.file];
             let slave = view.outside(held.file);
@@ -230,9 +234,10 @@ fn judge(view: &View, caller: &BTreeMap<i32, Given>, outcome: &mut Outcome) {
             outcome.taken.extend(slave);
             let inside =
                 view.slaves.contains_key(&file.behind) && file.kind == 5 && slave.is_none();
-            if inside
+            if !whole
+                && inside
                 && !view
-                    .masters_before(*table)
+                    .masters_before(table)
                     .contains(&view.slaves[&file.behind])
             {
                 outcome.refusals.insert("a master that comes later");
@@ -247,7 +252,7 @@ fn judge(view: &View, caller: &BTreeMap<i32, Given>, outcome: &mut Outcome) {
     let of_process = |process: i32| view.tasks.iter().position(|t| t.process == process);
     for (process, slave) in &view.controlling {
         let first_to_lose = view.tasks.iter().position(|task| {
-            let after = &outcome.tables[&task.table];
+            let after = &outcome.tables[&task.process];
             view.tables[&task.table].iter().any(|(number, held)| {
                 let kept = after.get(number).map(|(becomes, _)| *becomes);
                 view.outside(held.file) == Some(*slave) && kept != Some(Becomes::Kept(held.file))

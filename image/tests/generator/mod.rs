@@ -2,5 +2,6 @@
 
 pub mod build;
 pub mod check;
+pub mod compare;
 pub mod meaning;
 pub mod recipes;
