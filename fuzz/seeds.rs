@@ -9,7 +9,7 @@
 #[allow(dead_code)]
 mod build;
 
-use build::{File, Head, Kind, Process, Recipe, build, head_only};
+use build::{Datagram, File, Head, Kind, Machine, Name, Process, Recipe, Sender, build, head_only};
 use std::fs;
 use std::path::Path;
 
@@ -58,10 +58,10 @@ fn recipes() -> Vec<(&'static str, &'static str, &'static str, Recipe)> {
     fork.processes[1].maps = vec![2];
     fork.files[1].own_cred = true;
     let mut terminal = recipe(
-        vec![Kind::Terminal, data(), Kind::Epoll(vec![(0, 0), (1, 3)])],
+        vec![Kind::Terminal(0), data(), Kind::Epoll(vec![(0, 0), (1, 3)])],
         vec![process(&[(0, 0), (1, 0), (2, 0), (3, 1), (6, 2)])],
     );
-    terminal.processes[0].leader = true;
+    terminal.processes[0].leader = Some(0);
     let pipes = recipe(
         vec![
             Kind::Pipe(0, false, 5),
@@ -77,7 +77,56 @@ fn recipes() -> Vec<(&'static str, &'static str, &'static str, Recipe)> {
         vec![process(&[(3, 0), (4, 1), (5, 2)])],
     );
     sockets.early = vec![(0, 2)];
+    let bound = |name, to, messages| {
+        Kind::Datagram(Datagram {
+            name: Some(name),
+            unlinked: false,
+            to,
+            messages,
+        })
+    };
+    let mut names = recipe(
+        vec![
+            bound(Name::Relative, None, vec![Sender::Live(1), Sender::Dead(0)]),
+            bound(Name::Abstract, Some(0), vec![Sender::Dead(0)]),
+            Kind::Listener(Name::Path),
+            Kind::Epoll(vec![(0, 3), (2, 5)]),
+        ],
+        vec![
+            process(&[(3, 0), (4, 1), (5, 2), (6, 3)]),
+            Process {
+                shares: Some(0),
+                ..Process::default()
+            },
+        ],
+    );
+    names.surplus = 3;
+    let net = recipe(
+        vec![
+            Kind::Port(1),
+            Kind::Connection(0, false, 2),
+            Kind::Connection(0, true, 0),
+            Kind::Connection(1, false, 1),
+            Kind::Udp(2, 1),
+        ],
+        vec![process(&[(3, 0), (4, 1), (5, 2), (6, 3), (7, 4)])],
+    );
+    let pair = recipe(
+        vec![
+            Kind::Terminal(0),
+            Kind::Terminal(1),
+            Kind::Master(1),
+            data(),
+        ],
+        vec![
+            process(&[(0, 0), (3, 1)]),
+            process(&[(3, 1), (4, 2), (9, 3)]),
+        ],
+    );
     vec![
+        ("names", "3,110:5", "0", names),
+        ("net", "4,7", "6", net),
+        ("pair", "3", "0", pair),
         ("fork", "1,101:5", "0", fork),
         ("terminal", "3", "0-2", terminal),
         ("pipes", "*:9", "root:2", pipes),
@@ -111,6 +160,16 @@ fn main() {
             let mut input = vec![if late { 61 } else { 0 }];
             input.extend(format!("{ignore}\n{preserve}\n").bytes());
             input.extend(image);
+            write(&root.join("linux_cr_rewrite").join(&name), &input);
+        }
+    }
+    // The other order of bytes, the other length of addresses.
+    for (machine, late) in [(Machine::S390x, false), (Machine::X86_32, true)] {
+        for (name, ignore, preserve, mut recipe) in recipes() {
+            (recipe.lean, recipe.late, recipe.machine) = (lean, late, machine);
+            let name = format!("{}-{name}", machine.name());
+            let mut input = format!("\0{ignore}\n{preserve}\n").into_bytes();
+            input.extend(build(&recipe));
             write(&root.join("linux_cr_rewrite").join(&name), &input);
         }
     }
