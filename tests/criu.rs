@@ -4,10 +4,11 @@
 use harness::criu::{Image, Restore, Restored, World};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 type Links = BTreeMap<i32, String>;
 
@@ -79,6 +80,9 @@ const fn row(words: &'static [&'static str], ignore: &'static str, gone: &'stati
     }
 }
 
+const TCP: &[&str] = &["--tcp-established", "--network-lock", "skip"];
+const LOCKS: &[&str] = &["--file-locks"];
+
 #[rustfmt::skip]
 const DROPPED: &[Row] = &[
     row(&["7=reg:@f"], "7", &[7]),
@@ -107,6 +111,60 @@ const DROPPED: &[Row] = &[
     row(&["7=inotify"], "7", &[7]),
     row(&["7=memfd"], "7", &[7]),
     row(&["7=eventfd", "9=epoll:7"], "9", &[9]),
+    // One end goes, the other stays.
+    row(&["7=pair:8", "7=write:data"], "7", &[7]),
+    row(&["7=pair:8", "8=write:data"], "8", &[8]),
+    row(&["7=dgram:8", "7=write:data"], "7", &[7]),
+    row(&["7=dgram:8"], "8", &[8]),
+    row(&["7=seq:8", "7=write:data"], "7", &[7]),
+    row(&["7=seq:8"], "7,8", &[7, 8]),
+    row(&["7=listen:@sock", "8=connect:@sock", "9=accept:7"], "7", &[7]),
+    row(&["7=listen:@sock", "8=connect:@sock", "9=accept:7"], "8", &[8]),
+    row(&["7=listen:@sock", "8=connect:@sock", "9=accept:7"], "9", &[9]),
+    row(&["7=listen:@sock", "8=connect:@sock", "9=accept:7"], "7,8", &[7, 8]),
+    row(&["7=listen:@sock", "8=connect:@sock"], "7", &[7]),
+    row(&["7=listen:@sock", "8=connect:@sock"], "8", &[8]),
+    row(&["7=bound:@sock", "8=send-to:@sock", "8=write:data"], "7", &[7]),
+    row(&["7=bound:@sock", "8=send-to:@sock", "8=write:data"], "8", &[8]),
+    Row { words: &["7=tcp:8", "7=write:data"], options: TCP, ignore: "7", lacks: &[(0, &[7])] },
+    Row { words: &["7=tcp:8", "8=write:data"], options: TCP, ignore: "8", lacks: &[(0, &[8])] },
+    // Descriptors in queues.
+    row(&["7=pair:8", "9=reg:@f", "7=send:9"], "7", &[7]),
+    row(&["7=pair:8", "9=reg:@f", "7=send:9"], "8", &[8]),
+    row(&["7=pair:8", "9=reg:@f", "7=send:9"], "7-8", &[7, 8]),
+    Row { words: &["7=pair:8", "9=pipe:10", "7=send:9"], options: &[], ignore: "7-9", lacks: &[(0, &[7, 8, 9])] },
+    Row { words: &["7=pair:8", "9=pair:10", "7=send:9"], options: &[], ignore: "7-9", lacks: &[(0, &[7, 8, 9])] },
+    Row { words: &["7=pair:8", "9=pair:10", "7=send:9"], options: &[], ignore: "10", lacks: &[(0, &[10])] },
+    // What is watched.
+    row(&["7=eventfd", "9=epoll:7"], "7", &[7]),
+    row(&["7=eventfd", "8=dup:7", "9=epoll:7"], "7", &[7]),
+    row(&["7=pair:8", "9=epoll:7,8"], "8", &[8]),
+    row(&["7=pair:8", "9=epoll:7,8"], "7,8", &[7, 8]),
+    row(&["7=pipe:8", "9=epoll:7"], "7", &[7]),
+    Row { words: &["7=eventfd", "8=epoll:7", "9=epoll:8"], options: &[], ignore: "8", lacks: &[(0, &[8])] },
+    // Locks, leases.
+    Row { words: &["7=flock:@f"], options: LOCKS, ignore: "7", lacks: &[(0, &[7])] },
+    Row { words: &["7=flock:@f", "8=dup:7"], options: LOCKS, ignore: "7", lacks: &[(0, &[7])] },
+    Row { words: &["7=flock:@f", "fork"], options: LOCKS, ignore: "root:7", lacks: &[(0, &[7])] },
+    Row { words: &["7=posix:@f"], options: LOCKS, ignore: "7", lacks: &[(0, &[7])] },
+    Row { words: &["7=posix:@f", "8=reg:@f"], options: LOCKS, ignore: "8", lacks: &[(0, &[8])] },
+    Row { words: &["7=ofd:@f"], options: LOCKS, ignore: "7", lacks: &[(0, &[7])] },
+    Row { words: &["7=ofd:@f", "8=dup:7"], options: LOCKS, ignore: "7", lacks: &[(0, &[7])] },
+    Row { words: &["7=lease:@f"], options: LOCKS, ignore: "7", lacks: &[(0, &[7])] },
+    Row { words: &["7=lease:@f", "8=dup:7"], options: LOCKS, ignore: "7", lacks: &[(0, &[7])] },
+    // Other kinds.
+    row(&["7=raw"], "7", &[7]),
+    row(&["7=netlink"], "7", &[7]),
+    row(&["7=packet"], "7", &[7]),
+    row(&["7=fanotify"], "7", &[7]),
+    row(&["7=pidfd"], "7", &[7]),
+    row(&["7=dead", "8=dup:7"], "7", &[7]),
+    row(&["7=dead", "8=dead"], "7", &[7]),
+    row(&["7=dead"], "7", &[7]),
+    row(&["7=ns:net"], "7", &[7]),
+    row(&["7=gone:@f"], "7", &[7]),
+    row(&["7=deleted:@f", "8=dup:7"], "7", &[7]),
+    row(&["7=deleted:@f", "8=dup:7"], "7,8", &[7, 8]),
     row(&["7=pty:8"], "8", &[8]),
     row(&["7=pty:8"], "7,8", &[7, 8]),
     row(&["7=inet"], "7", &[7]),
@@ -122,9 +180,18 @@ const DROPPED: &[Row] = &[
     Row { words: &["7=reg:@f", "fork", "7=reg:@g"], options: &[], ignore: "*:7", lacks: &[(0, &[7]), (1, &[7])] },
     Row { words: &["fork", "7=reg:@g"], options: &[], ignore: "7", lacks: &[(1, &[7])] },
     Row { words: &["7=reg:@f", "clone"], options: &[], ignore: "7", lacks: &[(0, &[7]), (1, &[7])] },
+    Row { words: &["7=reg:@f", "clone"], options: &[], ignore: "root:7", lacks: &[(0, &[7])] },
+    Row { words: &["7=pipe:8", "9=pair:10", "clone"], options: &[], ignore: "root:7,root:9", lacks: &[(0, &[7, 9])] },
+    Row { words: &["7=reg:@f", "clone", "clone"], options: &[], ignore: "root:7", lacks: &[(0, &[7])] },
     Row { words: &["7=pipe:8", "fork"], options: &[], ignore: "root:7", lacks: &[(0, &[7])] },
     Row { words: &["7=pipe:8", "fork"], options: &[], ignore: "root:7-8", lacks: &[(0, &[7, 8])] },
     Row { words: &["7=pipe:8", "fork"], options: &[], ignore: "7-8", lacks: &[(0, &[7, 8]), (1, &[7, 8])] },
+    Row { words: &["7=pair:8", "fork"], options: &[], ignore: "root:7", lacks: &[(0, &[7])] },
+    Row { words: &["7=pair:8", "fork"], options: &[], ignore: "root:8", lacks: &[(0, &[8])] },
+    Row { words: &["7=pair:8", "fork"], options: &[], ignore: "7", lacks: &[(0, &[7]), (1, &[7])] },
+    Row { words: &["7=pair:8", "fork", "fork"], options: &[], ignore: "root:7", lacks: &[(0, &[7])] },
+    Row { words: &["7=seq:8", "fork"], options: &[], ignore: "root:8", lacks: &[(0, &[8])] },
+    Row { words: &["7=dgram:8", "fork"], options: &[], ignore: "root:8", lacks: &[(0, &[8])] },
     Row { words: &["7=pair:8", "fork"], options: &[], ignore: "7-8", lacks: &[(0, &[7, 8]), (1, &[7, 8])] },
     Row { words: &["7=pair:8", "fork"], options: &[], ignore: "root:7-8", lacks: &[(0, &[7, 8])] },
     Row { words: &["7=pty:8", "fork"], options: &[], ignore: "root:7-8", lacks: &[(0, &[7, 8])] },
@@ -400,6 +467,197 @@ fn a_child_goes_on_watching_what_the_root_task_dropped() {
     assert!(watch.starts_with("7 "), "{watch}");
 }
 
+/// What can be read until the end of file.
+fn drained(file: &mut File) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).expect("read");
+    bytes
+}
+
+#[test]
+fn who_loses_its_other_end_reads_what_is_queued_and_then_the_end_of_file() {
+    let stream: &[&str] = &["7=pair:8", "8=write:data"];
+    let packets: &[&str] = &["7=seq:8", "8=write:data"];
+    let accepted: &[&str] = &["6=listen:@s", "8=connect:@s", "7=accept:6", "8=write:data"];
+    let connected: &[&str] = &["6=listen:@s", "7=connect:@s", "8=accept:6", "8=write:data"];
+    let inet: &[&str] = &["7=tcp:8", "8=write:data"];
+    let inet_too: &[&str] = &["8=tcp:7", "8=write:data"];
+    for (words, options) in [
+        (stream, &[][..]),
+        (packets, &[]),
+        (accepted, &[]),
+        (connected, &[]),
+        (inet, TCP),
+        (inet_too, TCP),
+    ] {
+        let Some(world) = World::new() else { return };
+        let Some(image) = dump(&world, words, options) else {
+            continue;
+        };
+        let restore = image.restore().options(options).advice("IGNORE", "8");
+        let restored = restore.run().restored();
+        let mut survivor = restored.borrow(image.root, 7);
+        assert_eq!(drained(&mut survivor), b"data", "{words:?}");
+        // The other end of the internet answers the first time.
+        let end = Instant::now() + Duration::from_secs(5);
+        let error = loop {
+            match survivor.write(b"more") {
+                Err(error) => break error,
+                Ok(_) => assert!(Instant::now() < end, "{words:?}: nobody is there"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let gone = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
+        assert!(gone.contains(&error.kind()), "{words:?}: {error}");
+    }
+}
+
+#[test]
+fn a_datagram_socket_that_loses_its_peer_keeps_what_is_queued() {
+    for words in [["7=dgram:8", "8=write:data"], ["8=dgram:7", "8=write:data"]] {
+        let Some(world) = World::new() else { return };
+        let Some(image) = dump(&world, &words, &[]) else {
+            return;
+        };
+        let restored = image.restore().advice("IGNORE", "8").run().restored();
+        let mut survivor = restored.borrow(image.root, 7);
+        let mut bytes = [0; 8];
+        assert_eq!(survivor.read(&mut bytes).expect("a packet"), 4);
+        assert_eq!(&bytes[..4], b"data");
+        let error = survivor.write(b"more").expect_err("nobody is there");
+        assert_eq!(error.kind(), ErrorKind::NotConnected);
+    }
+}
+
+#[test]
+fn pairs_of_which_tasks_hold_other_ends_talk_to_each_other() {
+    for (words, ignore, here, there) in [
+        (&["7=pair:8", "fork"][..], "root:7", (0, 8), (1, 7)),
+        (&["7=pair:8", "fork"], "root:8", (0, 7), (1, 8)),
+        (&["7=pair:8", "fork"], "root:7,root:8", (1, 7), (1, 8)),
+        (&["7=seq:8", "fork", "fork"], "root:8", (0, 7), (2, 8)),
+        (&["7=dgram:8", "fork", "fork"], "root:8", (0, 7), (2, 8)),
+    ] {
+        let Some(world) = World::new() else { return };
+        let Some(image) = dump(&world, words, &[]) else {
+            return;
+        };
+        let restored = image.restore().advice("IGNORE", ignore).run().restored();
+        let borrow = |(task, number): (usize, i32)| restored.borrow(image.pids[task], number);
+        let mut bytes = [0; 8];
+        for (mut from, mut to) in [(borrow(here), borrow(there)), (borrow(there), borrow(here))] {
+            from.write_all(b"word").expect("written");
+            assert_eq!(to.read(&mut bytes).expect("read"), 4, "{words:?} {ignore}");
+        }
+    }
+}
+
+#[test]
+fn a_watch_passes_to_what_takes_the_place_of_its_file() {
+    let Some(world) = World::new() else { return };
+    let words = ["7=eventfd", "8=dup:7", "9=eventfd", "10=epoll:7,9"];
+    let Some(image) = dump(&world, &words, &[]) else {
+        return;
+    };
+    let watched = |restored: &Restored| {
+        let path = format!("/proc/{}/fdinfo/10", image.root);
+        let text = fs::read_to_string(path).expect("the set");
+        let lines = text.lines().filter_map(|line| line.strip_prefix("tfd:"));
+        let numbers = lines.map(|l| l.split_whitespace().next().expect("a number").to_owned());
+        let mut numbers: Vec<i32> = numbers.map(|n| n.parse().expect("a number")).collect();
+        numbers.sort_unstable();
+        assert!(restored.links(image.root).contains_key(&10));
+        numbers
+    };
+    let (mut reader, mut writer) = UnixStream::pair().expect("a pair of sockets");
+    let file = world.open("given");
+    let rows: [(&str, &str, Vec<i32>); 5] = [
+        ("", "7", vec![8, 9]),
+        ("", "7,8", vec![9]),
+        ("9", "", vec![7, 9]),
+        ("7", "", vec![8, 9]),
+        ("7", "8", vec![9]),
+    ];
+    for (preserve, ignore, expected) in rows {
+        let restore = image.restore().advice("PRESERVE", preserve);
+        let restore = restore.advice("IGNORE", ignore);
+        let outcome = restore.fd(9, &reader).fd(7, &file).run();
+        let warned = outcome.said.contains("cannot be watched");
+        assert_eq!(warned, (preserve, ignore) == ("7", "8"), "{}", outcome.said);
+        let restored = outcome.restored();
+        assert_eq!(watched(&restored), expected, "{preserve} {ignore}");
+        if preserve != "9" {
+            continue;
+        }
+        // Told by the socket, with the data of the old watch.
+        writer.write_all(b"x").expect("written");
+        let set = restored.borrow(image.root, 10);
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 4];
+        // SAFETY: there is room for four events.
+        let count = unsafe { libc::epoll_wait(set.as_raw_fd(), events.as_mut_ptr(), 4, 5000) };
+        let told: Vec<u64> = events[..count as usize].iter().map(|e| e.u64).collect();
+        assert!(told.contains(&9), "{told:?}");
+        reader.read_exact(&mut [0]).expect("read");
+    }
+}
+
+#[test]
+fn a_lock_lasts_as_long_as_its_file() {
+    for (words, ignore, locked) in [
+        (&["7=flock:@f"][..], "7", false),
+        (&["7=flock:@f", "8=dup:7"], "7", true),
+        (&["7=flock:@f", "8=dup:7"], "8", true),
+        (&["7=flock:@f", "8=dup:7"], "7,8", false),
+        (&["7=flock:@f", "fork"], "root:7", true),
+        (&["7=ofd:@f", "8=dup:7"], "7", true),
+        (&["7=ofd:@f", "fork"], "root:7", true),
+        (&["7=posix:@f", "8=dup:7"], "8", false),
+        (&["7=posix:@f", "8=reg:@f"], "8", false),
+        (&["7=posix:@f", "8=reg:@g"], "8", true),
+        (&["7=lease:@f", "8=dup:7"], "7", true),
+        (&["7=lease:@f", "8=dup:7"], "7,8", false),
+    ] {
+        let Some(world) = World::new() else { return };
+        let Some(image) = dump(&world, words, LOCKS) else {
+            return;
+        };
+        let restore = image.restore().options(LOCKS).advice("IGNORE", ignore);
+        let restored = restore.run().restored();
+        let inode = fs::metadata(world.path("f")).expect("the file").ino();
+        let locks = fs::read_to_string("/proc/locks").expect("/proc/locks");
+        let name = format!(":{inode} ");
+        let held = locks.lines().any(|line| line.contains(&name));
+        assert_eq!(held, locked, "{words:?} {ignore}: {locks}");
+        drop(restored);
+    }
+}
+
+#[test]
+fn of_a_deleted_file_that_is_dropped_nothing_is_made() {
+    for (words, ignore) in [
+        (&["7=deleted:@there/f"][..], "7"),
+        (&["7=deleted:@there/f", "fork"], "7"),
+        (&["7=deleted:@there/f", "8=dup:7"], "7,8"),
+        (
+            &["6=pair:8", "7=deleted:@there/f", "6=send:7", "7=close"],
+            "6,8",
+        ),
+    ] {
+        let Some(world) = World::new() else { return };
+        fs::create_dir(world.path("there")).expect("a directory");
+        let Some(image) = dump(&world, words, &[]) else {
+            return;
+        };
+        fs::remove_dir(world.path("there")).expect("it is empty");
+        // Nothing can be made there.
+        fs::write(world.path("there"), b"").expect("a file");
+        let plain = image.restore().run();
+        assert_eq!(plain.status, Some(1), "{}", plain.said);
+        let restored = image.restore().advice("IGNORE", ignore).run().restored();
+        assert!(!restored.links(image.root).contains_key(&7));
+    }
+}
+
 /// As when the program closes it: the terminal is hung up.
 #[test]
 fn a_terminal_whose_master_is_dropped_is_hung_up() {
@@ -509,16 +767,9 @@ struct Refused {
 #[rustfmt::skip]
 const REFUSED: &[Refused] = &[
     // What cannot be right without a change to something else.
-    Refused { words: &["7=pair:8"], options: &[], advice: &[("IGNORE", "7")], says: "descriptor 7 (unix): its other end stays" },
-    Refused { words: &["7=dgram:8"], options: &[], advice: &[("IGNORE", "8")], says: "descriptor 8 (unix): its other end stays" },
-    Refused { words: &["7=pair:8", "fork"], options: &[], advice: &[("IGNORE", "root:7")], says: "apart from its other end" },
-    Refused { words: &["7=pair:8", "fork"], options: &[], advice: &[("IGNORE", "7")], says: "its other end stays" },
-    Refused { words: &["7=pair:8", "9=reg:@f", "7=send:9"], options: &[], advice: &[("IGNORE", "7-8")], says: "descriptors wait in its queue" },
-    Refused { words: &["7=eventfd", "9=epoll:7"], options: &[], advice: &[("IGNORE", "7")], says: "the epoll set of task" },
+    Refused { words: &["7=eventfd", "9=epoll:7", "fork"], options: &[], advice: &[("IGNORE", "root:7")], says: "the epoll set of task" },
+    Refused { words: &["7=pair:8", "9=reg:@f", "7=send:9", "fork"], options: &[], advice: &[("IGNORE", "root:7")], says: "in a socket's queue" },
     Refused { words: &["7=eventfd", "9=epoll:7", "fork", "7=eventfd"], options: &[], advice: &[("IGNORE", "root:9")], says: "keeps this epoll set" },
-    Refused { words: &["7=flock:@f"], options: &["--file-locks"], advice: &[("IGNORE", "7")], says: "holds a lock by it" },
-    Refused { words: &["7=reg:@f", "clone"], options: &[], advice: &[("IGNORE", "root:7")], says: "file table is shared by the tasks" },
-    Refused { words: &["7=tcp:8"], options: &["--tcp-established", "--network-lock", "skip"], advice: &[("IGNORE", "7")], says: "its other end stays" },
     // What cannot be meant.
     Refused { words: &[], options: &[], advice: &[("PRESERVE", "70")], says: "descriptor 70 is not open here" },
     Refused { words: &["7=reg:@f"], options: &[], advice: &[("PRESERVE", "30")], says: "needs descriptor 30" },

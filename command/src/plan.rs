@@ -56,6 +56,7 @@ fn criu(options: &Options, json: bool, path: &Path) -> Result<(), Error> {
     let image = Image::read(&Stored(path))?;
     let rewrite = criu::rewrite(
         &image,
+        &Stored(path),
         &advice,
         caller,
         Box::new(Looking),

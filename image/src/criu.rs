@@ -6,15 +6,26 @@
 //! not change is not touched.
 //!
 //! Advice is for the descriptors of one task, so it is the file tables
-//! (`fdinfo-N.img`) that change, never the entry of an open file description:
-//! others may share it. A number that the caller gives gets a new description, a
-//! regular file of a name for which `--inherit-fd` has the caller's descriptor.
+//! (`fdinfo-N.img`) that change, never the open file description: others may
+//! share it. A number that the caller gives gets a new description, a regular
+//! file of a name for which `--inherit-fd` has the caller's descriptor.
+//!
+//! What nobody holds any more goes, and what it leaves behind is put right, as
+//! close(2) would have done: [`watches`] of epoll sets, the other ends of
+//! [`sockets`], [`locks`], deleted files ([`ghosts`]). [`check`] judges the result.
 
+mod check;
 mod details;
 mod edit;
 mod entry;
+mod ghosts;
+mod holders;
 mod image;
 mod listing;
+mod locks;
+mod sockets;
+mod split;
+mod watches;
 mod wire;
 
 /// What its images are called.

@@ -35,6 +35,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Above what programs use, and below criu's service descriptors, which lie under
@@ -116,7 +117,7 @@ pub fn end(state: &State) {
     let started = state.pid == unsafe { libc::getpid() };
     let restores = arguments::parse(&state.arguments).map(|i| i.verb) == Some(Verb::Restore);
     if started && restores && REQUEST.get().is_some() && !SEEN.load(Ordering::Relaxed) {
-        warn!("criu ended and did not open files.img: the advice was not used");
+        warn!("criu ended and did not open pstree.img: the advice was not used");
     }
 }
 
@@ -239,7 +240,7 @@ pub unsafe fn on_openat(
         // A refusal waits for files.img: criu crashes where this file is missing.
         *SERVED.lock() = Some(request.carry_out(directory, &Opened { open: &open }));
         Ok(None)
-    } else if name == b"files.img" || name.starts_with(b"fdinfo-") && name.ends_with(b".img") {
+    } else if name.ends_with(b".img") {
         serve(directory, &String::from_utf8_lossy(name), flags)
     } else {
         Ok(None)
@@ -263,7 +264,13 @@ impl Request {
             Request::Refused(errno) => return Err(*errno),
             Request::Advice(advised) => advised,
         };
-        advised.rewrite(directory, files).map_err(|error| {
+        // A panic would be caught further out, and the restore go on without advice.
+        let rewrite = AssertUnwindSafe(|| advised.rewrite(directory, files));
+        let served = panic::catch_unwind(rewrite).unwrap_or_else(|_| {
+            let mistake = "this is a mistake of ckptadv, please report it";
+            Err(ckpt_image::Error::unsupported("this image", mistake).into())
+        });
+        served.map_err(|error| {
             report::refused(Engine::Criu, &error);
             error.errno()
         })
@@ -274,6 +281,7 @@ impl Advised {
     fn rewrite(&self, directory: c_int, files: &Opened<'_>) -> Result<Served, Error> {
         let mut rewrite = image::rewrite(
             &Image::read(files)?,
+            files,
             &self.advice,
             self.caller.clone(),
             Box::new(Looking),
@@ -315,7 +323,10 @@ fn serve(directory: c_int, name: &str, flags: c_int) -> io::Result<Option<c_int>
     let served = SERVED.lock();
     let served = match served.as_ref() {
         Some(Ok(served)) => served,
-        Some(Err(errno)) => return Err(io::Error::from_raw_os_error(*errno)),
+        Some(Err(errno)) if name == "files.img" => {
+            return Err(io::Error::from_raw_os_error(*errno));
+        }
+        Some(Err(_)) => return Ok(None),
         None => return Ok(None),
     };
     let Some(bytes) = served.files.get(name) else {

@@ -43,7 +43,14 @@ pub fn rewrite_to(advice: &Advice, from: &Path, to: &Path) -> Result<(), Error> 
     let caller = caller::given(advice).map_err(|e| Error::system("/proc/self/fd", e))?;
     let options = inherited(advice, &caller);
     let image = Image::read(&Stored(from))?;
-    let rewrite = rewrite(&image, advice, caller, Box::new(Looking), Naming::ByPath)?;
+    let rewrite = rewrite(
+        &image,
+        &Stored(from),
+        advice,
+        caller,
+        Box::new(Looking),
+        Naming::ByPath,
+    )?;
     if to.exists() {
         return Err(failed(io::ErrorKind::AlreadyExists.into()));
     }

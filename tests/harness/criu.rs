@@ -20,7 +20,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -545,6 +545,27 @@ impl Restored {
         let text = fs::read_to_string(format!("/proc/{task}/fdinfo/{number}")).ok()?;
         let line = text.lines().find_map(|l| l.strip_prefix(field))?;
         Some(line.trim_start_matches(':').trim().to_owned())
+    }
+
+    /// A descriptor of the open file description that a task's descriptor is.
+    ///
+    /// # Panics
+    /// The task does not have it.
+    pub fn borrow(&self, task: i32, number: i32) -> File {
+        // SAFETY: integers only.
+        let process = unsafe { libc::syscall(libc::SYS_pidfd_open, task, 0) } as RawFd;
+        assert!(process >= 0, "task {task}: {}", io::Error::last_os_error());
+        // SAFETY: it was made just now, for nobody else.
+        let process = unsafe { File::from_raw_fd(process) };
+        // SAFETY: integers only.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
+        assert!(
+            fd >= 0,
+            "task {task} {number}: {}",
+            io::Error::last_os_error()
+        );
+        // SAFETY: it was made just now, for nobody else.
+        unsafe { File::from_raw_fd(fd as RawFd) }
     }
 
     /// Whether a task's descriptor is the open file description of one here.

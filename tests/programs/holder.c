@@ -9,11 +9,17 @@
  *   N=dir:PATH N=dev:PATH N=fifo:PATH    what is there (a fifo is made)
  *   N=deleted:PATH                       a file that has lost its name
  *   N=map:PATH N=flock:PATH              a file that is mapped; that is locked
+ *   N=posix:PATH N=ofd:PATH N=lease:PATH files with locks of other kinds
+ *   N=gone:PATH                          a deleted file that is mapped
  *   N=dup:M                              as M
- *   N=pipe:M N=pair:M N=dgram:M          N and M are the ends (N the reading one)
+ *   N=pipe:M N=pair:M N=dgram:M N=seq:M  N and M are the ends (N the reading one)
  *   N=tcp:M N=pty:M                      likewise (N the accepted one; the master)
  *   N=listen:PATH N=inet N=udp           listening sockets; a bound one
- *   N=eventfd N=timerfd N=signalfd N=inotify N=memfd
+ *   N=raw N=netlink N=packet             other sockets
+ *   N=connect:PATH N=accept:M            a unix socket that is connected to a listening one; what M accepts
+ *   N=bound:PATH N=send-to:PATH          datagram sockets: one with a name; one that is connected to it
+ *   N=eventfd N=timerfd N=signalfd N=inotify N=memfd N=fanotify
+ *   N=pidfd N=dead N=ns:KIND             of this process; of one that is dead; a namespace of it
  *   N=epoll:M[,M...]                     an epoll set that watches these
  *   N=send:M                             M is sent into the socket N and waits at its other end
  *   N=cloexec N=close                    marked close-on-exec; closed
@@ -25,6 +31,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_ether.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <sched.h>
@@ -34,6 +41,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/fanotify.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
@@ -44,6 +52,7 @@
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -137,15 +146,61 @@ static void connection(int accepted, int connected)
 	place_both(fds, accepted, connected, "tcp");
 }
 
-static int listener(const char *path)
+static int unix_socket(int type, const char *path, int (*name)(int, const struct sockaddr *, socklen_t))
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int fd = must(socket(AF_UNIX, SOCK_STREAM, 0), "socket");
+	int fd = must(socket(AF_UNIX, type, 0), "socket");
 
 	strncpy(address.sun_path, path, sizeof(address.sun_path) - 1);
-	must(bind(fd, (struct sockaddr *)&address, sizeof(address)), "bind");
+	must(name(fd, (struct sockaddr *)&address, sizeof(address)), path);
+	return fd;
+}
+
+static int listener(const char *path)
+{
+	int fd = unix_socket(SOCK_STREAM, path, bind);
+
 	must(listen(fd, 4), "listen");
 	return fd;
+}
+
+static void lock(int fd, int how, short type)
+{
+	struct flock whole = { .l_type = type, .l_whence = SEEK_SET };
+
+	must(fcntl(fd, how, &whole), "fcntl");
+}
+
+static void map(int fd, const char *path)
+{
+	must(ftruncate(fd, 4096), path);
+	if (mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED)
+		fail("mmap");
+}
+
+static int pidfd(pid_t pid)
+{
+	return syscall(SYS_pidfd_open, pid, 0);
+}
+
+static int dead(void)
+{
+	pid_t pid = must(fork(), "fork");
+	int fd;
+
+	if (!pid)
+		_exit(0);
+	fd = pidfd(pid);
+	must(waitpid(pid, NULL, 0), "waitpid");
+	return fd;
+}
+
+static int namespace(const char *kind)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/ns/%s", kind);
+	return open(path, O_RDONLY);
 }
 
 static void terminal(int master, int slave)
@@ -207,10 +262,18 @@ static void hold(int number, char *kind)
 		place(open(argument, O_RDWR | O_CREAT, 0644), number, argument);
 		must(unlink(argument), argument);
 	} else if (IS("map")) {
-		place(open(argument, O_RDWR | O_CREAT, 0644), number, argument);
-		must(ftruncate(number, 4096), argument);
-		if (mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, number, 0) == MAP_FAILED)
-			fail("mmap");
+		map(place(open(argument, O_RDWR | O_CREAT, 0644), number, argument), argument);
+	} else if (IS("gone")) {
+		map(place(open(argument, O_RDWR | O_CREAT, 0644), number, argument), argument);
+		must(unlink(argument), argument);
+	} else if (IS("posix"))
+		lock(place(open(argument, O_RDWR | O_CREAT, 0644), number, argument), F_SETLK, F_WRLCK);
+	else if (IS("ofd"))
+		lock(place(open(argument, O_RDWR | O_CREAT, 0644), number, argument), F_OFD_SETLK, F_WRLCK);
+	else if (IS("lease")) {
+		close(open(argument, O_WRONLY | O_CREAT, 0644));
+		place(open(argument, O_RDONLY), number, argument);
+		must(fcntl(number, F_SETLEASE, F_RDLCK), "lease");
 	} else if (IS("flock")) {
 		place(open(argument, O_RDWR | O_CREAT, 0644), number, argument);
 		must(flock(number, LOCK_EX), "flock");
@@ -219,8 +282,10 @@ static void hold(int number, char *kind)
 	else if (IS("pipe")) {
 		must(pipe(fds), "pipe");
 		place_both(fds, number, other, "pipe");
-	} else if (IS("pair") || IS("dgram")) {
-		must(socketpair(AF_UNIX, IS("pair") ? SOCK_STREAM : SOCK_DGRAM, 0, fds), "socketpair");
+	} else if (IS("pair") || IS("dgram") || IS("seq")) {
+		int type = IS("pair") ? SOCK_STREAM : IS("seq") ? SOCK_SEQPACKET : SOCK_DGRAM;
+
+		must(socketpair(AF_UNIX, type, 0, fds), "socketpair");
 		place_both(fds, number, other, "socketpair");
 	} else if (IS("tcp"))
 		connection(number, other);
@@ -228,6 +293,28 @@ static void hold(int number, char *kind)
 		terminal(number, other);
 	else if (IS("listen"))
 		place(listener(argument), number, argument);
+	else if (IS("connect"))
+		place(unix_socket(SOCK_STREAM, argument, connect), number, argument);
+	else if (IS("accept"))
+		place(accept(other, NULL, NULL), number, "accept");
+	else if (IS("bound"))
+		place(unix_socket(SOCK_DGRAM, argument, bind), number, argument);
+	else if (IS("send-to"))
+		place(unix_socket(SOCK_DGRAM, argument, connect), number, argument);
+	else if (IS("raw"))
+		place(socket(AF_INET, SOCK_RAW, IPPROTO_ICMP), number, "raw");
+	else if (IS("netlink"))
+		place(socket(AF_NETLINK, SOCK_RAW, 0), number, "netlink");
+	else if (IS("packet"))
+		place(socket(AF_PACKET, SOCK_RAW, htons(ETH_P_LOOPBACK)), number, "packet");
+	else if (IS("fanotify"))
+		place(fanotify_init(0, O_RDONLY), number, "fanotify");
+	else if (IS("pidfd"))
+		place(pidfd(getpid()), number, "pidfd");
+	else if (IS("dead"))
+		place(dead(), number, "pidfd");
+	else if (IS("ns"))
+		place(namespace(argument), number, argument);
 	else if (IS("inet"))
 		place(inet(SOCK_STREAM), number, "inet");
 	else if (IS("udp"))

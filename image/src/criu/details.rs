@@ -181,9 +181,8 @@ fn state_of(state: u32) -> Option<&'static str> {
 
 /// The name of a unix socket that is no path.
 fn abstract_name(body: &Message<'_>) -> Result<Option<String>, Error> {
-    let name = match &body.last::<11>()?[10] {
-        Some(field) => field.message()?,
-        None => return Ok(None),
+    let Some(name) = body.message(11)? else {
+        return Ok(None);
     };
     Ok(match name.bytes().split_first() {
         Some((0, name)) => Some(format!("@{}", String::from_utf8_lossy(name))),
@@ -228,8 +227,8 @@ fn terminals(directory: &dyn Directory) -> Result<HashMap<u32, Detail>, Error> {
             continue;
         };
         let mut index = None;
-        if let Some(pty) = &message.last::<12>()?[11] {
-            [index] = pty.message()?.numbers::<1>()?;
+        if let Some(pty) = message.message(12)? {
+            [index] = pty.numbers::<1>()?;
         }
         let index = index.filter(|_| kind == Some(OF_A_PTY));
         let terminal = Detail {

@@ -1,12 +1,16 @@
 //! Carries a plan out: which bytes of which files change.
 
 use super::entry::{
-    Description, End, FileType, Link, inherited_description, inherited_slot, opened_description,
+    FileType, inherited_description, inherited_slot, opened_description, rewatched,
 };
-use super::image::{Image, Table};
-use super::wire::Writer;
+use super::holders::Holders;
+use super::image::{Directory, Image, Table};
+use super::sockets::{self, Sockets};
+use super::split::split;
+use super::wire::{File, Splices, Writer};
+use super::{check, ghosts, locks, watches};
 use crate::Error;
-use crate::advice::{Advice, TaskSelector};
+use crate::advice::Advice;
 use crate::caller::{Caller, Opening, Paths};
 use crate::listing::Engine;
 use crate::plan::{self, Change, Fate, Origin, Planner, TablePlan};
@@ -46,6 +50,8 @@ pub struct Rewrite {
     pub changes: Vec<Change>,
     /// The items that selected nothing, for people.
     pub unmatched: Vec<String>,
+    /// What else may not be as meant, for people.
+    pub warnings: Vec<String>,
 }
 
 impl Rewrite {
@@ -55,6 +61,7 @@ impl Rewrite {
             format: Some(super::FORMAT.to_owned()),
             changes: &self.changes,
             unmatched: &self.unmatched,
+            warnings: &self.warnings,
             ..Report::new(Engine::Criu, outcome)
         }
     }
@@ -108,32 +115,33 @@ fn name_of_path(index: usize, append: bool) -> String {
 
 /// Meets advice with an image.
 ///
+/// * `directory`: the image's, for what depends on the advice.
 /// * `paths`: who knows the paths of the system; nothing is opened.
 ///
 /// # Errors
-/// Those of the [`Planner`]; [`Error::Unsupported`] where what is dropped or
-/// replaced cannot be taken out without a change to something else of the image.
+/// Those of the [`Planner`] and of the directory; [`Error::Unsupported`] where
+/// CRIU could not restore what is left.
 pub fn rewrite(
     image: &Image,
+    directory: &dyn Directory,
     advice: &Advice,
     caller: Caller,
     paths: Box<dyn Paths>,
     naming: Naming,
 ) -> Result<Rewrite, Error> {
+    let split = split(image, advice)?;
+    let image: &Image = &split.image;
     let order = image.tables_in_order();
-    let root = image.root_table();
+    let is_roots = |id: &u32| split.of_root.contains(id);
     let elsewhere = image
         .tables
         .iter()
-        .filter(|(id, _)| Some(**id) != root)
+        .filter(|(id, _)| !is_roots(id))
         .flat_map(|(_, table)| table.slots.iter().map(|slot| slot.number))
         .collect();
     let mut planner = Planner::new(advice, caller, true)?
         .with_census(elsewhere)
         .with_paths(paths);
-    for table in image.tables.values() {
-        refuse_part_of_a_shared_table(advice, image, table)?;
-    }
     let mut plans = BTreeMap::new();
     for &id in &order {
         let table = &image.tables[&id];
@@ -155,49 +163,26 @@ pub fn rewrite(
             })
             .collect();
         let pids = image.pids(table);
-        plans.insert(id, planner.table(&pids, Some(id) == root, &descriptors)?);
+        plans.insert(id, planner.table(&pids, is_roots(&id), &descriptors)?);
     }
     let unmatched = planner.finish()?;
-    let edit = Edit::new(image, &plans, planner.changes());
-    edit.check()?;
+    let mut edit = Edit {
+        image,
+        holders: Holders::new(image, &plans, planner.changes()),
+        directory,
+        warnings: Vec::new(),
+    };
     let mut given = Given::new(image, &planner, advice.paths(), naming);
-    let files = edit.files(&mut given)?;
+    let mut files = edit.files(&split.tables, &mut given)?;
+    files.extend(split.files(directory)?);
     let named = |opening: Opening| (given.name_of_opening(&opening), opening);
     Ok(Rewrite {
         files,
         openings: planner.openings().into_iter().map(named).collect(),
+        warnings: edit.warnings,
         changes: planner.changes().to_vec(),
         unmatched,
     })
-}
-
-/// CRIU restores one table for all the tasks that share it.
-fn refuse_part_of_a_shared_table(
-    advice: &Advice,
-    image: &Image,
-    table: &Table,
-) -> Result<(), Error> {
-    if table.tasks.len() < 2 {
-        return Ok(());
-    }
-    let root = image.tasks[0].pid;
-    for item in &advice.items {
-        let task = match item.task {
-            Some(TaskSelector::Pid(pid)) if image.pids(table).contains(&pid) => pid,
-            Some(TaskSelector::Root) if table.tasks.contains(&root) => root,
-            _ => continue,
-        };
-        let tasks: Vec<String> = table.tasks.iter().map(i32::to_string).collect();
-        return Err(Error::unsupported(
-            format!("{item}: task {task}"),
-            format!(
-                "its file table is shared by the tasks {}, and advice for one of them alone \
-                 cannot be done: leave the task out, or write \"*:\" for all",
-                tasks.join(", ")
-            ),
-        ));
-    }
-    Ok(())
 }
 
 impl Image {
@@ -214,366 +199,128 @@ impl Image {
 /// A plan on its way into an image.
 struct Edit<'a> {
     image: &'a Image,
-    plans: &'a BTreeMap<u32, TablePlan>,
-    changes: &'a [Change],
-    /// The tables that hold each description, before and after.
-    before: BTreeMap<u32, BTreeSet<u32>>,
-    after: BTreeMap<u32, BTreeSet<u32>>,
-    /// Descriptions that wait in queues.
-    in_flight: BTreeSet<u32>,
+    holders: Holders<'a>,
+    directory: &'a dyn Directory,
+    warnings: Vec<String>,
 }
 
-/// A descriptor that is dropped or replaced.
-struct Released<'a> {
-    table: u32,
-    number: i32,
-    description: &'a Description,
-}
-
-impl<'a> Edit<'a> {
-    fn new(image: &'a Image, plans: &'a BTreeMap<u32, TablePlan>, changes: &'a [Change]) -> Self {
-        let mut before: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
-        let mut after = before.clone();
-        for (&id, plan) in plans {
-            for (slot, fate) in image.tables[&id].slots.iter().zip(&plan.fates) {
-                before.entry(slot.description).or_default().insert(id);
-                if *fate == Fate::Keep {
-                    after.entry(slot.description).or_default().insert(id);
-                }
-            }
-        }
-        let in_flight = image.flights.iter().flat_map(|f| &f.descriptions).copied();
-        Edit {
-            image,
-            plans,
-            changes,
-            before,
-            after,
-            in_flight: in_flight.collect(),
-        }
-    }
-
-    fn released(&self) -> Vec<Released<'a>> {
-        let mut released = Vec::new();
-        for (&id, plan) in self.plans {
-            for (slot, fate) in self.image.tables[&id].slots.iter().zip(&plan.fates) {
-                if *fate != Fate::Keep {
-                    released.push(Released {
-                        table: id,
-                        number: slot.number,
-                        description: &self.image.descriptions[&slot.description],
-                    });
-                }
-            }
-        }
-        released
-    }
-
-    /// Whether no descriptor and no queue refers to a description afterwards.
-    fn is_gone(&self, id: u32) -> bool {
-        !self.after.contains_key(&id) && !self.in_flight.contains(&id)
-    }
-
-    /// Whether some of the tables that held a description still do, but not all.
-    fn is_moved(&self, id: u32) -> bool {
-        self.before.get(&id) != self.after.get(&id) && !self.is_gone(id)
-    }
-
-    fn refusal(&self, released: &Released<'_>, why: impl Into<String>) -> Error {
-        let task = self.image.tables[&released.table].tasks[0];
-        let item = self
-            .changes
-            .iter()
-            .find(|change| (change.task, change.number) == (task, released.number))
-            .map_or("advice", |change| &change.item);
-        Error::unsupported(
-            format!(
-                "{item}: task {task} descriptor {} ({})",
-                released.number, released.description.kind
-            ),
-            why,
-        )
-    }
-
-    /// "task T descriptor N", of a descriptor that stays, for messages.
-    fn who_keeps(&self, id: u32) -> String {
-        for (&table, plan) in self.plans {
-            let table = &self.image.tables[&table];
-            for (slot, fate) in table.slots.iter().zip(&plan.fates) {
-                if slot.description == id && *fate == Fate::Keep {
-                    return format!("task {} descriptor {}", table.tasks[0], slot.number);
-                }
-            }
-        }
-        "a socket's queue".to_owned()
-    }
-
-    /// Refuses what cannot be right without a change to something else.
-    fn check(&self) -> Result<(), Error> {
-        let released = self.released();
-        if released.is_empty() {
-            return Ok(());
-        }
-        let ends = Ends::new(self.image);
-        let watches = self.watches();
-        for released in &released {
-            self.check_type(released)?;
-            self.check_locks(released)?;
-            if let Some(set) = watches.get(&(released.table, released.number)) {
-                return Err(self.refusal(
+impl Edit<'_> {
+    fn check_types(&self) -> Result<(), Error> {
+        for released in self.holders.released() {
+            let file_type = self.image.descriptions[&released.description].file_type;
+            if !file_type.is_known() {
+                return Err(self.holders.refusal(
                     released,
                     format!(
-                        "the epoll set of {} watches it, and what a set watches cannot be changed \
-                         yet: leave it as it is, or advise the set as well",
-                        self.who_keeps(*set)
-                    ),
-                ));
-            }
-            match &released.description.link {
-                Link::Epoll(watched) => self.check_set(released, watched)?,
-                Link::Unix { inode, peer } => self.check_socket(released, *inode, *peer, &ends)?,
-                Link::Inet { here, there } => {
-                    let other = ends.connections.get(&(there, here));
-                    self.check_other_end(released, other.copied())?;
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn check_type(&self, released: &Released<'_>) -> Result<(), Error> {
-        match released.description.file_type {
-            FileType::REG
-            | FileType::PIPE
-            | FileType::FIFO
-            | FileType::INETSK
-            | FileType::UNIXSK
-            | FileType::EVENTFD
-            | FileType::EVENTPOLL
-            | FileType::INOTIFY
-            | FileType::SIGNALFD
-            | FileType::TTY
-            | FileType::TIMERFD
-            | FileType::MEMFD => Ok(()),
-            FileType(number) => Err(self.refusal(
-                released,
-                format!(
-                    "descriptors of this kind (CRIU's type {number}) cannot be taken out of an \
-                     image yet: leave it as it is"
-                ),
-            )),
-        }
-    }
-
-    fn check_locks(&self, released: &Released<'_>) -> Result<(), Error> {
-        if self.image.locks.is_empty() {
-            return Ok(());
-        }
-        let tasks = self.image.pids(&self.image.tables[&released.table]);
-        let locked = self
-            .image
-            .locks
-            .iter()
-            .find(|lock| lock.number == released.number && tasks.contains(&lock.task));
-        match locked {
-            None => Ok(()),
-            Some(lock) => Err(self.refusal(
-                released,
-                format!(
-                    "task {} holds a lock by it, and locks cannot be taken out of an image yet: \
-                     leave it as it is",
-                    lock.task
-                ),
-            )),
-        }
-    }
-
-    /// The table and number of everything that the sets which stay watch, each with
-    /// its set: a set names what it watches by numbers of the task that restores
-    /// it.
-    fn watches(&self) -> BTreeMap<(u32, i32), u32> {
-        let mut watches = BTreeMap::new();
-        for (&set, tables) in &self.after {
-            let Link::Epoll(watched) = &self.image.descriptions[&set].link else {
-                continue;
-            };
-            for &table in tables {
-                watches.extend(watched.iter().map(|&n| ((table, n as i32), set)));
-            }
-        }
-        watches
-    }
-
-    /// A set that goes in one table and stays in others is restored by another
-    /// task, whose numbers must mean the same files.
-    fn check_set(&self, released: &Released<'_>, watched: &[u32]) -> Result<(), Error> {
-        let id = released.description.id;
-        if !self.is_moved(id) {
-            return Ok(());
-        }
-        let same = watched.iter().all(|&number| {
-            let mut means = self.before[&id].iter().map(|table| {
-                let number = i32::try_from(number).ok()?;
-                let slot = self.image.tables[table].slot(number)?;
-                Some(slot.description)
-            });
-            let first = means.next().flatten();
-            first.is_some() && means.all(|other| other == first)
-        });
-        if same && self.after.contains_key(&id) {
-            return Ok(());
-        }
-        Err(self.refusal(
-            released,
-            format!(
-                "{} keeps this epoll set, and its own numbers are not those that the set watches: \
-                 advise it in every task (\"*:{}\")",
-                self.who_keeps(id),
-                released.number
-            ),
-        ))
-    }
-
-    fn check_socket(
-        &self,
-        released: &Released<'_>,
-        inode: u32,
-        peer: u32,
-        ends: &Ends<'_>,
-    ) -> Result<(), Error> {
-        let id = released.description.id;
-        let mut towards = ends.towards.get(&inode).into_iter().flatten().copied();
-        if self.is_gone(id) {
-            let bereft = towards.find(|other| !self.is_gone(other.id));
-            self.check_other_end(released, bereft)?;
-            if self.image.flights.iter().any(|flight| flight.socket == id) {
-                return Err(self.refusal(
-                    released,
-                    "descriptors wait in its queue, and they cannot be taken out of an image yet: \
-                     leave it as it is",
-                ));
-            }
-        } else if self.is_moved(id) {
-            // CRIU makes a pair in one task, and takes it for granted that the
-            // first task that has the one end has the other.
-            let mut peers = towards.chain(ends.sockets.get(&peer).copied());
-            let apart = peers.find(|other| {
-                !self.is_gone(other.id) && self.after.get(&other.id) != self.after.get(&id)
-            });
-            if let Some(other) = apart {
-                return Err(self.refusal(
-                    released,
-                    format!(
-                        "{} keeps it, and CRIU cannot restore it there apart from its other end \
-                         ({}): advise it in every task (\"*:{}\"), or both ends",
-                        self.who_keeps(id),
-                        self.who_keeps(other.id),
-                        released.number
+                        "descriptors of CRIU's type {} are unknown here: leave it as it is",
+                        file_type.0
                     ),
                 ));
             }
         }
         Ok(())
-    }
-
-    fn check_other_end(
-        &self,
-        released: &Released<'_>,
-        other: Option<&Description>,
-    ) -> Result<(), Error> {
-        match other {
-            Some(other) if self.is_gone(released.description.id) && !self.is_gone(other.id) => {
-                Err(self.refusal(
-                    released,
-                    format!(
-                        "its other end stays ({}) and cannot be hung up yet: leave it as it is, \
-                         or advise both ends",
-                        self.who_keeps(other.id)
-                    ),
-                ))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// The files that change.
-    fn files(&self, given: &mut Given<'_>) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+    ///
+    /// * `new`: tables that have no file yet.
+    fn files(
+        &mut self,
+        new: &BTreeSet<u32>,
+        given: &mut Given<'_>,
+    ) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+        self.check_types()?;
         let mut files = BTreeMap::new();
-        for (id, plan) in self.plans {
-            if plan.is_untouched() {
+        for (id, plan) in self.holders.plans {
+            if plan.is_untouched() && !new.contains(id) {
                 continue;
             }
             let table = &self.image.tables[id];
             files.insert(table.file.clone(), given.table(table, plan)?);
         }
-        if let Some(bytes) = self.descriptions(given) {
+        if files.is_empty() {
+            return Ok(files);
+        }
+        if !self.holders.released().is_empty() {
+            let locks = locks::edited(&self.holders, self.directory, &mut self.warnings)?;
+            files.extend(locks.map(|bytes| (locks::NAME.to_owned(), bytes)));
+            files.extend(
+                self.queues()
+                    .map(|bytes| ("sk-queues.img".to_owned(), bytes)),
+            );
+        }
+        let watches = watches::edited(&self.holders, given.planner, &mut self.warnings)?;
+        let sockets = sockets::edited(&self.holders, self.directory)?;
+        let ghosts = ghosts::gone(&self.holders, self.directory)?;
+        let mut splices = self.without_gone(&ghosts.descriptions);
+        self.put_in(&mut splices, &watches, &sockets)?;
+        files.extend(sockets.files);
+        files.extend(ghosts.remaps.map(|bytes| (ghosts::NAME.to_owned(), bytes)));
+        if !splices.is_empty() || !given.descriptions.is_empty() {
+            let mut bytes = splices.apply(&self.image.files, 64 * given.descriptions.len());
+            for (description, id) in &given.descriptions {
+                given.write(description, *id).entry(&mut bytes);
+            }
             files.insert("files.img".to_owned(), bytes);
         }
+        check::check(self.image, &files)?;
         Ok(files)
     }
 
-    /// files.img without what nothing refers to any more, with what the caller
-    /// gives; `None` where that changes nothing.
-    fn descriptions(&self, given: &Given<'_>) -> Option<Vec<u8>> {
-        // Mappings, executables and directories refer to these two, and CRIU
-        // opens neither without need. The others it would open, bind, or trip on.
-        let stays = |d: &Description| matches!(d.file_type, FileType::REG | FileType::MEMFD);
-        let mut gone: Vec<_> = self
-            .image
-            .descriptions
-            .values()
-            .filter(|d| self.before.contains_key(&d.id) && self.is_gone(d.id) && !stays(d))
-            .map(|d| d.span.clone())
-            .collect();
-        if gone.is_empty() && given.descriptions.is_empty() {
-            return None;
-        }
-        gone.sort_by_key(|span| span.start);
-        let old = &self.image.files;
-        let mut new = Vec::with_capacity(old.len() + 64 * given.descriptions.len());
-        let mut copied = 0;
-        for span in gone {
-            new.extend_from_slice(&old[copied..span.start]);
-            copied = span.end;
-        }
-        new.extend_from_slice(&old[copied..]);
-        for (description, id) in &given.descriptions {
-            given.write(description, *id).entry(&mut new);
-        }
-        Some(new)
-    }
-}
-
-/// Descriptions that are an end of something, by what leads to them.
-#[derive(Default)]
-struct Ends<'a> {
-    /// Unix sockets by inode.
-    sockets: BTreeMap<u32, &'a Description>,
-    /// Unix sockets by the inode of their peer.
-    towards: BTreeMap<u32, Vec<&'a Description>>,
-    /// Internet sockets by their own and their other end.
-    connections: BTreeMap<(&'a End, &'a End), &'a Description>,
-}
-
-impl<'a> Ends<'a> {
-    fn new(image: &'a Image) -> Self {
-        let mut ends = Ends::default();
-        for description in image.descriptions.values() {
-            match &description.link {
-                Link::Unix { inode, peer } => {
-                    ends.sockets.insert(*inode, description);
-                    if *peer != 0 {
-                        ends.towards.entry(*peer).or_default().push(description);
-                    }
-                }
-                Link::Inet { here, there } => {
-                    ends.connections.insert((here, there), description);
-                }
-                _ => {}
+    /// sk-queues.img without the descriptors in queues of sockets that go: CRIU
+    /// looks for who sends them.
+    fn queues(&self) -> Option<Vec<u8>> {
+        let mut splices = Splices::default();
+        for flight in &self.image.flights {
+            if self.holders.is_gone(flight.socket) {
+                splices.remove(flight.span.clone());
             }
         }
-        ends
+        (!splices.is_empty()).then(|| splices.apply(&self.image.queues, 0))
+    }
+
+    /// files.img without what nothing refers to any more.
+    ///
+    /// * `ghosts`: regular files that nothing at all refers to.
+    fn without_gone(&self, ghosts: &[u32]) -> Splices {
+        // Mappings, executables and directories refer to these two, and CRIU
+        // opens neither without need. The others it would open, bind, or trip on.
+        let stays = |id: &u32| {
+            let file_type = self.image.descriptions[id].file_type;
+            matches!(file_type, FileType::REG | FileType::MEMFD)
+        };
+        let gone = self.holders.gone().iter().filter(|id| !stays(id));
+        let mut splices = Splices::default();
+        for id in gone.chain(ghosts) {
+            splices.remove(self.image.descriptions[id].span.clone());
+        }
+        splices
+    }
+
+    /// Puts in what becomes of those that stay.
+    fn put_in(
+        &self,
+        splices: &mut Splices,
+        watches: &BTreeMap<u32, Vec<Option<u32>>>,
+        sockets: &Sockets,
+    ) -> Result<(), Error> {
+        let span = |id: &u32| self.image.descriptions[id].span.clone();
+        let file = File {
+            name: "files.img",
+            bytes: &self.image.files,
+        };
+        for (id, watches) in watches {
+            let set = rewatched(&file.message(&span(id)), watches)?;
+            splices.replace(span(id), set.into_entry());
+        }
+        for (id, entry) in &sockets.entries {
+            splices.replace(span(id), entry.clone());
+        }
+        for (id, next) in &sockets.before {
+            splices.remove(span(id));
+            splices.insert(span(next).start, self.image.files[span(id)].to_vec());
+        }
+        Ok(())
     }
 }
 

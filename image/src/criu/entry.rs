@@ -2,14 +2,14 @@
 //!
 //! Field numbers are those of CRIU's `images/*.proto`.
 
-use super::wire::{Entry, Field, Message, Writer};
+use super::wire::{Entry, Message, Writer};
 use crate::Error;
 use crate::advice::Kind;
 use crate::caller::{Access, Opening};
 use std::ops::Range;
 
 /// The fields of a file entry that are known lie below this.
-const BODIES: usize = 23;
+const BODIES: u32 = 23;
 
 /// The type of a file entry (`fd_types`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +37,14 @@ impl FileType {
     pub const BPFMAP: FileType = FileType(19);
     pub const PIDFD: FileType = FileType(20);
 
+    /// Whether it is one that existed when this was written: an entry of any of
+    /// these can be taken out.
+    pub fn is_known(self) -> bool {
+        (FileType::REG.0..=FileType::PIDFD.0).contains(&self.0)
+    }
+
     /// The field of a file entry that holds what is particular to the type.
-    fn body(self) -> Option<usize> {
+    fn body(self) -> Option<u32> {
         Some(match self {
             FileType::REG => 3,
             FileType::INETSK => 4,
@@ -136,18 +142,26 @@ pub(super) enum Link {
     Unix {
         inode: u32,
         peer: u32,
+        datagram: bool,
     },
-    /// A connected internet socket: its two ends.
-    Inet {
-        here: End,
-        there: End,
-    },
+    /// A connected internet socket.
+    Inet(Box<Connection>),
     /// An epoll set: the numbers that it watches, of the task that restores it.
     Epoll(Vec<u32>),
     /// An end of a pipe, by the pipe's number.
     Pipe(u32),
     /// It is opened by the path of a regular file entry.
     By(u32),
+}
+
+/// A connected internet socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Connection {
+    pub inode: u32,
+    pub here: End,
+    pub there: End,
+    /// As in <netinet/tcp.h>.
+    pub state: u32,
 }
 
 /// One end of a connection: protocol, address, port.
@@ -163,6 +177,9 @@ pub(super) struct End {
 pub(super) struct Lock {
     pub task: i32,
     pub number: i32,
+    /// It is the task's own, by fcntl(2), and not the open file description's.
+    pub of_task: bool,
+    pub span: Range<usize>,
 }
 
 /// A packet in a socket's queue that carries descriptors (sk-queues.img).
@@ -172,6 +189,18 @@ pub(super) struct Flight {
     pub socket: u32,
     /// What it carries.
     pub descriptions: Vec<u32>,
+    /// Where it lies, its data included.
+    pub span: Range<usize>,
+}
+
+/// How a file is opened that its path does not lead to (remap-fpath.img).
+#[derive(Clone, Debug)]
+pub(super) struct Remap {
+    /// The description that it is for.
+    pub description: u32,
+    /// CRIU makes the file anew for it, and deletes it.
+    pub ghost: bool,
+    pub span: Range<usize>,
 }
 
 fn missing(message: &Message<'_>, what: &str) -> Error {
@@ -222,22 +251,57 @@ impl Slot {
 }
 
 impl Lock {
-    pub(super) fn read(message: &Message<'_>) -> Result<Self, Error> {
-        let [_, _, task, number] = message.numbers::<4>()?;
+    pub(super) fn read(entry: &Entry<'_>) -> Result<Self, Error> {
+        const POSIX: u32 = 1;
+        let message = &entry.message;
+        let [flag, _, task, number] = message.numbers::<4>()?;
         Ok(Lock {
             task: task.ok_or_else(|| missing(message, "pid"))? as i32,
             number: number.ok_or_else(|| missing(message, "descriptor"))? as i32,
+            of_task: flag.ok_or_else(|| missing(message, "flag"))? & POSIX != 0,
+            span: entry.span.clone(),
+        })
+    }
+
+    /// The entry for another descriptor of the same open file description.
+    pub(super) fn moved(message: &Message<'_>, task: i32, number: i32) -> Result<Writer, Error> {
+        message.edited(|field| {
+            Ok(match field.number {
+                3 => Some(Writer::default().number(3, task as u64)),
+                4 => Some(Writer::default().number(4, number as u64)),
+                _ => None,
+            })
+        })
+    }
+}
+
+impl Remap {
+    pub(super) fn read(entry: &Entry<'_>) -> Result<Self, Error> {
+        const GHOST: u32 = 1;
+        /// Set in the other id, where older versions give no kind.
+        const OLD_GHOST: u32 = 1 << 31;
+        let message = &entry.message;
+        let [description, other, kind] = message.numbers::<3>()?;
+        Ok(Remap {
+            description: description.ok_or_else(|| missing(message, "file id"))?,
+            ghost: match kind {
+                Some(kind) => kind == GHOST,
+                None => other.is_some_and(|other| other & OLD_GHOST != 0),
+            },
+            span: entry.span.clone(),
         })
     }
 }
 
 impl Flight {
     /// The packet, and how many bytes of data follow it.
-    pub(super) fn read(message: &Message<'_>) -> Result<(Self, u64), Error> {
+    pub(super) fn read(entry: &Entry<'_>) -> Result<(Self, u64), Error> {
+        let message = &entry.message;
         let [socket, length, ..] = message.numbers::<3>()?;
         let mut flight = Flight {
             socket: socket.ok_or_else(|| missing(message, "socket"))?,
             descriptions: Vec::new(),
+            span: entry.span.clone(),
         };
         for field in message.fields() {
             let field = field?;
@@ -264,20 +328,26 @@ impl Description {
 
     pub(super) fn read(entry: &Entry<'_>) -> Result<Self, Error> {
         let message = &entry.message;
-        let (mut numbers, mut bodies, mut twice) = ([None; 2], [const { None }; BODIES], false);
+        let (mut file_type, mut id) = (None, None);
+        // The parts that are there: as bits, and the first.
+        let (mut seen, mut twice, mut first) = (0u32, false, None);
         for field in message.fields() {
             let field = field?;
-            match field.number as usize {
-                number @ 1..=2 => numbers[number - 1] = Some(field.u32()?),
+            match field.number {
+                1 => file_type = Some(field.u32()?),
+                2 => id = Some(field.u32()?),
                 number if number < BODIES => {
-                    twice |= bodies[number].replace(field.message()?).is_some();
+                    twice |= seen & 1 << number != 0;
+                    seen |= 1 << number;
+                    let body = field.message()?;
+                    first.get_or_insert((number, body));
                 }
                 _ => {}
             }
         }
-        let file_type = FileType(numbers[0].ok_or_else(|| missing(message, "type"))?);
+        let file_type = FileType(file_type.ok_or_else(|| missing(message, "type"))?);
         let mut description = Description {
-            id: numbers[1].ok_or_else(|| missing(message, "id"))?,
+            id: id.ok_or_else(|| missing(message, "id"))?,
             kind: file_type.kind(None),
             path: None,
             flags: libc::O_RDWR as u32,
@@ -292,77 +362,100 @@ impl Description {
         if twice {
             return Err(message.error("the part for a type stands twice"));
         }
-        let body = bodies[wanted].take();
+        let body = match first {
+            Some((number, body)) if number == wanted => Some(body),
+            _ => message.message(wanted)?,
+        };
         let body = body.ok_or_else(|| missing(message, "part for its type"))?;
         description.read_body(&body)?;
         Ok(description)
     }
 
+    /// As [`Description::read`], of what [`super::check`] looks at alone.
+    pub(super) fn outline(entry: &Entry<'_>) -> Result<Self, Error> {
+        let [file_type, id] = entry.message.numbers::<2>()?;
+        let file_type = FileType(file_type.ok_or_else(|| missing(&entry.message, "type"))?);
+        if matches!(file_type, FileType::UNIXSK | FileType::EVENTPOLL) {
+            return Description::read(entry);
+        }
+        Ok(Description {
+            id: id.ok_or_else(|| missing(&entry.message, "id"))?,
+            kind: file_type.kind(None),
+            path: None,
+            flags: 0,
+            position: None,
+            file_type,
+            link: Link::None,
+            span: entry.span.clone(),
+        })
+    }
+
     fn read_body(&mut self, body: &Message<'_>) -> Result<(), Error> {
-        let fields = body.last::<17>()?;
-        let field = |number: usize| fields[number - 1].as_ref();
-        let optional = |number| field(number).map(Field::u32).transpose();
-        let need = |number, what| optional(number)?.ok_or_else(|| missing(body, what));
-        let string = |number| -> Result<Option<&[u8]>, Error> {
-            Ok(field(number)
-                .map(Field::message)
-                .transpose()?
-                .map(|s| s.bytes()))
-        };
+        let mut numbers = [None::<u64>; 17];
+        let (mut name, mut directory) = (None, None);
+        let mut watched = Vec::new();
+        let mut ends = [Vec::new(), Vec::new()];
+        for field in body.fields() {
+            let field = field?;
+            match (self.file_type, field.number) {
+                (FileType::REG, 6) | (FileType::UNIXSK, 11) => {
+                    name = Some(field.message()?.bytes());
+                }
+                (FileType::UNIXSK, 14) => directory = Some(field.message()?.bytes()),
+                (FileType::EVENTPOLL, 4) => {
+                    let watch = field.message()?;
+                    let [_, number] = watch.numbers::<2>()?;
+                    watched.push(number.ok_or_else(|| missing(&watch, "descriptor"))?);
+                }
+                (FileType::INETSK, 11) => field.append_to(&mut ends[0])?,
+                (FileType::INETSK, 12) => field.append_to(&mut ends[1])?,
+                (_, number) => {
+                    if let Some(place) = numbers.get_mut(number as usize - 1) {
+                        *place = field.integer().or(*place);
+                    }
+                }
+            }
+        }
+        let optional = |number: usize| numbers[number - 1].map(|value| value as u32);
+        let need = |number, what| optional(number).ok_or_else(|| missing(body, what));
         match self.file_type {
             FileType::REG => {
-                self.kind = self.file_type.kind(optional(10)?);
+                self.kind = self.file_type.kind(optional(10));
                 self.flags = need(2, "flags")?;
-                self.position = field(3).map(Field::u64).transpose()?;
-                self.path = Some(absolute(string(6)?.ok_or_else(|| missing(body, "path"))?));
+                self.position = numbers[2];
+                self.path = Some(absolute(name.ok_or_else(|| missing(body, "path"))?));
             }
             FileType::MEMFD => {
                 self.flags = need(2, "flags")?;
-                self.position = field(3).map(Field::u64).transpose()?;
+                self.position = numbers[2];
             }
             FileType::PIPE => {
                 self.flags = need(3, "flags")?;
                 self.link = Link::Pipe(need(2, "pipe")?);
             }
-            FileType::FIFO => self.link = optional(3)?.map_or(Link::None, Link::By),
+            FileType::FIFO => self.link = optional(3).map_or(Link::None, Link::By),
             FileType::TTY => {
                 self.flags = need(3, "flags")?;
-                self.link = optional(6)?.map_or(Link::None, Link::By);
+                self.link = optional(6).map_or(Link::None, Link::By);
             }
             FileType::UNIXSK => {
+                const DATAGRAM: u32 = 2;
                 self.link = Link::Unix {
                     inode: need(2, "inode")?,
                     peer: need(8, "peer")?,
+                    datagram: need(3, "type")? == DATAGRAM,
                 };
-                self.path = bound_to(string(11)?.unwrap_or_default(), string(14)?);
+                self.path = bound_to(name.unwrap_or_default(), directory);
             }
-            FileType::EVENTPOLL => {
-                let mut watched = Vec::new();
-                for field in body.fields() {
-                    let field = field?;
-                    if field.number == 4 {
-                        let watch = field.message()?;
-                        let [_, number] = watch.numbers::<2>()?;
-                        watched.push(number.ok_or_else(|| missing(&watch, "descriptor"))?);
-                    }
-                }
-                self.link = Link::Epoll(watched);
-            }
+            FileType::EVENTPOLL => self.link = Link::Epoll(watched),
             FileType::INETSK => {
-                let mut ends = [Vec::new(), Vec::new()];
-                for field in body.fields() {
-                    let field = field?;
-                    match field.number {
-                        11 => field.append_to(&mut ends[0])?,
-                        12 => field.append_to(&mut ends[1])?,
-                        _ => {}
-                    }
-                }
                 let [here, there] = ends;
                 let protocol = need(5, "protocol")?;
                 let port = need(8, "port")?;
                 if port != 0 {
-                    self.link = Link::Inet {
+                    self.link = Link::Inet(Box::new(Connection {
+                        inode: need(2, "inode")?,
+                        state: need(6, "state")?,
                         here: End {
                             protocol,
                             address: here,
@@ -373,13 +466,94 @@ impl Description {
                             address: there,
                             port,
                         },
-                    };
+                    }));
                 }
             }
             _ => {}
         }
         Ok(())
     }
+}
+
+/// The entry of a unix socket whose peer is closed.
+pub(super) fn hung_up(entry: &Message<'_>, datagram: bool) -> Result<Writer, Error> {
+    /// Neither reads nor writes any more, but for what is queued.
+    const BOTH: u64 = 3;
+    entry.edited(|field| {
+        if field.number != 16 {
+            return Ok(None);
+        }
+        let socket = field.message()?.edited(|field| {
+            Ok(match field.number {
+                8 => Some(Writer::default().number(8, 0)),
+                12 if !datagram => Some(Writer::default()),
+                _ => None,
+            })
+        })?;
+        let socket = match datagram {
+            true => socket,
+            false => socket.number(12, BOTH),
+        };
+        Ok(Some(Writer::default().message(16, socket)))
+    })
+}
+
+/// The state of an established connection whose other end is closed.
+pub(super) const CLOSE_WAIT: u32 = 8;
+
+/// The entry of an internet socket in another state.
+pub(super) fn in_state(entry: &Message<'_>, state: u32) -> Result<Writer, Error> {
+    entry.edited(|field| {
+        if field.number != 4 {
+            return Ok(None);
+        }
+        let socket = field.message()?.edited(|field| {
+            Ok((field.number == 6).then(|| Writer::default().number(6, state.into())))
+        })?;
+        Ok(Some(Writer::default().message(4, socket)))
+    })
+}
+
+/// The entry of a connection (tcp-stream-N.img) that has received the other end's
+/// FIN, which takes a place in the sequence and in the window.
+pub(super) fn with_fin(entry: &Message<'_>) -> Result<Writer, Error> {
+    entry.edited(|field| {
+        let value = match field.number {
+            2 | 17 => field.u32()?.wrapping_add(1),
+            16 => field.u32()?.saturating_sub(1),
+            _ => return Ok(None),
+        };
+        Ok(Some(Writer::default().number(field.number, value.into())))
+    })
+}
+
+/// The entry of an epoll set that watches other numbers.
+///
+/// * `watches`: for each that it has, in order, the number or nothing.
+pub(super) fn rewatched(entry: &Message<'_>, watches: &[Option<u32>]) -> Result<Writer, Error> {
+    let mut watches = watches.iter();
+    entry.edited(|field| {
+        if field.number != 9 {
+            return Ok(None);
+        }
+        let set = field.message()?.edited(|field| {
+            if field.number != 4 {
+                return Ok(None);
+            }
+            let Some(number) = watches.next().copied().flatten() else {
+                return Ok(Some(Writer::default()));
+            };
+            let watch = field.message()?;
+            if watch.numbers::<2>()?[1] == Some(number) {
+                return Ok(None);
+            }
+            let watch = watch.edited(|field| {
+                Ok((field.number == 2).then(|| Writer::default().number(2, number.into())))
+            })?;
+            Ok(Some(Writer::default().message(4, watch)))
+        })?;
+        Ok(Some(Writer::default().message(9, set)))
+    })
 }
 
 /// A path, which images have with and without the slash in front.

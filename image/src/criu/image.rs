@@ -1,8 +1,8 @@
 //! An image directory as a graph: tasks, their file tables, and the open file
 //! descriptions that descriptors and others refer to.
 
-use super::entry::{Description, FileType, Flight, Link, Lock, Slot, Task};
-use super::wire::{Entry, File, Magic, Message};
+use super::entry::{Description, FileType, Flight, Link, Slot, Task};
+use super::wire::{File, Magic, Message};
 use crate::Error;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,14 +18,17 @@ pub struct Table {
     pub tasks: Vec<i32>,
     /// Its descriptors, in the order of the file.
     pub slots: Vec<Slot>,
-    by_number: BTreeMap<i32, usize>,
+    pub(super) by_number: Vec<(i32, usize)>,
     pub(super) bytes: Vec<u8>,
 }
 
 impl Table {
     /// A descriptor of it.
     pub fn slot(&self, number: i32) -> Option<&Slot> {
-        self.by_number.get(&number).map(|&index| &self.slots[index])
+        let found = self
+            .by_number
+            .binary_search_by_key(&number, |(number, _)| *number);
+        found.ok().map(|place| &self.slots[self.by_number[place].1])
     }
 }
 
@@ -96,10 +99,11 @@ pub struct Image {
     pub tables: BTreeMap<u32, Table>,
     /// The open file descriptions, by id.
     pub descriptions: BTreeMap<u32, Description>,
-    pub(super) locks: Vec<Lock>,
     pub(super) flights: Vec<Flight>,
     /// The bytes of files.img.
     pub(super) files: Vec<u8>,
+    /// The bytes of sk-queues.img.
+    pub(super) queues: Vec<u8>,
 }
 
 impl Image {
@@ -143,13 +147,31 @@ impl Image {
             }
             tables.insert(id, table);
         }
+        let queues = directory.file("sk-queues.img")?.unwrap_or_default();
+        let flights = read_flights(&queues)?;
+        for flight in &flights {
+            if let Some(id) = flight
+                .descriptions
+                .iter()
+                .find(|&id| !descriptions.contains_key(id))
+            {
+                let file = File {
+                    name: "sk-queues.img",
+                    bytes: &queues,
+                };
+                let message = file.message(&flight.span);
+                return Err(
+                    message.error(format!("file {id:#x} waits, which files.img does not have"))
+                );
+            }
+        }
         let image = Image {
             tasks,
             tables,
             descriptions,
-            locks: read_locks(directory)?,
-            flights: read_flights(directory)?,
+            flights,
             files,
+            queues,
         };
         match empty {
             Some(file) if image.has_stray_descriptions(directory)? => Err(absent(&file)),
@@ -392,22 +414,24 @@ fn read_descriptions(files: &[u8]) -> Result<BTreeMap<u32, Description>, Error> 
         name: "files.img",
         bytes: files,
     };
-    let mut descriptions = BTreeMap::new();
+    /// Bytes of an entry, about.
+    const ENTRY: usize = 64;
+    let mut list = Vec::with_capacity(files.len() / ENTRY);
+    let mut opened_by = Vec::new();
     for entry in file.entries(Magic::FILES)? {
-        let entry = entry?;
-        let description = Description::read(&entry)?;
-        let id = description.id;
-        if descriptions.insert(id, description).is_some() {
-            return Err(entry.message.error(format!("id {id:#x} stands twice")));
+        let description = Description::read(&entry?)?;
+        if let Link::By(id) = description.link {
+            opened_by.push((description.id, id));
         }
+        list.push((description.id, description));
     }
-    let opened_by: Vec<(u32, u32)> = descriptions
-        .values()
-        .filter_map(|description| match description.link {
-            Link::By(id) => Some((description.id, id)),
-            _ => None,
-        })
-        .collect();
+    list.sort_by_key(|(id, _)| *id);
+    if let Some(pair) = list.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        let (id, description) = &pair[1];
+        let entry = file.message(&description.span);
+        return Err(entry.error(format!("id {id:#x} stands twice")));
+    }
+    let mut descriptions = BTreeMap::from_iter(list);
     for (id, by) in opened_by {
         let Some(file) = descriptions.get(&by) else {
             continue;
@@ -434,6 +458,23 @@ fn name_of_terminal(path: Vec<u8>) -> Vec<u8> {
     }
 }
 
+/// The same, as far as [`super::check`] needs it.
+pub(super) fn read_outlines(files: &[u8]) -> Result<Vec<Description>, Error> {
+    let file = File {
+        name: "files.img",
+        bytes: files,
+    };
+    let entries = file.entries(Magic::FILES)?;
+    entries.map(|entry| Description::outline(&entry?)).collect()
+}
+
+/// The descriptors of a file table (fdinfo-N.img).
+pub(super) fn read_slots(name: &str, bytes: &[u8]) -> Result<Vec<Slot>, Error> {
+    let file = File { name, bytes };
+    let entries = file.entries(Magic::FDINFO)?;
+    entries.map(|entry| Slot::read(&entry?)).collect()
+}
+
 fn read_table(
     directory: &dyn Directory,
     id: u32,
@@ -442,68 +483,57 @@ fn read_table(
     let name = format!("fdinfo-{id}.img");
     // CRIU makes no file where a task has no descriptor.
     let found = directory.file(&name)?;
-    let bytes = found.as_deref().unwrap_or_default();
-    let file = File { name: &name, bytes };
-    let mut slots = Vec::new();
-    let mut by_number = BTreeMap::new();
-    let entries = match found {
-        Some(_) => Some(file.entries(Magic::FDINFO)?),
-        None => None,
+    let slots = match &found {
+        Some(bytes) => read_slots(&name, bytes)?,
+        None => Vec::new(),
     };
-    for entry in entries.into_iter().flatten() {
-        let entry = entry?;
-        let slot = Slot::read(&entry)?;
-        if by_number.insert(slot.number, slots.len()).is_some() {
-            return Err(entry
-                .message
-                .error(format!("descriptor {} stands twice", slot.number)));
-        }
-        if !descriptions.contains_key(&slot.description) {
-            return Err(entry.message.error(format!(
-                "descriptor {} is file {:#x}, which files.img does not have",
-                slot.number, slot.description
-            )));
-        }
-        slots.push(slot);
+    let bytes = found.unwrap_or_default();
+    let mistake = |slot: &Slot, reason| {
+        let file = File {
+            name: &name,
+            bytes: &bytes,
+        };
+        file.message(&slot.span).error(reason)
+    };
+    let mut by_number: Vec<(i32, usize)> = slots.iter().map(|s| s.number).zip(0..).collect();
+    by_number.sort_unstable();
+    if let Some(pair) = by_number.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        let (number, index) = pair[1];
+        let reason = format!("descriptor {number} stands twice");
+        return Err(mistake(&slots[index], reason));
+    }
+    if let Some(slot) = slots
+        .iter()
+        .find(|slot| !descriptions.contains_key(&slot.description))
+    {
+        let reason = format!(
+            "descriptor {} is file {:#x}, which files.img does not have",
+            slot.number, slot.description
+        );
+        return Err(mistake(slot, reason));
     }
     Ok(Table {
         file: name,
         tasks: Vec::new(),
         slots,
         by_number,
-        bytes: found.unwrap_or_default(),
+        bytes,
     })
 }
 
-fn read_locks(directory: &dyn Directory) -> Result<Vec<Lock>, Error> {
-    let name = "filelocks.img";
-    let Some(bytes) = directory.file(name)? else {
-        return Ok(Vec::new());
-    };
-    let file = File {
-        name,
-        bytes: &bytes,
-    };
-    file.entries(Magic::FILE_LOCKS)?
-        .map(|entry| Lock::read(&entry?.message))
-        .collect()
-}
-
-fn read_flights(directory: &dyn Directory) -> Result<Vec<Flight>, Error> {
-    let name = "sk-queues.img";
-    let Some(bytes) = directory.file(name)? else {
-        return Ok(Vec::new());
-    };
-    let file = File {
-        name,
-        bytes: &bytes,
-    };
+pub(super) fn read_flights(queues: &[u8]) -> Result<Vec<Flight>, Error> {
     let mut flights = Vec::new();
+    if queues.is_empty() {
+        return Ok(flights);
+    }
+    let file = File {
+        name: "sk-queues.img",
+        bytes: queues,
+    };
     let mut entries = file.entries(Magic::SK_QUEUES)?;
     while let Some(entry) = entries.next() {
-        let Entry { message, .. } = entry?;
-        let (flight, data) = Flight::read(&message)?;
-        entries.skip_data(data)?;
+        let (mut flight, data) = Flight::read(&entry?)?;
+        flight.span.end = entries.skip_data(data)?;
         if !flight.descriptions.is_empty() {
             flights.push(flight);
         }

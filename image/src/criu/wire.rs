@@ -32,6 +32,7 @@ impl Magic {
     pub const PIPES_DATA: Magic = Magic(0x5645_3709);
     pub const FIFO_DATA: Magic = Magic(0x5933_3054);
     pub const TTY_INFO: Magic = Magic(0x5945_3036);
+    pub const REMAPS: Magic = Magic(0x5913_3954);
     pub const TCP_STREAM: Magic = Magic(0x5146_5506);
 
     /// The first bytes of a file of this kind.
@@ -100,6 +101,18 @@ impl<'a> File<'a> {
     }
 }
 
+impl<'a> File<'a> {
+    /// The message of an entry that was read before.
+    ///
+    /// * `span`: where the entry lies, its length word included.
+    pub fn message(self, span: &Range<usize>) -> Message<'a> {
+        Message {
+            file: self,
+            span: span.start + 4..span.end,
+        }
+    }
+}
+
 /// One entry of a file.
 pub(super) struct Entry<'a> {
     /// Where it lies in the file, its length word included.
@@ -116,9 +129,11 @@ pub(super) struct Entries<'a> {
 impl Entries<'_> {
     /// Passes over bytes that follow an entry and belong to it.
     ///
+    /// Gives where they end.
+    ///
     /// # Errors
     /// There are fewer.
-    pub fn skip_data(&mut self, count: u64) -> Result<(), Error> {
+    pub fn skip_data(&mut self, count: u64) -> Result<usize, Error> {
         let there = (self.file.bytes.len() - self.at) as u64;
         if count > there {
             return Err(self.file.error(
@@ -127,7 +142,7 @@ impl Entries<'_> {
             ));
         }
         self.at += count as usize;
-        Ok(())
+        Ok(self.at)
     }
 }
 
@@ -176,14 +191,17 @@ pub(super) struct Message<'a> {
 /// One field of a message.
 pub(super) struct Field<'a> {
     pub number: u32,
-    value: Value<'a>,
+    value: Value,
     at: usize,
+    end: usize,
     file: File<'a>,
 }
 
-enum Value<'a> {
+#[derive(Clone, Copy)]
+enum Value {
     Varint(u64),
-    Bytes(Message<'a>),
+    /// Where they begin; they end with the field.
+    Bytes(usize),
     /// Of a fixed width; no field of that kind is of interest here.
     Fixed,
 }
@@ -208,39 +226,57 @@ impl<'a> Message<'a> {
         self.file.error(self.span.start, reason)
     }
 
-    /// The fields 1 to N, each at its number less one. Where one stands twice the
-    /// last counts, as in protobuf.
+    /// A copy, with what `change` gives in place of a field; the fields for which
+    /// it gives nothing are copied as they are.
     ///
     /// # Errors
-    /// A malformed message.
-    pub fn last<const N: usize>(&self) -> Result<[Option<Field<'a>>; N], Error> {
-        let mut last = [const { None }; N];
+    /// A malformed message, and those of `change`.
+    pub fn edited(
+        &self,
+        mut change: impl FnMut(&Field<'a>) -> Result<Option<Writer>, Error>,
+    ) -> Result<Writer, Error> {
+        let mut copy = Writer(Vec::with_capacity(self.span.len() + 8));
         for field in self.fields() {
             let field = field?;
-            let slot = (field.number as usize).checked_sub(1);
-            if let Some(slot) = slot.and_then(|slot| last.get_mut(slot)) {
-                *slot = Some(field);
+            match change(&field)? {
+                Some(other) => copy.0.extend_from_slice(&other.0),
+                None => copy
+                    .0
+                    .extend_from_slice(&self.file.bytes[field.at..field.end]),
             }
         }
-        Ok(last)
+        Ok(copy)
     }
 
-    /// As [`Message::last`], where all of them are integers.
+    /// The integers among the fields 1 to N, each at its number less one. Where one
+    /// stands twice the last counts, as in protobuf.
     ///
     /// # Errors
     /// A malformed message.
     pub fn numbers<const N: usize>(&self) -> Result<[Option<u32>; N], Error> {
         let mut numbers = [None; N];
-        for (number, field) in numbers.iter_mut().zip(self.last::<N>()?) {
-            if let Some(Field {
-                value: Value::Varint(value),
-                ..
-            }) = field
-            {
-                *number = Some(value as u32);
+        for field in self.fields() {
+            let field = field?;
+            if let Some(place) = numbers.get_mut(field.number as usize - 1) {
+                *place = field.integer().map(|value| value as u32);
             }
         }
         Ok(numbers)
+    }
+
+    /// The last field of a number, which is a message or string.
+    ///
+    /// # Errors
+    /// A malformed message, or a field of another type.
+    pub fn message(&self, number: u32) -> Result<Option<Message<'a>>, Error> {
+        let mut found = None;
+        for field in self.fields() {
+            let field = field?;
+            if field.number == number {
+                found = Some(field.message()?);
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -252,12 +288,11 @@ impl<'a> Field<'a> {
         )
     }
 
-    /// # Errors
-    /// It is not an integer.
-    pub fn u64(&self) -> Result<u64, Error> {
+    /// Its value, where it is an integer.
+    pub fn integer(&self) -> Option<u64> {
         match self.value {
-            Value::Varint(value) => Ok(value),
-            _ => Err(self.mistyped()),
+            Value::Varint(value) => Some(value),
+            _ => None,
         }
     }
 
@@ -266,14 +301,18 @@ impl<'a> Field<'a> {
     /// # Errors
     /// It is not an integer.
     pub fn u32(&self) -> Result<u32, Error> {
-        self.u64().map(|value| value as u32)
+        let value = self.integer().ok_or_else(|| self.mistyped())?;
+        Ok(value as u32)
     }
 
     /// # Errors
     /// It is not a message or string.
     pub fn message(&self) -> Result<Message<'a>, Error> {
-        match &self.value {
-            Value::Bytes(message) => Ok(message.clone()),
+        match self.value {
+            Value::Bytes(start) => Ok(Message {
+                file: self.file,
+                span: start..self.end,
+            }),
             _ => Err(self.mistyped()),
         }
     }
@@ -283,12 +322,14 @@ impl<'a> Field<'a> {
     /// # Errors
     /// It is neither.
     pub fn append_to(&self, list: &mut Vec<u32>) -> Result<(), Error> {
-        match &self.value {
-            Value::Varint(value) => list.push(*value as u32),
-            Value::Bytes(packed) => {
-                let mut at = packed.span.start;
-                while at < packed.span.end {
-                    let (value, next) = varint(packed.file, at, packed.span.end)?;
+        match self.value {
+            Value::Varint(value) => list.push(value as u32),
+            Value::Bytes(mut at) => {
+                let bytes = &self.file.bytes[..self.end];
+                while at < self.end {
+                    let Some((value, next)) = varint(bytes, at) else {
+                        return Err(self.file.error(at, ENDLESS));
+                    };
                     list.push(value as u32);
                     at = next;
                 }
@@ -307,89 +348,115 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn field(&self) -> Result<(Field<'a>, usize), Error> {
-        let at = self.at;
-        let (key, body) = varint(self.file, at, self.end)?;
-        let number = u32::try_from(key >> 3).unwrap_or(u32::MAX);
+    /// The next field; `None` where there cannot be one.
+    #[inline]
+    fn field(&self) -> Option<Field<'a>> {
+        let bytes = &self.file.bytes[..self.end];
+        let (key, body) = varint(bytes, self.at)?;
+        let number = u32::try_from(key >> 3).ok()?;
         if !(1..1 << 29).contains(&number) {
-            return Err(self.file.error(at, "a field without a valid number"));
+            return None;
         }
         let sized = |count: u64, from: usize| {
             let there = (self.end - from) as u64;
-            if count > there {
-                return Err(self.file.error(
-                    at,
-                    format!(
-                        "field {number} of {count} bytes in a message that has {there} more bytes"
-                    ),
-                ));
-            }
-            Ok(from + count as usize)
+            (count <= there).then(|| from + count as usize)
         };
-        let (value, next) = match key & 7 {
+        let (value, end) = match key & 7 {
             0 => {
-                let (value, next) = varint(self.file, body, self.end)?;
-                (Value::Varint(value), next)
+                let (value, end) = varint(bytes, body)?;
+                (Value::Varint(value), end)
             }
             1 => (Value::Fixed, sized(8, body)?),
             2 => {
-                let (count, from) = varint(self.file, body, self.end)?;
-                let next = sized(count, from)?;
-                let message = Message {
-                    file: self.file,
-                    span: from..next,
-                };
-                (Value::Bytes(message), next)
+                let (count, from) = varint(bytes, body)?;
+                (Value::Bytes(from), sized(count, from)?)
             }
             5 => (Value::Fixed, sized(4, body)?),
-            _ => {
-                return Err(self
-                    .file
-                    .error(at, format!("field {number} of an unknown wire type")));
-            }
+            _ => return None,
         };
-        let field = Field {
+        Some(Field {
             number,
             value,
-            at,
+            at: self.at,
+            end,
             file: self.file,
+        })
+    }
+
+    /// Why there is no next field.
+    #[cold]
+    fn mistake(&self) -> Error {
+        let bytes = &self.file.bytes[..self.end];
+        let error = |at, reason: &str| self.file.error(at, reason);
+        let Some((key, body)) = varint(bytes, self.at) else {
+            return error(self.at, ENDLESS);
         };
-        Ok((field, next))
+        let number = key >> 3;
+        if !(1..1 << 29).contains(&number) {
+            return error(self.at, "a field without a valid number");
+        }
+        let (count, from) = match key & 7 {
+            0 => return error(body, ENDLESS),
+            1 => (8, body),
+            2 => match varint(bytes, body) {
+                Some(sized) => sized,
+                None => return error(body, ENDLESS),
+            },
+            5 => (4, body),
+            _ => return error(self.at, &format!("field {number} of an unknown wire type")),
+        };
+        let there = self.end - from;
+        let reason =
+            format!("field {number} of {count} bytes in a message that has {there} more bytes");
+        error(self.at, &reason)
     }
 }
 
 impl<'a> Iterator for Fields<'a> {
     type Item = Result<Field<'a>, Error>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.at >= self.end {
             return None;
         }
         match self.field() {
-            Ok((field, next)) => {
-                self.at = next;
+            Some(field) => {
+                self.at = field.end;
                 Some(Ok(field))
             }
-            Err(error) => {
+            None => {
+                let mistake = self.mistake();
                 self.at = self.end;
-                Some(Err(error))
+                Some(Err(mistake))
             }
         }
     }
 }
 
-fn varint(file: File<'_>, at: usize, end: usize) -> Result<(u64, usize), Error> {
+const ENDLESS: &str = "an integer that does not end";
+
+/// An integer and where it ends.
+#[inline]
+fn varint(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
+    match bytes.get(at) {
+        Some(&byte) if byte < 0x80 => Some((byte.into(), at + 1)),
+        _ => long_varint(bytes, at),
+    }
+}
+
+fn long_varint(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
     let mut value = 0u64;
-    for (index, &byte) in file.bytes[at..end].iter().take(10).enumerate() {
+    for (index, &byte) in bytes.get(at..)?.iter().take(10).enumerate() {
         if index == 9 && byte > 1 {
             break;
         }
         value |= u64::from(byte & 0x7f) << (7 * index);
         if byte & 0x80 == 0 {
-            return Ok((value, at + index + 1));
+            return Some((value, at + index + 1));
         }
     }
-    Err(file.error(at, "an integer that does not end"))
+    None
 }
 
 /// A message being written.
@@ -422,11 +489,55 @@ impl Writer {
         self.bytes(field, &message.0)
     }
 
+    /// It as an entry of a file.
+    pub fn into_entry(self) -> Vec<u8> {
+        let mut entry = Vec::with_capacity(self.0.len() + 4);
+        self.entry(&mut entry);
+        entry
+    }
+
     /// Appends it to a file as an entry.
     pub fn entry(self, file: &mut Vec<u8>) {
         let length = u32::try_from(self.0.len()).expect("entries made here are short");
         file.extend_from_slice(&length.to_le_bytes());
         file.extend_from_slice(&self.0);
+    }
+}
+
+/// What changes in a file: places, with what is to stand there instead.
+#[derive(Default)]
+pub(super) struct Splices(Vec<(Range<usize>, Vec<u8>)>);
+
+impl Splices {
+    pub fn remove(&mut self, span: Range<usize>) {
+        self.replace(span, Vec::new());
+    }
+
+    pub fn replace(&mut self, span: Range<usize>, bytes: Vec<u8>) {
+        self.0.push((span, bytes));
+    }
+
+    pub fn insert(&mut self, at: usize, bytes: Vec<u8>) {
+        self.replace(at..at, bytes);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The file with the changes, with room for `more` bytes behind.
+    pub fn apply(mut self, old: &[u8], more: usize) -> Vec<u8> {
+        self.0.sort_by_key(|(span, _)| (span.start, span.end));
+        let added: usize = self.0.iter().map(|(_, bytes)| bytes.len()).sum();
+        let mut new = Vec::with_capacity(old.len() + added + more);
+        let mut copied = 0;
+        for (span, bytes) in self.0 {
+            new.extend_from_slice(&old[copied..span.start]);
+            new.extend_from_slice(&bytes);
+            copied = span.end;
+        }
+        new.extend_from_slice(&old[copied..]);
+        new
     }
 }
 
@@ -488,6 +599,30 @@ mod tests {
         };
         assert_eq!(list(&[0x0a, 3, 1, 0x96, 1]), [1, 150]);
         assert_eq!(list(&[0x08, 1, 0x08, 0x96, 1]), [1, 150]);
+    }
+
+    #[test]
+    fn what_is_not_edited_is_copied_with_fields_that_nobody_knows() {
+        let bytes = [0x08, 5, 0xfa, 0x06, 1, 9, 0x10, 0x96, 0x01, 0x10, 7];
+        let same = message(&bytes).edited(|_| Ok(None)).expect("valid");
+        assert_eq!(same.0, bytes);
+        let edited = message(&bytes)
+            .edited(|field| Ok((field.number == 2).then(Writer::default)))
+            .expect("valid");
+        assert_eq!(
+            edited.number(2, 300).0,
+            [8, 5, 0xfa, 6, 1, 9, 0x10, 0xac, 2]
+        );
+    }
+
+    #[test]
+    fn splices_are_made_in_the_order_of_the_file() {
+        let mut splices = Splices::default();
+        splices.remove(4..6);
+        splices.insert(4, b"XY".to_vec());
+        splices.replace(0..1, b"___".to_vec());
+        assert_eq!(splices.apply(b"abcdefgh", 0), b"___bcdXYgh");
+        assert_eq!(Splices::default().apply(b"ab", 0), b"ab");
     }
 
     #[test]
