@@ -4,7 +4,7 @@ use super::entry::{
     FileType, inherited_description, inherited_slot, opened_description, rewatched,
 };
 use super::holders::Holders;
-use super::image::{Directory, Image, Table};
+use super::image::{Directory, Image, Lookup, Table};
 use super::sockets::{self, Sockets};
 use super::split::split;
 use super::wire::{File, Splices, Writer};
@@ -145,12 +145,13 @@ pub fn rewrite(
     let mut plans = BTreeMap::new();
     for &id in &order {
         let table = &image.tables[&id];
+        let mut lookup = Lookup::new(&image.descriptions);
         let descriptors: Vec<plan::Descriptor<'_>> = table
             .slots
             .iter()
-            .map(|slot| {
-                let description = &image.descriptions[&slot.description];
-                plan::Descriptor {
+            .filter_map(|slot| {
+                let description = lookup.get(slot.description)?;
+                Some(plan::Descriptor {
                     number: slot.number,
                     description: description.id.into(),
                     kind: description.kind,
@@ -159,7 +160,7 @@ pub fn rewrite(
                     access: description.access(),
                     append: description.flags & libc::O_APPEND.cast_unsigned() != 0,
                     position: description.position,
-                }
+                })
             })
             .collect();
         let pids = image.pids(table);

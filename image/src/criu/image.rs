@@ -4,7 +4,7 @@
 use super::entry::{Description, FileType, Flight, Link, Slot, Task};
 use super::wire::{File, Magic, Message};
 use crate::Error;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 /// The layout of images that this module knows (`CRTOOLS_IMAGES_V1_1`).
 const VERSION: u32 = 2;
@@ -475,6 +475,32 @@ pub(super) fn read_slots(name: &str, bytes: &[u8]) -> Result<Vec<Slot>, Error> {
     entries.map(|entry| Slot::read(&entry?)).collect()
 }
 
+/// Looks descriptions up, fast where one follows the other, as in tables.
+pub(super) struct Lookup<'a> {
+    all: &'a BTreeMap<u32, Description>,
+    rest: btree_map::Range<'a, u32, Description>,
+}
+
+impl<'a> Lookup<'a> {
+    pub fn new(all: &'a BTreeMap<u32, Description>) -> Self {
+        Lookup {
+            all,
+            rest: all.range(..),
+        }
+    }
+
+    pub fn get(&mut self, id: u32) -> Option<&'a Description> {
+        match self.rest.next() {
+            Some((&next, description)) if next == id => Some(description),
+            _ => {
+                self.rest = self.all.range(id..);
+                let (&next, description) = self.rest.next()?;
+                (next == id).then_some(description)
+            }
+        }
+    }
+}
+
 fn read_table(
     directory: &dyn Directory,
     id: u32,
@@ -502,10 +528,9 @@ fn read_table(
         let reason = format!("descriptor {number} stands twice");
         return Err(mistake(&slots[index], reason));
     }
-    if let Some(slot) = slots
-        .iter()
-        .find(|slot| !descriptions.contains_key(&slot.description))
-    {
+    let mut lookup = Lookup::new(descriptions);
+    let mut missing = slots.iter();
+    if let Some(slot) = missing.find(|slot| lookup.get(slot.description).is_none()) {
         let reason = format!(
             "descriptor {} is file {:#x}, which files.img does not have",
             slot.number, slot.description
