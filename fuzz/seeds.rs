@@ -9,6 +9,15 @@
 #[allow(dead_code)]
 mod build;
 
+#[path = "../image/tests/criu_images/build.rs"]
+#[allow(dead_code)]
+mod criu;
+
+/// The files of a CRIU image in an input of `criu_rewrite`.
+#[path = "targets/criu_files.rs"]
+#[allow(dead_code)]
+mod criu_files;
+
 use build::{Datagram, File, Head, Kind, Machine, Name, Process, Recipe, Sender, build, head_only};
 use std::fs;
 use std::path::Path;
@@ -141,6 +150,32 @@ fn write(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).expect("a seed");
 }
 
+/// Name, IGNORE, PRESERVE, image.
+fn criu_images() -> Vec<(&'static str, &'static str, &'static str, criu::World)> {
+    use criu::{Made, one_task};
+    let plain = one_task(
+        &[Made::Reg, Made::Pipe, Made::Tty, Made::Deleted],
+        &[1, 3, 5, 7],
+    );
+    let mut watched = one_task(&[Made::Eventfd, Made::Epoll(vec![3, 4])], &[3, 9]);
+    watched.tables[0].extend([(4, 0), (6, 0)]);
+    let mut pairs = one_task(&[Made::Pair, Made::Other, Made::Reg], &[3, 4, 5]);
+    pairs.tables.push([(3, 0)].into());
+    pairs.in_flight.push((1, 2));
+    let mut shared = one_task(&[Made::Datagrams, Made::OtherDatagrams], &[3, 4]);
+    shared.shared = true;
+    let mut locks = one_task(&[Made::Reg, Made::Reg], &[3, 4]);
+    locks.tables[0].insert(8, 0);
+    locks.locks = vec![(2, 100, 3), (1, 100, 4)];
+    vec![
+        ("plain", "3,7", "1,5", plain),
+        ("watched", "3", "4", watched),
+        ("pairs", "root:4,5", "", pairs),
+        ("shared", "101:3", "*:8", shared),
+        ("locks", "3,4", "", locks),
+    ]
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (lean, root) = match arguments.as_slice() {
@@ -185,6 +220,11 @@ fn main() {
         task_len: 72,
     });
     write(&root.join("linux_cr_survey/v18-s390x"), &old);
+    for (name, ignore, preserve, world) in criu_images() {
+        let mut input = format!("{ignore}\n{preserve}\n").into_bytes();
+        input.extend(criu_files::input(&world.files()));
+        write(&root.join("criu_rewrite").join(name), &input);
+    }
     let lists = [
         ("ignore", "\x000,3-5,root:7,*:9-,4242:1"),
         ("preserve", "\x010-2, 12"),

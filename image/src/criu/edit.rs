@@ -174,8 +174,10 @@ pub fn rewrite(
         warnings: Vec::new(),
     };
     let mut given = Given::new(image, &planner, advice.paths(), naming);
-    let mut files = edit.files(&split.tables, &mut given)?;
-    files.extend(split.files(directory)?);
+    let mut files = edit.files(&mut given)?;
+    if !files.is_empty() {
+        files.extend(split.files(directory)?);
+    }
     let named = |opening: Opening| (given.name_of_opening(&opening), opening);
     Ok(Rewrite {
         files,
@@ -223,24 +225,19 @@ impl Edit<'_> {
     }
 
     /// The files that change.
-    ///
-    /// * `new`: tables that have no file yet.
-    fn files(
-        &mut self,
-        new: &BTreeSet<u32>,
-        given: &mut Given<'_>,
-    ) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+    fn files(&mut self, given: &mut Given<'_>) -> Result<BTreeMap<String, Vec<u8>>, Error> {
         self.check_types()?;
         let mut files = BTreeMap::new();
-        for (id, plan) in self.holders.plans {
-            if plan.is_untouched() && !new.contains(id) {
-                continue;
-            }
-            let table = &self.image.tables[id];
-            files.insert(table.file.clone(), given.table(table, plan)?);
-        }
-        if files.is_empty() {
+        if self.holders.plans.values().all(TablePlan::is_untouched) {
             return Ok(files);
+        }
+        for (id, plan) in self.holders.plans {
+            let table = &self.image.tables[id];
+            // What is left of an image has a file for each table, so that one that
+            // is missing is noticed.
+            if !plan.is_untouched() || table.is_new {
+                files.insert(table.file.clone(), given.table(table, plan)?);
+            }
         }
         if !self.holders.released().is_empty() {
             let locks = locks::edited(&self.holders, self.directory, &mut self.warnings)?;

@@ -20,6 +20,8 @@ pub struct Table {
     pub slots: Vec<Slot>,
     pub(super) by_number: Vec<(i32, usize)>,
     pub(super) bytes: Vec<u8>,
+    /// CRIU made no file for it.
+    pub(super) is_new: bool,
 }
 
 impl Table {
@@ -143,6 +145,7 @@ impl Image {
             table.tasks.push(task.pid);
             if table.bytes.is_empty() {
                 table.bytes = Magic::FDINFO.head();
+                table.is_new = true;
                 empty = Some(table.file.clone());
             }
             tables.insert(id, table);
@@ -543,6 +546,7 @@ fn read_table(
         slots,
         by_number,
         bytes,
+        is_new: false,
     })
 }
 

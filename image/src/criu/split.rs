@@ -120,6 +120,7 @@ impl Split<'_> {
         let copy = Table {
             file: format!("fdinfo-{new}.img"),
             tasks: group.to_vec(),
+            is_new: true,
             ..table.clone()
         };
         image.tables.insert(new, copy);
