@@ -12,7 +12,7 @@ use ckpt_image::caller::{Access, Caller, CallerFile, CannotOpen, Opened, Opening
 use ckpt_image::linux_cr::delivery::{Delivery, Medium};
 use ckpt_image::linux_cr::layout::{Arch, Order};
 use ckpt_image::linux_cr::rewrite::Rewriter;
-use ckpt_image::linux_cr::survey::Surveyor;
+use ckpt_image::linux_cr::survey::{Foreknowledge, Surveyor};
 use ckpt_image::plan::Planner;
 use generator::build::{
     Datagram, File, Head, Kind as Is, Name, Process, Recipe, Sender, build, head_only, pid,
@@ -224,21 +224,24 @@ fn rewrite_as(
         error: None,
         warnings: Vec::new(),
     };
-    let planner = match Planner::new(advice, caller.clone(), false) {
-        Ok(planner) => planner.with_paths(Box::new(Files)),
+    let rewriter = || -> Result<Rewriter, Error> {
+        let planner = Planner::new(advice, caller.clone(), false)?.with_paths(Box::new(Files));
+        Ok(Rewriter::new(planner, Box::new(|_| Some(17))))
+    };
+    let mut rewriter = match rewriter() {
+        Ok(first) => {
+            // As restart programs have an image in a file read.
+            let mut surveyor = Surveyor::default();
+            match surveyor.feed(image).and_then(|()| surveyor.finish()) {
+                Ok((survey, _)) if whole => foreseeing(&rewriter, survey.foreknowledge(), image),
+                _ => first,
+            }
+        }
         Err(error) => {
             rewritten.error = Some(error);
             return rewritten;
         }
     };
-    let mut rewriter = Rewriter::new(planner, Box::new(|_| Some(17)));
-    let mut surveyor = Surveyor::default();
-    if whole
-        && surveyor.feed(image).is_ok()
-        && let Ok((survey, _)) = surveyor.finish()
-    {
-        rewriter.foresee(survey.foreknowledge());
-    }
     let mut rest = image;
     let mut sizes = pieces.iter().cycle();
     let mut result = Ok(());
@@ -252,6 +255,24 @@ fn rewrite_as(
     rewritten.warnings = rewriter.warnings().to_vec();
     rewritten.error = result.and_then(|()| rewriter.finish()).err();
     rewritten
+}
+
+/// A rewriter that knows what every table comes to.
+fn foreseeing(
+    rewriter: &dyn Fn() -> Result<Rewriter, Error>,
+    known: Foreknowledge,
+    image: &[u8],
+) -> Rewriter {
+    let with = |known| {
+        let mut rewriter = rewriter().expect("advice that was good before");
+        rewriter.foresee(known);
+        rewriter
+    };
+    let mut planned = with(known.clone());
+    match planned.feed(image).and_then(|()| planned.finish()) {
+        Ok(()) => with(planned.foreknowledge()),
+        Err(_) => with(known),
+    }
 }
 
 fn deliver(

@@ -280,6 +280,15 @@ impl Request {
         self.foreknowledge = Some(survey.foreknowledge());
         self.name_tasks(survey.tasks.iter().map(|task| task.pid).collect());
         let medium = stream::medium_for(survey.queued.values().copied().max().unwrap_or(0));
+        if !survey.is_one_process() {
+            // What all of them drop is known once every table has been planned.
+            let mut planned = Through {
+                rewriter: self.rewriter(false)?,
+                delivery: None,
+            };
+            scan(&file, start, &mut planned)?;
+            self.foreknowledge = Some(planned.rewriter.foreknowledge());
+        }
         let mut through = Through {
             rewriter: self.rewriter(false)?,
             delivery: self.delivers.then(|| Delivery::new(medium)),

@@ -22,7 +22,7 @@ mod watches;
 
 use super::layout::{Layout, Order, fixed};
 use super::records::{Prefix, Record, Sink, Splitter};
-use super::survey::{Foreknowledge, Interest, Survey};
+use super::survey::{Foreknowledge, Interest, Kept, Survey};
 use crate::Error;
 use crate::caller::Opening;
 use crate::listing::Engine;
@@ -64,6 +64,7 @@ impl Rewriter {
                 contents: BTreeMap::new(),
                 kept: BTreeSet::new(),
                 removed: BTreeSet::new(),
+                removed_behind: BTreeSet::new(),
                 given: BTreeMap::new(),
                 own: Own::default(),
                 deferred: Deferred::default(),
@@ -82,6 +83,18 @@ impl Rewriter {
         self.editor.planner.foresee(known.numbers.clone());
         self.editor.survey.foresee(&known);
         self.editor.foreknowledge = Some(known);
+    }
+
+    /// What a pass over the whole image found, for the next one over the same.
+    pub fn foreknowledge(&self) -> Foreknowledge {
+        let Editor { survey, kept, .. } = &self.editor;
+        Foreknowledge {
+            files: Some(Kept {
+                kept: kept.clone(),
+                needed: survey.needed(kept),
+            }),
+            ..survey.foreknowledge()
+        }
     }
 
     /// Gives the tasks the pids by which advice names them, in the order of the
@@ -179,6 +192,8 @@ struct Editor {
     kept: BTreeSet<i32>,
     /// Files that never go out.
     removed: BTreeSet<i32>,
+    /// What was behind them.
+    removed_behind: BTreeSet<i32>,
     /// Objrefs given to what comes in place of the image's files.
     given: BTreeMap<Origin, i32>,
     own: Own,
@@ -291,6 +306,7 @@ impl Editor {
             }
             fixed::FILE => {
                 if let Some(file) = file {
+                    self.refuse_half(file)?;
                     self.release_terminal(file);
                 }
             }
@@ -330,6 +346,19 @@ impl Editor {
         Ok(())
     }
 
+    /// A pipe, set or connection that was removed turns out to have another file.
+    fn refuse_half(&self, file: i32) -> Result<(), Error> {
+        let behind = self.survey.files.get(&file).map_or(0, |file| file.behind);
+        if behind == 0 || !self.removed_behind.contains(&behind) {
+            return Ok(());
+        }
+        Err(Error::unsupported(
+            format!("image: object {file}"),
+            "all of the pipe or socket behind it was dropped that could be known of, and more \
+             comes: leave it out",
+        ))
+    }
+
     /// Lets a file go if it was held back, since the next record refers to it.
     fn need(&mut self, file: i32) -> Result<(), Error> {
         if self.removed.contains(&file) {
@@ -343,11 +372,21 @@ impl Editor {
             return Ok(());
         };
         self.refuse_given(file)?;
+        // A terminal stands inside the announcement, as a kernel writes it.
+        let announced = announced(self.order(), &bytes);
+        let (announcement, rest) = bytes.split_at(announced.min(bytes.len()));
+        self.out.extend_from_slice(announcement);
         self.release_terminal(file);
-        self.out.extend_from_slice(&bytes);
+        self.out.extend_from_slice(rest);
         self.release_contents(file);
         Ok(())
     }
+}
+
+/// Bytes of the first record.
+fn announced(order: Order, records: &[u8]) -> usize {
+    let len = records.get(4..).and_then(|rest| rest.first_chunk());
+    len.map_or(0, |bytes| order.u32(*bytes) as usize)
 }
 
 fn put(order: Order, record: &mut [u8], at: usize, value: i32) {

@@ -45,6 +45,8 @@ pub struct Task {
 /// One open file description.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct File {
+    /// The file table inside which it stands.
+    pub table: Option<i32>,
     /// f_type, of [`file_type`].
     pub file_type: u32,
     /// FMODE_ bits.
@@ -217,10 +219,19 @@ pub enum Work {
 pub struct Foreknowledge {
     /// Numbers that tasks other than the root's have.
     pub numbers: BTreeSet<i32>,
-    /// Files that more than one process needs.
-    pub shared: BTreeSet<i32>,
     /// Ends of terminals which files are on.
     pub masters: BTreeSet<i32>,
+    /// Of the files, once the advice has been met with all tables.
+    pub files: Option<Kept>,
+}
+
+/// What advice leaves of the files of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Those that some descriptor keeps.
+    pub kept: BTreeSet<i32>,
+    /// Those, and what they need.
+    pub needed: BTreeSet<i32>,
 }
 
 /// What goes as a whole or stays.
@@ -242,6 +253,8 @@ pub struct Survey {
     pub tables: BTreeMap<i32, Table>,
     /// By objref.
     pub ttys: HashMap<i32, Tty>,
+    /// The slave of each terminal, by its master.
+    pub slaves: HashMap<i32, i32>,
     /// By objref.
     pub sockets: HashMap<i32, Socket>,
     /// Bytes in pipes and fifos, by the pipe's objref.
@@ -337,29 +350,36 @@ impl Survey {
         let root = self.tasks.first().and_then(|task| task.table);
         let others = self.tables.iter().filter(|(id, _)| Some(**id) != root);
         let numbers = others.flat_map(|(_, table)| &table.descriptors);
-        let numbers = numbers.map(|desc| desc.number).collect();
-        let held = || {
-            self.tasks.iter().flat_map(|task| {
-                let table = task.table.and_then(|id| self.tables.get(&id));
-                let descriptors = table.into_iter().flat_map(|table| &table.descriptors);
-                descriptors.map(|desc| (task.process, desc.file))
-            })
-        };
-        // Pipes and connections go with both of their ends, or stay.
-        let mut holders: HashMap<Whole, Option<i32>> = HashMap::new();
-        for (process, file) in held() {
-            let holder = holders.entry(self.whole(file)).or_insert(Some(process));
-            *holder = holder.filter(|&other| other == process);
-        }
-        let shared = held().map(|(_, file)| file);
-        let shared = shared.filter(|file| holders.get(&self.whole(*file)) == Some(&None));
-        let shared = shared.collect();
-        let masters = self.masters.iter().copied().collect();
         Foreknowledge {
-            numbers,
-            shared,
-            masters,
+            numbers: numbers.map(|desc| desc.number).collect(),
+            masters: self.masters.iter().copied().collect(),
+            files: None,
         }
+    }
+
+    /// The files that are needed where some are kept: those, those that stand
+    /// elsewhere than in a table which has them, and the other ends of all
+    /// these.
+    pub fn needed(&self, kept: &BTreeSet<i32>) -> BTreeSet<i32> {
+        let tables = self.tables.iter();
+        let listed = tables.flat_map(|(id, table)| table.descriptors.iter().map(|d| (d.file, *id)));
+        let listed: HashSet<(i32, i32)> = listed.collect();
+        let in_place = |id: i32| {
+            let table = self.files.get(&id).and_then(|file| file.table);
+            table.is_some_and(|table| listed.contains(&(id, table)))
+        };
+        let needs = |id: &&i32| kept.contains(id) || !in_place(**id);
+        let whole: HashSet<Whole> = self
+            .files
+            .keys()
+            .filter(needs)
+            .map(|id| self.whole(*id))
+            .collect();
+        let needed = self
+            .files
+            .keys()
+            .filter(|id| whole.contains(&self.whole(**id)));
+        needed.copied().collect()
     }
 
     fn whole(&self, id: i32) -> Whole {
@@ -520,6 +540,9 @@ impl Survey {
                 if let Some(tty) = self.open_tty.take() {
                     let (link, index) = (record.i32(12)?, record.u32(24)?);
                     self.ttys.insert(tty, Tty { link, index });
+                    if link != 0 {
+                        self.slaves.insert(link, tty);
+                    }
                 }
             }
             fixed::EPOLL_ITEMS => {
@@ -560,6 +583,13 @@ impl Survey {
                 let [local, _] = addresses(record, lengths, SOCKADDR_UN)?;
                 let name = unix_name(record, version, &local)?;
                 let peer = record.i32(12)?;
+                if self
+                    .open_sockets
+                    .last()
+                    .is_some_and(|(id, _)| Some(*id) != record.i32(8).ok())
+                {
+                    return Err(record.error("a unix socket with another one's number"));
+                }
                 let relative = !matches!(local.first(), None | Some(b'/' | 0));
                 let id = self.socket(version, |socket| Socket {
                     kind: Kind::Unix,
@@ -803,7 +833,9 @@ impl Survey {
         let Some(id) = self.open_file.take() else {
             return Err(record.error("a file that was not announced"));
         };
+        let filling = self.filling.filter(|_| self.complete_table().is_none());
         let mut file = File {
+            table: self.open_table.or(filling),
             file_type: record.u32(8)?,
             mode: record.u32(12)?,
             flags: record.u32(16)?,

@@ -371,7 +371,7 @@ impl Comparison<'_> {
                 4 if self.before.socks[&body.behind].family == 1 || !self.is_tied(body.behind) => {
                     prop_assert!(!self.is_made(objects, *id), "socket {} is bound", id);
                 }
-                5 if !self.is_used(body.behind) => {
+                5 if !self.is_used(body.behind) && self.is_pair_in_place(body.behind) => {
                     let leads =
                         |tty: &i32| *tty == body.behind || self.before.is_pair(*tty, body.behind);
                     let led = self.after.controlling.values().any(leads);
@@ -394,6 +394,15 @@ impl Comparison<'_> {
         let table = self.before.announced_in.get(&id);
         let table = table.map(|table| &self.before.tables[table]);
         table.is_some_and(|table| table.values().any(|held| held.file == id))
+    }
+
+    /// The same of all files on a terminal: its ends come with the first.
+    fn is_pair_in_place(&self, end: i32) -> bool {
+        let on_it = |(_, file): &(&i32, &FileBody)| {
+            file.kind == 5 && (file.behind == end || self.before.is_pair(file.behind, end))
+        };
+        let mut files = self.before.files.iter().filter(on_it);
+        files.all(|(id, _)| self.in_place(*id))
     }
 
     /// How many processes have one of these files.

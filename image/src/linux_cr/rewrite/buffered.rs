@@ -65,9 +65,7 @@ impl Buffered {
     /// Puts the announcements that stand behind the last descriptor that is left
     /// in front of it (or of the table): behind it nobody reads them before what
     /// the table defers, which would fail.
-    ///
-    /// * `held`: files that do not go out.
-    pub fn draw_forward(&mut self, plan: &TablePlan, held: &BTreeMap<i32, Left>) {
+    pub fn draw_forward(&mut self, plan: &TablePlan) {
         let mut fates = plan.fates.iter();
         let mut last = None;
         for (index, piece) in self.pieces.iter().enumerate() {
@@ -84,10 +82,9 @@ impl Buffered {
             return;
         };
         let behind = self.pieces.split_off(last);
-        let (forward, stay) = behind.into_iter().partition(|piece| {
-            let announced = !matches!(piece.role, Role::Table | Role::Descriptor);
-            announced && !piece.role.is_held(held)
-        });
+        let (forward, stay) = behind
+            .into_iter()
+            .partition(|piece| !matches!(piece.role, Role::Table | Role::Descriptor));
         let (forward, stay): (Vec<_>, Vec<_>) = (forward, stay);
         self.pieces.extend(forward);
         self.pieces.extend(stay);

@@ -21,7 +21,7 @@ use super::deferred::Queues;
 use super::{Editor, put};
 use crate::advice::Kind;
 use crate::linux_cr::layout::{Layout, UNIX_LINKED, file_type};
-use crate::linux_cr::survey::{Desc, Name, Socket, Work};
+use crate::linux_cr::survey::{Desc, Kept, Name, Socket, Work};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes of a unix socket's address that has no name.
@@ -57,9 +57,12 @@ impl Editor {
             let behind = self.survey.files.get(file).map_or(0, |file| file.behind);
             *ends.entry(behind).or_default() += 1;
         }
-        let complete = |behind: i32| {
-            let users = self.survey.users.get(&behind).map_or(0, Vec::len);
-            ends.get(&behind) == Some(&users)
+        let complete = |file: i32, behind: i32| match self.known_files() {
+            Some(known) => here.contains(&file) && !known.needed.contains(&file),
+            None => {
+                let users = self.survey.users.get(&behind).map_or(0, Vec::len);
+                ends.get(&behind) == Some(&users)
+            }
         };
         dropped
             .iter()
@@ -69,8 +72,8 @@ impl Editor {
             .collect()
     }
 
-    /// * `complete`: whether this table drops all files behind which something is.
-    fn left(&self, id: i32, here: &BTreeSet<i32>, complete: &dyn Fn(i32) -> bool) -> Left {
+    /// * `complete`: whether all files are dropped behind which the same is as behind a file.
+    fn left(&self, id: i32, here: &BTreeSet<i32>, complete: &dyn Fn(i32, i32) -> bool) -> Left {
         let Some(file) = self.survey.files.get(&id) else {
             return Left::Stays;
         };
@@ -79,14 +82,15 @@ impl Editor {
             file_type::GENERIC | file_type::EVENTFD | file_type::FIFO | file_type::TTY => {
                 Left::HeldBack
             }
-            file_type::PIPE => otherwise(complete(file.behind)),
+            file_type::PIPE => otherwise(complete(id, file.behind)),
             file_type::EPOLL => otherwise(self.is_sole(id, here)),
             file_type::SOCKET => match self.survey.sockets.get(&file.behind) {
                 Some(socket) if socket.inside != Some(id) => Left::Stays,
                 Some(socket) if socket.is_listening() || socket.unread => Left::HeldBack,
                 Some(socket) if socket.kind == Kind::Inet => {
                     let other = self.survey.other_end(socket);
-                    otherwise(complete(file.behind) && other.is_none_or(complete))
+                    let other = other.is_none_or(|other| complete(id, other));
+                    otherwise(complete(id, file.behind) && other)
                 }
                 _ => Left::Stays,
             },
@@ -102,10 +106,20 @@ impl Editor {
     }
 
     fn is_only_here(&self, file: i32) -> bool {
-        let foreseen = self.foreknowledge.as_ref();
-        let last = self.survey.is_last_process();
-        let known = last || foreseen.is_some_and(|known| !known.shared.contains(&file));
-        known && !self.kept.contains(&file)
+        match self.known_files() {
+            Some(known) => !known.needed.contains(&file),
+            None => self.survey.is_last_process() && !self.kept.contains(&file),
+        }
+    }
+
+    fn known_files(&self) -> Option<&Kept> {
+        self.foreknowledge.as_ref()?.files.as_ref()
+    }
+
+    /// Whether some descriptor is known to keep a file.
+    pub(super) fn is_kept(&self, file: i32) -> bool {
+        let known = self.known_files();
+        self.kept.contains(&file) || known.is_some_and(|known| known.kept.contains(&file))
     }
 
     /// What of a table's sockets is not restored: the queues of those that are not, and the name of those that nobody
@@ -174,6 +188,18 @@ impl Editor {
             };
             self.warnings
                 .push(format!("task {task} descriptor {number} {warning}"));
+        }
+    }
+
+    /// Says what a socket does to the system which only a watch needs, for all that is known.
+    pub(super) fn warn_of_watched(&mut self, number: i32, file: i32) {
+        let file = self.survey.files.get(&file);
+        let file = file.filter(|file| file.file_type == file_type::SOCKET);
+        if file.is_some_and(|file| self.survey.sockets.contains_key(&file.behind)) {
+            self.warnings.push(format!(
+                "descriptor {number} was a socket which an epoll set watches, and a task that comes later may have \
+                 it: its name or port is taken until the restart ends (give the image as a file)"
+            ));
         }
     }
 

@@ -63,7 +63,22 @@ impl Editor {
         self.survey.record(record, layout)?;
         self.refuse_master(record)?;
         if let Some(table) = self.survey.complete_table() {
+            self.check_peers(record)?;
             self.table(table, layout)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses what the end of the table would crash a kernel with.
+    fn check_peers(&self, record: &Record<'_>) -> Result<(), Error> {
+        for work in &self.survey.work {
+            let Work::Queues(id) = work else { continue };
+            let peer = self.survey.sockets.get(id).map_or(0, |socket| socket.peer);
+            if peer > 0 && !self.survey.sockets.contains_key(&peer) {
+                return Err(record.error(format!(
+                    "the peer {peer} of socket {id} has not come, which would crash the kernel"
+                )));
+            }
         }
         Ok(())
     }
@@ -100,9 +115,13 @@ impl Editor {
             _ => None,
         });
         let sets = sets.collect();
-        self.removed.extend(dropped.iter().filter(removed));
+        for file in dropped.iter().filter(removed) {
+            self.removed.insert(*file);
+            self.removed_behind
+                .extend(self.survey.files.get(file).map(|file| file.behind));
+        }
         self.deferred = Deferred::new(&mut self.survey, queues.clone(), sets);
-        buffered.draw_forward(&plan, &held);
+        buffered.draw_forward(&plan);
         // What will not go out, for all that is known: its objref may be used anew.
         let unused =
             |id: &i32| held.contains_key(id) && (self.held.contains_key(id) || here.contains(id));
@@ -134,7 +153,7 @@ impl Editor {
                     self.place(desc, *fate, bytes)?;
                 }
                 role if role.is_held(&held) => self.withhold(role, bytes, &held),
-                role => self.let_out(role, piece.kind, bytes, &queues),
+                role => self.let_out(role, piece.kind, bytes, &queues)?,
             }
         }
         for &(number, from) in added {
@@ -182,9 +201,18 @@ impl Editor {
     }
 
     /// Lets a record of an announcement go, behind what it needs and in front of what needs it.
-    fn let_out(&mut self, role: Role, kind: u32, record: &[u8], queues: &BTreeMap<i32, Queues>) {
+    fn let_out(
+        &mut self,
+        role: Role,
+        kind: u32,
+        record: &[u8],
+        queues: &BTreeMap<i32, Queues>,
+    ) -> Result<(), Error> {
         match (role, kind) {
-            (Role::File(file), fixed::FILE) => self.release_terminal(file),
+            (Role::File(file), fixed::FILE) => {
+                self.refuse_half(file)?;
+                self.release_terminal(file);
+            }
             (Role::Terminal { end, .. }, fixed::TTY) => {
                 let link = self.survey.ttys.get(&end).map_or(0, |end| end.link);
                 self.release_end(link);
@@ -206,6 +234,7 @@ impl Editor {
         if let (Role::File(file), fixed::FILE_NAME) = (role, kind) {
             self.release_contents(file);
         }
+        Ok(())
     }
 
     pub(super) fn plan(
