@@ -1,26 +1,24 @@
 //! Tasks that are being dumped, as /proc and kcmp(2) know them.
 
-use crate::caller;
-use ckpt_image::advice::Kind;
-use ckpt_image::criu::dump::{Kernel, Open, Place, Task, Watch, watches};
+use crate::{caller, errno};
+use ckpt_image::criu::dump::{Kernel, Open, OpenFile, Place, Task, Watch, watches};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 
 const KCMP_FILE: i32 = 0;
 const KCMP_FILES: i32 = 2;
 const KCMP_EPOLL_TFD: i32 = 7;
-
-const EPOLL: &[u8] = b"anon_inode:[eventpoll]";
 
 /// The processes that this one traces, the root task first and parents before
 /// their children.
 ///
 /// * `traced`: threads that were traced at some time, in the order in which that
 ///   began; those that are not any more are left out.
-/// * `wanted`: whether the kind of a number's file must be known.
+/// * `wanted`: whether the file of a number must be known.
 ///
 /// # Errors
 /// What reading /proc gives.
@@ -143,11 +141,7 @@ struct Tables {
 
 impl Tables {
     fn number(&mut self, pid: i32) -> usize {
-        let order = |&(other, _): &(i32, usize)| match kcmp(other, pid, KCMP_FILES, 0, 0) {
-            0 => Ordering::Equal,
-            1 => Ordering::Less,
-            _ => Ordering::Greater,
-        };
+        let order = |&(other, _): &(i32, usize)| order(kcmp(other, pid, KCMP_FILES, 0, 0));
         match self.sorted.binary_search_by(order) {
             Ok(at) => self.sorted[at].1,
             Err(at) => {
@@ -168,16 +162,11 @@ fn descriptors(pid: i32, wanted: &dyn Fn(i32) -> bool) -> io::Result<Vec<Open>> 
         let Some(number) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        let link = link(&directory, number)?;
-        open.push(Open {
-            number,
-            kind: match link.as_slice() {
-                EPOLL => Kind::Epoll,
-                _ if !wanted(number) => Kind::Other,
-                _ => kind(&directory, (pid, number), &link)?,
-            },
-            link,
-        });
+        let file = match wanted(number) {
+            true => Some(file(&directory, (pid, number))?),
+            false => None,
+        };
+        open.push(Open { number, file });
     }
     open.sort_unstable_by_key(|open| open.number);
     Ok(open)
@@ -209,7 +198,8 @@ fn link(directory: &File, number: i32) -> io::Result<Vec<u8>> {
     }
 }
 
-fn kind(directory: &File, place: Place, link: &[u8]) -> io::Result<Kind> {
+fn file(directory: &File, place: Place) -> io::Result<OpenFile> {
+    let link = link(directory, place.1)?;
     let name = digits(place.1);
     // SAFETY: stat is plain data, and all zeroes is a value of it.
     let mut st: libc::stat = unsafe { std::mem::zeroed() };
@@ -221,7 +211,8 @@ fn kind(directory: &File, place: Place, link: &[u8]) -> io::Result<Kind> {
     let asked = matches!(st.st_mode & libc::S_IFMT, libc::S_IFSOCK | libc::S_IFCHR);
     let copy = if asked { copy(place) } else { None };
     let fd = copy.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-    Ok(caller::kind(fd, &st, &String::from_utf8_lossy(link)))
+    let kind = caller::kind(fd, &st, &String::from_utf8_lossy(&link));
+    Ok(OpenFile { kind, link })
 }
 
 /// A copy of another process's descriptor, of the same description.
@@ -254,12 +245,71 @@ pub fn is_a_copy_of(own: i32, (pid, number): Place) -> bool {
     kcmp(me, pid, KCMP_FILE, own.into(), number.into()) == 0
 }
 
+/// `struct kcmp_epoll_slot`: a watch of an epoll set.
+#[repr(C)]
+struct Slot {
+    set: u32,
+    number: u32,
+    nth: u32,
+}
+
+impl Slot {
+    fn new(set: Place, number: i32, nth: u32) -> Self {
+        Slot {
+            set: set.1.unsigned_abs(),
+            number: number.unsigned_abs(),
+            nth,
+        }
+    }
+
+    /// As [`kcmp`], with the file that is watched.
+    fn compare(&self, set: Place, target: Place) -> i64 {
+        let number = i64::from(target.1);
+        // SAFETY: the slot is read by the kernel only, and outlives the call.
+        unsafe {
+            libc::syscall(
+                libc::SYS_kcmp,
+                target.0,
+                set.0,
+                KCMP_EPOLL_TFD,
+                number,
+                &raw const *self,
+            )
+        }
+    }
+}
+
+/// What [`kcmp`] gives, as an order.
+fn order(result: i64) -> Ordering {
+    match result {
+        0 => Ordering::Equal,
+        1 => Ordering::Less,
+        _ => Ordering::Greater,
+    }
+}
+
 /// The kernel of this machine.
 pub struct ThisKernel;
 
 impl Kernel for ThisKernel {
-    fn same(&self, a: Place, b: Place) -> bool {
-        kcmp(a.0, b.0, KCMP_FILE, a.1.into(), b.1.into()) == 0
+    fn order(&self, a: Place, b: Place) -> Ordering {
+        order(kcmp(a.0, b.0, KCMP_FILE, a.1.into(), b.1.into()))
+    }
+
+    fn link(&self, (pid, number): Place) -> Vec<u8> {
+        std::fs::read_link(format!("/proc/{pid}/fd/{number}"))
+            .map(|link| link.into_os_string().into_vec())
+            .unwrap_or_default()
+    }
+
+    fn is_set(&self, place: Place) -> bool {
+        // Of a set it is told that there is no such watch, of another file that it
+        // is none.
+        let nothing = Slot::new(place, i32::MAX, 0);
+        let errno = errno::get();
+        let told = nothing.compare(place, place) < 0 && errno::get() == libc::ENOENT;
+        errno::set(errno);
+        told
     }
 
     fn watches(&self, set: Place) -> Vec<Watch> {
@@ -267,30 +317,7 @@ impl Kernel for ThisKernel {
     }
 
     fn is_watched(&self, set: Place, watch: Watch, target: Place) -> bool {
-        /// `struct kcmp_epoll_slot`.
-        #[repr(C)]
-        struct Slot {
-            set: u32,
-            number: u32,
-            nth: u32,
-        }
-        let slot = Slot {
-            set: set.1.unsigned_abs(),
-            number: watch.number.unsigned_abs(),
-            nth: watch.nth,
-        };
-        // SAFETY: the slot is read by the kernel only, and outlives the call.
-        let order = unsafe {
-            libc::syscall(
-                libc::SYS_kcmp,
-                target.0,
-                set.0,
-                KCMP_EPOLL_TFD,
-                i64::from(target.1),
-                &raw const slot,
-            )
-        };
-        order == 0
+        Slot::new(set, watch.number, watch.nth).compare(set, target) == 0
     }
 
     fn flags(&self, place: Place) -> Option<i32> {
@@ -327,6 +354,7 @@ fn field(information: &[u8], name: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ckpt_image::advice::Kind;
 
     #[test]
     fn parents_come_before_their_children() {
@@ -370,17 +398,19 @@ mod tests {
         assert_eq!(added, 0);
         let me = std::process::id() as i32;
         let place = |fd: &dyn AsRawFd| (me, fd.as_raw_fd());
-        assert!(ThisKernel.same(place(&read), place(&copy)));
-        assert!(!ThisKernel.same(place(&read), place(&write)));
+        assert!(ThisKernel.order(place(&read), place(&copy)).is_eq());
+        let (a, b) = (place(&read), place(&write));
+        let there = ThisKernel.order(a, b);
+        assert!(there.is_ne() && ThisKernel.order(b, a) == there.reverse());
+        assert!(ThisKernel.is_set(place(&set)) && !ThisKernel.is_set(a));
         let watches = ThisKernel.watches(place(&set));
         assert_eq!(watches.len(), 1);
         assert!(ThisKernel.is_watched(place(&set), watches[0], place(&copy)));
         assert!(!ThisKernel.is_watched(place(&set), watches[0], place(&write)));
         let open = descriptors(me, &|number| number == write.as_raw_fd()).expect("a table");
-        let kind = |fd: i32| open.iter().find(|o| o.number == fd).map(|o| o.kind);
-        assert_eq!(kind(write.as_raw_fd()), Some(Kind::Pipe));
-        assert_eq!(kind(set.as_raw_fd()), Some(Kind::Epoll));
-        assert_eq!(kind(read.as_raw_fd()), Some(Kind::Other), "not asked for");
+        let file = |fd: i32| open.iter().find(|o| o.number == fd)?.file.as_ref();
+        assert_eq!(file(write.as_raw_fd()).map(|f| f.kind), Some(Kind::Pipe));
+        assert!(file(read.as_raw_fd()).is_none(), "not asked for");
     }
 
     #[test]

@@ -62,6 +62,7 @@
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -214,6 +215,30 @@ static void locked(int number, const char *path, int command)
 	must(fcntl(number, command, &lock), "lock");
 }
 
+/* A network namespace that none of these processes is in. */
+static int another_network(void)
+{
+	char path[64];
+	int fd, ends[2];
+	pid_t child;
+
+	must(pipe(ends), "pipe");
+	child = must(fork(), "fork");
+	if (!child) {
+		must(unshare(CLONE_NEWNET), "unshare");
+		must(write(ends[1], "", 1), "write");
+		pause();
+	}
+	must(read(ends[0], path, 1), "read");
+	snprintf(path, sizeof(path), "/proc/%d/ns/net", child);
+	fd = open(path, O_RDONLY);
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	close(ends[0]);
+	close(ends[1]);
+	return fd;
+}
+
 /* What is made by a call of its own, and that criu knows nothing of. */
 static int unwritable(const char *kind)
 {
@@ -237,6 +262,8 @@ static int unwritable(const char *kind)
 		return syscall(447, 0);
 	if (!strcmp(kind, "ring"))
 		return syscall(425, 4, &ring);
+	if (!strcmp(kind, "net"))
+		return another_network();
 	if (!strcmp(kind, "queue")) {
 		int fd = mq_open("/ckptadv-holder", O_RDWR | O_CREAT, 0600, NULL);
 

@@ -22,6 +22,8 @@ use crate::advice::{Action, Advice, Kind, Target};
 use crate::caller::{Access, Caller};
 use crate::plan::{Change, Descriptor, Fate, Planner};
 use std::borrow::Cow;
+use std::cell::{Cell, OnceCell};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A descriptor of a task: its pid here, and the number.
@@ -47,6 +49,14 @@ pub struct Task {
 pub struct Open {
     /// Its number.
     pub number: i32,
+    /// What is known of its file, where advice may concern it: of thousands, nobody
+    /// asks in vain.
+    pub file: Option<OpenFile>,
+}
+
+/// What a descriptor refers to.
+#[derive(Clone, Debug)]
+pub struct OpenFile {
     /// What kind of file it is.
     pub kind: Kind,
     /// What /proc/PID/fd shows.
@@ -55,8 +65,15 @@ pub struct Open {
 
 /// What only the kernel can tell.
 pub trait Kernel {
-    /// Whether two descriptors are one open file description.
-    fn same(&self, a: Place, b: Place) -> bool;
+    /// Equal where two descriptors are one open file description; otherwise some
+    /// order of descriptions, always the same.
+    fn order(&self, a: Place, b: Place) -> Ordering;
+
+    /// What /proc/PID/fd shows of a descriptor.
+    fn link(&self, place: Place) -> Vec<u8>;
+
+    /// Whether a descriptor is an epoll set.
+    fn is_set(&self, place: Place) -> bool;
 
     /// What an epoll set watches, in the kernel's order.
     fn watches(&self, set: Place) -> Vec<Watch>;
@@ -140,6 +157,7 @@ pub fn plan(tasks: &[Task], advice: &Advice, kernel: &dyn Kernel) -> Result<Plan
     let tables = Tables::new(tasks);
     let mut planner = Planner::new(advice, Caller::default(), true)?;
     let mut plan = Plan::default();
+    let mut gone = BTreeMap::new();
     let root = tables.in_order.first();
     for table in &tables.in_order {
         let sharing: Vec<i32> = table.tasks.iter().map(|task| task.pid).collect();
@@ -147,7 +165,7 @@ pub fn plan(tasks: &[Task], advice: &Advice, kernel: &dyn Kernel) -> Result<Plan
         shared_table::refuse_part(advice, tasks[0].pid, &sharing, &pids)?;
         let open = &table.first().descriptors;
         let ids = match root {
-            Some(root) => ids(root, table, kernel),
+            Some(root) => ids(root, table, advice, kernel),
             None => Vec::new(),
         };
         let descriptors: Vec<Descriptor<'_>> = open
@@ -156,9 +174,9 @@ pub fn plan(tasks: &[Task], advice: &Advice, kernel: &dyn Kernel) -> Result<Plan
             .map(|(open, &id)| Descriptor {
                 number: open.number,
                 description: id.into(),
-                kind: open.kind,
+                kind: open.file.as_ref().map_or(Kind::Other, |file| file.kind),
                 kind_by_path: false,
-                path: (open.link.first() == Some(&b'/')).then_some(Cow::Borrowed(&open.link)),
+                path: open.file.as_ref().and_then(OpenFile::path),
                 access: Access::default(),
                 append: false,
                 position: None,
@@ -168,15 +186,16 @@ pub fn plan(tasks: &[Task], advice: &Advice, kernel: &dyn Kernel) -> Result<Plan
         let fates = planner.table(&pids, is_root, &descriptors)?.fates;
         let mut hidden = BTreeSet::new();
         for ((open, &id), fate) in open.iter().zip(&ids).zip(fates) {
-            if fate != Fate::Keep {
+            if let (Some(file), true) = (&open.file, fate != Fate::Keep) {
                 hidden.insert(open.number);
+                gone.insert(table.place(open), file);
                 plan.left_out.push(LeftOut {
                     task: table.first().image_pid,
                     number: open.number,
                     id,
                     flags: kernel.flags(table.place(open)).unwrap_or(libc::O_RDWR),
-                    kind: open.kind,
-                    file: String::from_utf8_lossy(&open.link).into_owned(),
+                    kind: file.kind,
+                    file: String::from_utf8_lossy(&file.link).into_owned(),
                 });
             }
         }
@@ -186,24 +205,32 @@ pub fn plan(tasks: &[Task], advice: &Advice, kernel: &dyn Kernel) -> Result<Plan
     }
     plan.unmatched = planner.finish()?;
     plan.changes = planner.changes().to_vec();
-    if !plan.left_out.is_empty() {
-        let split = Split {
-            tables: &tables,
-            hidden: &plan.hidden,
-            changes: &plan.changes,
-            kernel,
-        };
+    if !gone.is_empty() {
+        let split = Split::new(&tables, gone, &plan.changes, kernel);
         split.check_terminals()?;
-        let (sets, sockets) = (split.sets()?, split.sockets());
-        plan.sets = sets;
-        plan.sockets = sockets;
+        plan.sets = split.sets()?;
+        plan.sockets = split.sockets();
     }
     Ok(plan)
 }
 
+impl OpenFile {
+    fn path(&self) -> Option<Cow<'_, [u8]>> {
+        (self.link.first() == Some(&b'/')).then_some(Cow::Borrowed(self.link.as_slice()))
+    }
+
+    /// Whether an epoll set can watch it.
+    fn is_pollable(&self) -> bool {
+        !matches!(
+            self.kind,
+            Kind::Reg | Kind::Dir | Kind::Blk | Kind::Memfd | Kind::Ns
+        )
+    }
+}
+
 /// A number for each description of a table: that of the root's descriptor of the
 /// same number where they are one, else one of its own.
-fn ids(root: &Table<'_>, table: &Table<'_>, kernel: &dyn Kernel) -> Vec<u32> {
+fn ids(root: &Table<'_>, table: &Table<'_>, advice: &Advice, kernel: &dyn Kernel) -> Vec<u32> {
     let of_root = &root.first().descriptors;
     let open = &table.first().descriptors;
     let mut ids = Vec::with_capacity(open.len());
@@ -213,8 +240,12 @@ fn ids(root: &Table<'_>, table: &Table<'_>, kernel: &dyn Kernel) -> Vec<u32> {
             false => of_root
                 .binary_search_by_key(&descriptor.number, |of_root| of_root.number)
                 .ok()
-                .filter(|&index| of_root[index].link == descriptor.link)
-                .filter(|_| kernel.same(root.place(descriptor), table.place(descriptor))),
+                .filter(|_| concerns(advice, descriptor.number))
+                .filter(|_| {
+                    kernel
+                        .order(root.place(descriptor), table.place(descriptor))
+                        .is_eq()
+                }),
         };
         let (base, index) = match shared {
             Some(index) => (root.base, index),
@@ -280,74 +311,72 @@ impl<'a> Tables<'a> {
 
 /// The descriptors, parted into those that stay and those that go.
 struct Split<'a> {
-    tables: &'a Tables<'a>,
-    hidden: &'a BTreeMap<i32, BTreeSet<i32>>,
+    kept: Copies<'a>,
+    gone: BTreeMap<Place, &'a OpenFile>,
     changes: &'a [Change],
     kernel: &'a dyn Kernel,
 }
 
 impl<'a> Split<'a> {
-    fn is_hidden(&self, place: Place) -> bool {
-        let hidden = self.hidden.get(&place.0);
-        hidden.is_some_and(|hidden| hidden.contains(&place.1))
+    fn new(
+        tables: &Tables<'_>,
+        gone: BTreeMap<Place, &'a OpenFile>,
+        changes: &'a [Change],
+        kernel: &'a dyn Kernel,
+    ) -> Self {
+        let all = tables.in_order.iter().flat_map(|table| {
+            let open = table.first().descriptors.iter();
+            open.map(|open| table.place(open))
+        });
+        Split {
+            kept: Copies {
+                places: all.filter(|place| !gone.contains_key(place)).collect(),
+                sorted: OnceCell::new(),
+                lookups: Cell::new(0),
+                kernel,
+            },
+            gone,
+            changes,
+            kernel,
+        }
     }
 
-    fn all(&self) -> impl Iterator<Item = (Place, &'a Open)> {
-        self.tables.in_order.iter().flat_map(|table| {
-            let open = table.tasks[0].descriptors.iter();
-            open.map(|open| (table.place(open), open))
-        })
-    }
-
-    fn kept(&self) -> impl Iterator<Item = (Place, &'a Open)> {
-        self.all().filter(|(place, _)| !self.is_hidden(*place))
-    }
-
-    fn gone(&self) -> impl Iterator<Item = (Place, &'a Open)> {
-        self.all().filter(|(place, _)| self.is_hidden(*place))
-    }
-
-    /// Other descriptors of the same open file description that stay.
-    fn kept_too(&self, (place, open): (Place, &Open)) -> impl Iterator<Item = Place> {
-        let same = move |(other, of_other): &(Place, &Open)| {
-            of_other.link == open.link && self.kernel.same(place, *other)
-        };
-        self.kept().filter(same).map(|(other, _)| other)
-    }
-
-    fn refusal(&self, (task, number): Place, kind: Kind, why: String) -> Error {
+    fn refusal(&self, (task, number): Place, why: String) -> Error {
         let item = self
             .changes
             .iter()
             .find(|change| (change.task, change.number) == (task, number))
             .map_or("advice", |change| &change.item);
+        let kind = self.gone.get(&(task, number)).map(|file| file.kind);
+        let kind = kind.map_or(String::new(), |kind| format!(" ({kind})"));
         Error::unsupported(
-            format!("{item}: task {task} descriptor {number} ({kind})"),
+            format!("{item}: task {task} descriptor {number}{kind}"),
             why,
         )
     }
 
     /// A slave without its master cannot be dumped.
     fn check_terminals(&self) -> Result<(), Error> {
-        for (place, open) in self.gone() {
-            if !open.link.ends_with(b"/ptmx") {
+        for (&place, file) in &self.gone {
+            if !file.link.ends_with(b"/ptmx") {
                 continue;
             }
             let Some(pair) = self.kernel.terminal_of_master(place) else {
                 continue;
             };
-            if self.kept_too((place, open)).next().is_some() {
+            if !self.kept.of(place).is_empty() {
                 continue;
             }
             let name = format!("/pts/{pair}");
-            let slave = self.kept().find(|((task, _), open)| match &*open.link {
-                b"/dev/tty" => self.kernel.controlling_terminal(*task) == Some(pair),
-                link => link.ends_with(name.as_bytes()),
+            let slave = self.kept.places.iter().find(|&&(task, number)| {
+                match self.kernel.link((task, number)).as_slice() {
+                    b"/dev/tty" => self.kernel.controlling_terminal(task) == Some(pair),
+                    link => link.ends_with(name.as_bytes()),
+                }
             });
-            if let Some(((task, number), _)) = slave {
+            if let Some((task, number)) = slave {
                 return Err(self.refusal(
                     place,
-                    open.kind,
                     format!(
                         "it is the master of a terminal that task {task} descriptor {number} \
                          keeps, and CRIU cannot dump that without its master: leave both out, or \
@@ -362,29 +391,30 @@ impl<'a> Split<'a> {
     /// What epoll sets must not be seen to watch.
     fn sets(&self) -> Result<Vec<(Place, Vec<Watch>)>, Error> {
         let mut sets = Vec::new();
+        if !self.gone.values().any(|file| file.is_pollable()) {
+            return Ok(sets);
+        }
         let mut seen: Vec<Place> = Vec::new();
-        for (set, open) in self.kept() {
+        for &set in &self.kept.places {
+            if !self.kernel.is_set(set) {
+                continue;
+            }
             // CRIU dumps a set by the first descriptor of it, and asks what the
             // numbers mean to that task.
-            let again = |other: &Place| self.kernel.same(set, *other);
-            if open.kind != Kind::Epoll || seen.iter().any(again) {
-                continue;
+            match seen.binary_search_by(|&other| self.kernel.order(other, set)) {
+                Ok(_) => continue,
+                Err(at) => seen.insert(at, set),
             }
-            seen.push(set);
-            let mut gone = Vec::new();
             let watches = self.kernel.watches(set);
+            let mut lost = Vec::new();
             for &watch in &watches {
                 if self.is_lost(set, watch)? {
-                    gone.push(watch);
+                    lost.push(watch);
                 }
             }
-            if gone.is_empty() {
-                continue;
-            }
-            if let Some(confused) = watches::stays_after(&watches, &gone) {
+            if let Some(confused) = watches::stays_after(&watches, &lost) {
                 return Err(self.refusal(
                     (set.0, confused.number),
-                    Kind::Other,
                     format!(
                         "the epoll set on descriptor {} watches two files by this number, and \
                          CRIU could not tell them apart any more: leave the set out as well",
@@ -392,7 +422,9 @@ impl<'a> Split<'a> {
                     ),
                 ));
             }
-            sets.push((set, gone));
+            if !lost.is_empty() {
+                sets.push((set, lost));
+            }
         }
         Ok(sets)
     }
@@ -400,48 +432,72 @@ impl<'a> Split<'a> {
     /// Whether what is watched is held by no descriptor that stays.
     fn is_lost(&self, set: Place, watch: Watch) -> Result<bool, Error> {
         let task = set.0;
-        let is = |place: Place| self.kernel.is_watched(set, watch, place);
+        let is = |place: &Place| self.kernel.is_watched(set, watch, *place);
         let by_number = (task, watch.number);
-        if !self.is_hidden(by_number) && is(by_number) {
-            return Ok(false);
-        }
         // Nearly always it is the descriptor that has the number now.
-        let first = self.gone().filter(|(place, _)| *place == by_number);
-        let rest = self
-            .gone()
-            .filter(|(place, _)| place.0 == task && *place != by_number);
-        let Some(target) = first.chain(rest).find(|(place, _)| is(*place)) else {
+        let target = match is(&by_number) {
+            true => self.gone.contains_key(&by_number).then_some(by_number),
+            false => {
+                let mut of_task = self.gone.range((task, 0)..=(task, i32::MAX));
+                of_task
+                    .find(|(place, _)| is(place))
+                    .map(|(place, _)| *place)
+            }
+        };
+        let Some(target) = target else {
             return Ok(false);
         };
-        let mut elsewhere = None;
-        for (other, number) in self.kept_too(target) {
-            if other == task {
-                return Ok(false);
-            }
-            elsewhere = Some((other, number));
-        }
-        match elsewhere {
+        let kept = self.kept.of(target);
+        match kept.first() {
             None => Ok(true),
+            Some(_) if kept.iter().any(|place| place.0 == task) => Ok(false),
             Some((other, number)) => Err(self.refusal(
-                target.0,
-                target.1.kind,
+                target,
                 format!(
                     "the epoll set on descriptor {} watches it, and only task {other} would keep \
                      it (as {number}), which CRIU cannot express: leave the set out as well, or \
                      the descriptor in every task (\"*:{}\")",
-                    set.1, target.0.1
+                    set.1, target.1
                 ),
             )),
         }
     }
 
     fn sockets(&self) -> Sockets {
-        let inodes = |list: &mut dyn Iterator<Item = (Place, &Open)>| -> BTreeSet<u32> {
-            list.filter_map(|(_, open)| inode(&open.link)).collect()
-        };
-        let kept = inodes(&mut self.kept());
-        let gone = inodes(&mut self.gone());
-        Sockets::new(gone.difference(&kept).copied().collect(), kept)
+        let unix = self.gone.iter().filter(|(_, file)| file.kind == Kind::Unix);
+        let gone = unix.filter(|(place, _)| self.kept.of(**place).is_empty());
+        Sockets::new(gone.filter_map(|(_, file)| inode(&file.link)).collect())
+    }
+}
+
+/// The descriptors that stay, to be found by their open file description.
+struct Copies<'a> {
+    /// In the order of the tasks.
+    places: Vec<Place>,
+    /// By the kernel's order, once that pays.
+    sorted: OnceCell<Vec<Place>>,
+    lookups: Cell<u32>,
+    kernel: &'a dyn Kernel,
+}
+
+impl Copies<'_> {
+    /// Those that are the same open file description.
+    fn of(&self, place: Place) -> Vec<Place> {
+        self.lookups.set(self.lookups.get().saturating_add(1));
+        if self.lookups.get() <= self.places.len().checked_ilog2().unwrap_or(0) {
+            let same = |other: &&Place| self.kernel.order(**other, place).is_eq();
+            return self.places.iter().filter(same).copied().collect();
+        }
+        let sorted = self.sorted.get_or_init(|| {
+            let mut sorted = self.places.clone();
+            sorted.sort_by(|a, b| self.kernel.order(*a, *b));
+            sorted
+        });
+        let from = sorted.partition_point(|other| self.kernel.order(*other, place).is_lt());
+        let same = |other: &&Place| self.kernel.order(**other, place).is_eq();
+        let mut same: Vec<Place> = sorted[from..].iter().take_while(same).copied().collect();
+        same.sort_unstable();
+        same
     }
 }
 

@@ -21,12 +21,11 @@ const SHUTDOWN: u16 = 6;
 const NONE: u16 = 0x3fff;
 const BOTH: u8 = 3;
 
-/// The unix sockets of the tasks, by inode.
+/// Unix sockets that are left out, by inode.
 #[derive(Clone, Debug, Default)]
 pub struct Sockets {
     /// Those that no descriptor holds any more.
     gone: BTreeSet<u32>,
-    kept: BTreeSet<u32>,
     /// Clients that wait to be accepted by one that is gone.
     waiting: BTreeSet<u32>,
 }
@@ -52,10 +51,9 @@ impl Attribute {
 }
 
 impl Sockets {
-    pub(super) fn new(gone: BTreeSet<u32>, kept: BTreeSet<u32>) -> Self {
+    pub(super) fn new(gone: BTreeSet<u32>) -> Self {
         Sockets {
             gone,
-            kept,
             waiting: BTreeSet::new(),
         }
     }
@@ -88,9 +86,6 @@ impl Sockets {
                 if let Some(icons) = of(ICONS) {
                     icons.hide(datagram);
                 }
-                continue;
-            }
-            if !self.kept.contains(&message.inode) {
                 continue;
             }
             let mut cut = self.waiting.contains(&message.inode);
@@ -255,12 +250,11 @@ mod tests {
 
     #[test]
     fn the_peers_of_what_is_gone_have_lost_it() {
-        let sockets = Sockets::new([10, 12].into(), [11, 13, 16].into());
+        let sockets = Sockets::new([10, 12].into());
         let mut datagram = [
             message(STREAM, 10, 11, &[]),
             message(STREAM, 11, 10, &[]),
             message(DATAGRAMS, 13, 12, &[]),
-            message(STREAM, 14, 10, &[]),
             message(STREAM, 16, 17, &[]),
         ]
         .concat();
@@ -271,7 +265,6 @@ mod tests {
                 (10, 11, true, false, 0),
                 (11, 0, false, false, 3),
                 (13, 0, true, false, 0),
-                (14, 10, true, false, 0), // Of a task that is not dumped.
                 (16, 17, true, false, 0),
             ]
         );
@@ -279,7 +272,7 @@ mod tests {
 
     #[test]
     fn who_waits_at_a_listener_that_is_gone_is_hung_up() {
-        let mut sockets = Sockets::new([10].into(), [11, 20, 21].into());
+        let mut sockets = Sockets::new([10].into());
         let mut datagram = [
             message(STREAM, 11, 0, &[]),
             message(STREAM, 10, 0, &[11, 99]),
@@ -302,7 +295,7 @@ mod tests {
 
     #[test]
     fn what_lies_about_its_length_is_left_alone() {
-        let sockets = Sockets::new([10].into(), [11].into());
+        let sockets = Sockets::new([10].into());
         let whole = message(STREAM, 11, 10, &[]);
         for at in [0, HEADER + BODY, HEADER + BODY + 12] {
             for byte in [0, 1, 3, 5, 200, 255] {

@@ -7,6 +7,7 @@ struct Model {
     tasks: Vec<Task>,
     /// The open file description of each descriptor.
     of: BTreeMap<Place, u32>,
+    links: BTreeMap<Place, Vec<u8>>,
     /// What sets watch: the number, and the description.
     sets: BTreeMap<u32, Vec<(i32, u32)>>,
     masters: BTreeMap<Place, u32>,
@@ -14,8 +15,16 @@ struct Model {
 }
 
 impl Kernel for Model {
-    fn same(&self, a: Place, b: Place) -> bool {
-        self.of[&a] == self.of[&b]
+    fn order(&self, a: Place, b: Place) -> Ordering {
+        self.of[&a].cmp(&self.of[&b])
+    }
+
+    fn link(&self, place: Place) -> Vec<u8> {
+        self.links[&place].clone()
+    }
+
+    fn is_set(&self, place: Place) -> bool {
+        self.links[&place] == EPOLL.as_bytes()
     }
 
     fn watches(&self, set: Place) -> Vec<Watch> {
@@ -51,15 +60,19 @@ impl Model {
     fn task(mut self, pid: i32, open: &[(i32, u32, &str)]) -> Self {
         let descriptors = open.iter().map(|(number, description, link)| {
             self.of.insert((pid, *number), *description);
+            self.links.insert((pid, *number), link.as_bytes().to_vec());
             let kind = match *link {
-                "anon_inode:[eventpoll]" => Kind::Epoll,
+                EPOLL => Kind::Epoll,
+                EVENT => Kind::Eventfd,
                 link if link.starts_with("socket:") => Kind::Unix,
                 _ => Kind::Reg,
             };
             Open {
                 number: *number,
-                kind,
-                link: link.as_bytes().to_vec(),
+                file: Some(OpenFile {
+                    kind,
+                    link: link.as_bytes().to_vec(),
+                }),
             }
         });
         let descriptors = descriptors.collect();
@@ -240,6 +253,23 @@ fn a_socket_is_gone_when_nobody_holds_it() {
         .task(202, &[(9, 1, "socket:[5]")]);
     assert!(model.ignore("root:7").expect("a plan").sockets.is_empty());
     assert!(!model.ignore("7,9").expect("a plan").sockets.is_empty());
+}
+
+#[test]
+fn copies_are_found_however_many_are_asked_for() {
+    let pairs: Vec<(i32, u32, &str)> = (0..200)
+        .map(|number: i32| (number, number.unsigned_abs() / 2, EVENT))
+        .collect();
+    let watched: Vec<(i32, u32)> = (0..200).map(|n: i32| (n, n.unsigned_abs() / 2)).collect();
+    let mut open = pairs;
+    open.push((200, 1000, EPOLL));
+    let model = Model::default().task(201, &open).set(1000, &watched);
+    // Of 60 pairs one goes, of 20 both: the numbers of those are lost.
+    let one = (0..120).step_by(2).map(|n| n.to_string());
+    let list: Vec<String> = one.chain(["160-199".to_owned()]).collect();
+    let plan = model.ignore(&list.join(",")).expect("a plan");
+    let lost: Vec<i32> = plan.sets[0].1.iter().map(|watch| watch.number).collect();
+    assert_eq!(lost, (160..200).collect::<Vec<_>>());
 }
 
 #[test]
