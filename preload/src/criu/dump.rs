@@ -122,6 +122,7 @@ pub fn after_ptrace(request: c_uint, thread: c_int, succeeded: bool) {
     if request != libc::PTRACE_SEIZE || !succeeded || REQUEST.get().is_none() {
         return;
     }
+    let errno = errno::get();
     let mut dump = DUMP.lock();
     let dump = dump.get_or_insert_default();
     let over = match &dump.stage {
@@ -133,6 +134,7 @@ pub fn after_ptrace(request: c_uint, thread: c_int, succeeded: bool) {
         *dump = Dump::default();
     }
     dump.stopped.push(thread);
+    errno::set(errno);
 }
 
 impl Dump {
