@@ -11,10 +11,13 @@
 //! regular file of a name for which `--inherit-fd` has the caller's descriptor.
 
 mod details;
+pub mod dump;
 mod edit;
 mod entry;
 mod image;
 mod listing;
+pub mod record;
+mod shared_table;
 mod wire;
 
 /// What its images are called.

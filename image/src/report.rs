@@ -19,6 +19,8 @@ pub enum Outcome {
     Restarting,
     /// The program was restarted.
     Restarted,
+    /// The program was dumped.
+    Dumped,
     /// Advice or image were refused.
     Refused,
     /// The engine gave up for reasons of its own.
@@ -32,6 +34,7 @@ impl Outcome {
             Outcome::Planned => "planned",
             Outcome::Restarting => "restarting",
             Outcome::Restarted => "restarted",
+            Outcome::Dumped => "dumped",
             Outcome::Refused => "refused",
             Outcome::Failed => "failed",
         }

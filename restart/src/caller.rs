@@ -234,7 +234,8 @@ pub fn kind_of_named(st: &libc::stat) -> Kind {
 
 const TUN: (u32, u32) = (10, 200);
 
-fn kind(fd: i32, st: &libc::stat, link: &str) -> Kind {
+/// * `fd`: of a socket or character device, for what its status does not tell.
+pub(crate) fn kind(fd: i32, st: &libc::stat, link: &str) -> Kind {
     let device = (libc::major(st.st_rdev), libc::minor(st.st_rdev));
     match st.st_mode & libc::S_IFMT {
         libc::S_IFREG if link.starts_with("/memfd:") => Kind::Memfd,
@@ -465,16 +466,7 @@ pub fn instead_of_the_image() -> CallerFile {
 /// /dev/tty gets ENXIO.
 pub fn controlling_terminal() -> Option<String> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The command's name is in parentheses and may hold anything.
-    let after = stat.rsplit_once(')')?.1;
-    let number: u64 = after.split_whitespace().nth(4)?.parse().ok()?;
-    if number == 0 {
-        return None;
-    }
-    // new_encode_dev of the kernel: minor's low byte, 12 bits of major, the
-    // rest of the minor.
-    let major = ((number >> 8) & 0xfff) as u32;
-    let minor = ((number & 0xff) | ((number >> 12) & 0xfff00)) as u32;
+    let (major, minor) = controlling_device(&stat)?;
     let name = match major {
         136..=143 => format!(
             "/dev/pts/{}",
@@ -491,4 +483,19 @@ pub fn controlling_terminal() -> Option<String> {
     let found = unsafe { libc::stat(path.as_ptr(), &mut st) } == 0;
     let same = found && (libc::major(st.st_rdev), libc::minor(st.st_rdev)) == (major, minor);
     same.then_some(name)
+}
+
+/// Major and minor of the controlling terminal, of a /proc/PID/stat.
+pub(crate) fn controlling_device(stat: &str) -> Option<(u32, u32)> {
+    // The command's name is in parentheses and may hold anything.
+    let after = stat.rsplit_once(')')?.1;
+    let number: u64 = after.split_whitespace().nth(4)?.parse().ok()?;
+    if number == 0 {
+        return None;
+    }
+    // new_encode_dev of the kernel: minor's low byte, 12 bits of major, the
+    // rest of the minor.
+    let major = ((number >> 8) & 0xfff) as u32;
+    let minor = ((number & 0xff) | ((number >> 12) & 0xfff00)) as u32;
+    Some((major, minor))
 }

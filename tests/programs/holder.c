@@ -15,6 +15,16 @@
  *   N=listen:PATH N=inet N=udp           listening sockets; a bound one
  *   N=eventfd N=timerfd N=signalfd N=inotify N=memfd
  *   N=epoll:M[,M...]                     an epoll set that watches these
+ *   N=stream:M                           a connection by a name (N the accepted one)
+ *   N=connect:PATH                       a stream to the listener there, not accepted by anybody here
+ *   N=bound:PATH N=to:PATH               a datagram socket with a name; one that is connected to it
+ *   N=ofd:PATH N=posix:PATH              a file with an OFD lock; with a POSIX lock
+ *   N=unwritable:KIND                    what no criu dumps: see the table in this source
+ *   N=tun N=netlink                      a tun device of its own; a netlink socket with an answer in it
+ *   N=pidfd:PID N=tcpto:PORT             another process; a connection to that port here
+ *   N=mapped-ring N=vsock                an io_uring whose memory is mapped; a socket of that family
+ *   N=many:COUNT                         /dev/null, that many times from N on (the last word)
+ *   N=fill:BYTES                         makes the file that long, and not of holes
  *   N=send:M                             M is sent into the socket N and waits at its other end
  *   N=cloexec N=close                    marked close-on-exec; closed
  *   N=write:TEXT                         written into N
@@ -25,6 +35,14 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_tun.h>
+#include <linux/io_uring.h>
+#include <linux/netlink.h>
+#include <linux/perf_event.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <poll.h>
+#include <mqueue.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <sched.h>
@@ -44,10 +62,11 @@
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
 
-#define HIGHEST 900
+#define HIGHEST 1024
 #define OUT_OF_THE_WAY 600
 
 static char wanted[HIGHEST];
@@ -137,15 +156,185 @@ static void connection(int accepted, int connected)
 	place_both(fds, accepted, connected, "tcp");
 }
 
-static int listener(const char *path)
+static struct sockaddr_un named(const char *path)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int fd = must(socket(AF_UNIX, SOCK_STREAM, 0), "socket");
 
 	strncpy(address.sun_path, path, sizeof(address.sun_path) - 1);
+	return address;
+}
+
+static int listener(const char *path)
+{
+	struct sockaddr_un address = named(path);
+	int fd = must(socket(AF_UNIX, SOCK_STREAM, 0), "socket");
+
 	must(bind(fd, (struct sockaddr *)&address, sizeof(address)), "bind");
 	must(listen(fd, 4), "listen");
 	return fd;
+}
+
+static int to(int type, const char *path)
+{
+	struct sockaddr_un address = named(path);
+	int fd = must(socket(AF_UNIX, type, 0), "socket");
+
+	must(connect(fd, (struct sockaddr *)&address, sizeof(address)), path);
+	return fd;
+}
+
+static int bound(const char *path)
+{
+	struct sockaddr_un address = named(path);
+	int fd = must(socket(AF_UNIX, SOCK_DGRAM, 0), "socket");
+
+	must(bind(fd, (struct sockaddr *)&address, sizeof(address)), path);
+	return fd;
+}
+
+static void stream(int accepted, int connected)
+{
+	char path[64];
+	int fds[2], waiting;
+
+	snprintf(path, sizeof(path), "%s.%d", ready, accepted);
+	waiting = listener(path);
+	fds[1] = to(SOCK_STREAM, path);
+	fds[0] = must(accept(waiting, NULL, NULL), "accept");
+	close(waiting);
+	unlink(path);
+	place_both(fds, accepted, connected, "stream");
+}
+
+/* A POSIX lock goes when any descriptor of the file is closed. */
+static void locked(int number, const char *path, int command)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+	place(open(path, O_RDWR | O_CREAT, 0644), number, path);
+	must(fcntl(number, command, &lock), "lock");
+}
+
+/* A network namespace that none of these processes is in. */
+static int another_network(void)
+{
+	char path[64];
+	int fd, ends[2];
+	pid_t child;
+
+	must(pipe(ends), "pipe");
+	child = must(fork(), "fork");
+	if (!child) {
+		must(unshare(CLONE_NEWNET), "unshare");
+		must(write(ends[1], "", 1), "write");
+		pause();
+	}
+	must(read(ends[0], path, 1), "read");
+	snprintf(path, sizeof(path), "/proc/%d/ns/net", child);
+	fd = open(path, O_RDONLY);
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	close(ends[0]);
+	close(ends[1]);
+	return fd;
+}
+
+/* What is made by a call of its own, and that criu knows nothing of. */
+static int unwritable(const char *kind)
+{
+	struct perf_event_attr event = {
+		.type = PERF_TYPE_SOFTWARE, .size = sizeof(event), .config = PERF_COUNT_SW_CPU_CLOCK,
+	};
+	struct io_uring_params ring = { 0 };
+	unsigned long ruleset = 1;
+
+	if (!strcmp(kind, "perf"))
+		return syscall(SYS_perf_event_open, &event, 0, -1, -1, 0);
+	if (!strcmp(kind, "userfaultfd"))
+		return syscall(SYS_userfaultfd, O_CLOEXEC);
+	if (!strcmp(kind, "landlock"))
+		return syscall(444, &ruleset, sizeof(ruleset), 0);
+	if (!strcmp(kind, "fscontext"))
+		return syscall(430, "tmpfs", 0);
+	if (!strcmp(kind, "mount"))
+		return syscall(428, AT_FDCWD, "/", 1 /* OPEN_TREE_CLONE */);
+	if (!strcmp(kind, "secret"))
+		return syscall(447, 0);
+	if (!strcmp(kind, "ring"))
+		return syscall(425, 4, &ring);
+	if (!strcmp(kind, "net"))
+		return another_network();
+	if (!strcmp(kind, "queue")) {
+		int fd = mq_open("/ckptadv-holder", O_RDWR | O_CREAT, 0600, NULL);
+
+		mq_unlink("/ckptadv-holder");
+		return fd;
+	}
+	errno = EINVAL;
+	return -1;
+}
+
+/* The ring's own memory, mapped by it. */
+static void map_ring(int fd)
+{
+	if (mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, IORING_OFF_SQ_RING) == MAP_FAILED)
+		fail("ring");
+}
+
+static int tun(void)
+{
+	struct ifreq request = { .ifr_flags = IFF_TUN | IFF_NO_PI };
+	int fd = must(open("/dev/net/tun", O_RDWR), "/dev/net/tun");
+
+	must(ioctl(fd, TUNSETIFF, &request), "tun");
+	return fd;
+}
+
+static int netlink_with_an_answer(void)
+{
+	struct {
+		struct nlmsghdr head;
+		struct rtgenmsg body;
+	} question = {
+		.head = { .nlmsg_len = sizeof(question), .nlmsg_type = RTM_GETLINK, .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP },
+		.body = { .rtgen_family = AF_UNSPEC },
+	};
+	int fd = must(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), "netlink");
+	struct pollfd answer = { .fd = fd, .events = POLLIN };
+
+	must(send(fd, &question, sizeof(question), 0), "question");
+	must(poll(&answer, 1, 1000), "answer");
+	return fd;
+}
+
+static int tcp_to(int port)
+{
+	struct sockaddr_in address = loopback();
+	int fd = must(socket(AF_INET, SOCK_STREAM, 0), "socket");
+
+	address.sin_port = htons(port);
+	must(connect(fd, (struct sockaddr *)&address, sizeof(address)), "connect");
+	return fd;
+}
+
+static void fill(int fd, long bytes)
+{
+	char block[4096];
+
+	memset(block, 'x', sizeof(block));
+	for (; bytes > 0; bytes -= sizeof(block))
+		must(write(fd, block, sizeof(block)), "fill");
+}
+
+static void many(int first, int count)
+{
+	int null = must(open("/dev/null", O_RDWR), "/dev/null");
+
+	for (int number = first; number < first + count && number < HIGHEST; number++) {
+		must(dup2(null, number), "many");
+		wanted[number] = 1;
+	}
+	close(null);
 }
 
 static void terminal(int master, int slave)
@@ -232,6 +421,37 @@ static void hold(int number, char *kind)
 		place(inet(SOCK_STREAM), number, "inet");
 	else if (IS("udp"))
 		place(inet(SOCK_DGRAM), number, "udp");
+	else if (IS("stream"))
+		stream(number, other);
+	else if (IS("connect"))
+		place(to(SOCK_STREAM, argument), number, argument);
+	else if (IS("bound"))
+		place(bound(argument), number, argument);
+	else if (IS("to"))
+		place(to(SOCK_DGRAM, argument), number, argument);
+	else if (IS("ofd"))
+		locked(number, argument, F_OFD_SETLK);
+	else if (IS("posix"))
+		locked(number, argument, F_SETLK);
+	else if (IS("unwritable"))
+		place(unwritable(argument), number, argument);
+	else if (IS("mapped-ring")) {
+		place(unwritable("ring"), number, kind);
+		map_ring(number);
+	} else if (IS("tun"))
+		place(tun(), number, "tun");
+	else if (IS("vsock"))
+		place(socket(AF_VSOCK, SOCK_STREAM, 0), number, "vsock");
+	else if (IS("netlink"))
+		place(netlink_with_an_answer(), number, "netlink");
+	else if (IS("pidfd"))
+		place(syscall(434, other, 0), number, "pidfd");
+	else if (IS("tcpto"))
+		place(tcp_to(other), number, "tcpto");
+	else if (IS("many"))
+		many(number, other);
+	else if (IS("fill"))
+		fill(number, other);
 	else if (IS("eventfd"))
 		place(eventfd(7, 0), number, "eventfd");
 	else if (IS("timerfd"))
