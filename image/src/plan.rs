@@ -23,6 +23,7 @@ use giving::Given;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use unmatched::Seen;
 
 /// One descriptor of a task, as the image has it.
@@ -117,7 +118,7 @@ pub struct Change {
     /// What becomes of it.
     pub fate: Fate,
     /// The item that asks for it, as written.
-    pub item: String,
+    pub item: Arc<str>,
     /// What comes in its place, for people.
     pub gives: Option<String>,
 }
@@ -142,6 +143,8 @@ impl fmt::Display for Change {
 /// An item, with the numbers of the caller that it needs.
 struct Bound {
     item: Item,
+    /// As it was written.
+    text: Arc<str>,
     /// For PRESERVE: each number that it adds or puts in place.
     numbers: Vec<i32>,
     matched: bool,
@@ -218,6 +221,7 @@ impl Planner {
             let substitutes = matches!(item.action, Action::Substitute(_));
             bound.push(Bound {
                 item: item.clone(),
+                text: item.to_string().into(),
                 numbers: if substitutes { Vec::new() } else { given },
                 matched: false,
             });
@@ -311,19 +315,20 @@ impl Planner {
             }
         }
         self.note(pids, descriptors);
-        self.carry_out(task, &chosen, &by_number, descriptors)
+        self.carry_out(task, chosen, &by_number, descriptors)
     }
 
     fn carry_out(
         &mut self,
         task: i32,
-        chosen: &BTreeMap<i32, (usize, Wish)>,
+        chosen: BTreeMap<i32, (usize, Wish)>,
         by_number: &BTreeMap<i32, &Descriptor<'_>>,
         descriptors: &[Descriptor<'_>],
     ) -> Result<TablePlan, Error> {
-        let fates = self.fates(task, chosen, by_number)?;
+        let fates = self.fates(task, &chosen, by_number)?;
         let mut plan = TablePlan::default();
-        for (&number, &(index, _)) in chosen {
+        self.changes.reserve(chosen.len());
+        for (number, (index, _)) in chosen {
             let there = by_number.get(&number);
             let fate = fates[&number];
             if let (None, Fate::Give(Origin::Descriptor(from))) = (there, fate) {
@@ -334,7 +339,7 @@ impl Planner {
                 number,
                 was: there.map(|d| d.label()),
                 fate,
-                item: self.bound[index].item.to_string(),
+                item: self.bound[index].text.clone(),
                 gives: match fate {
                     Fate::Give(from) => self.gives(from),
                     _ => None,

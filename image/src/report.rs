@@ -124,7 +124,7 @@ impl Json for Change {
             .field("fate", fate)?
             .field("from", &from)?
             .field("gives", &self.gives)?
-            .field("item", &self.item)?
+            .field("item", &&*self.item)?
             .end()
     }
 }

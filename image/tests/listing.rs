@@ -544,7 +544,7 @@ fn the_json_of_a_report_has_all_that_is_known() {
         number: 3,
         was: was.map(str::to_owned),
         fate,
-        item: "CKPT_IGNORE=3".to_owned(),
+        item: "CKPT_IGNORE=3".into(),
         gives: gives.map(str::to_owned),
     };
     let changes = [

@@ -280,6 +280,8 @@ impl Request {
         self.foreknowledge = Some(survey.foreknowledge());
         self.name_tasks(survey.tasks.iter().map(|task| task.pid).collect());
         let medium = stream::medium_for(survey.queued.values().copied().max().unwrap_or(0));
+        // The rewriter makes one of its own.
+        drop(survey);
         let mut through = Through {
             rewriter: self.rewriter(false)?,
             delivery: self.delivers.then(|| Delivery::new(medium)),

@@ -65,6 +65,7 @@ impl Rewriter {
                 kept: BTreeSet::new(),
                 removed: BTreeSet::new(),
                 given: BTreeMap::new(),
+                taken: BTreeSet::new(),
                 own: Own::default(),
                 deferred: Deferred::default(),
                 foreknowledge: None,
@@ -181,6 +182,8 @@ struct Editor {
     removed: BTreeSet<i32>,
     /// Objrefs given to what comes in place of the image's files.
     given: BTreeMap<Origin, i32>,
+    /// The same objrefs.
+    taken: BTreeSet<i32>,
     own: Own,
     deferred: Deferred,
     foreknowledge: Option<Foreknowledge>,
@@ -277,10 +280,7 @@ impl Editor {
         }
         match record.prefix.kind {
             fixed::OBJREF if record.u32(8)? == version.file_table_object => {
-                let mut buffered = Buffered {
-                    cred: self.survey.cred,
-                    ..Buffered::default()
-                };
+                let mut buffered = Buffered::new(self.survey.cred);
                 buffered.push(record.prefix.kind, record.bytes, Role::Other);
                 self.buffered = Some(buffered);
                 return Ok(());

@@ -54,11 +54,18 @@ pub struct File {
     /// Offset.
     pub position: u64,
     /// The name it was opened by.
-    pub path: Option<Vec<u8>>,
+    pub path: Option<Box<[u8]>>,
     /// Pipe, socket or terminal behind it (an objref, 0 for none).
     pub behind: i32,
     /// What an eventfd counts.
     pub count: u64,
+    /// Who refers to it beside descriptors; of most files nobody does.
+    pub references: Option<Box<References>>,
+}
+
+/// Who refers to a file beside descriptors.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct References {
     /// Tasks that have mapped it.
     pub mapped_by: Vec<i32>,
     /// Tasks whose executable it is.
@@ -507,7 +514,7 @@ impl Survey {
             fixed::FILE => self.file(record, version.file_len)?,
             fixed::FILE_NAME => {
                 if let Some(file) = self.named.take().and_then(|id| self.files.get_mut(&id)) {
-                    file.path = Some(record.string().to_vec());
+                    file.path = Some(record.string().into());
                 }
             }
             fixed::FILE_DESC => self.descriptor_record(record)?,
@@ -528,8 +535,8 @@ impl Survey {
                     self.expecting = Some(Expecting::Items);
                 }
             }
-            fixed::MM => self.refer(record.i32(12)?, |file| &mut file.executed_by),
-            fixed::VMA => self.refer(record.i32(12)?, |file| &mut file.mapped_by),
+            fixed::MM => self.refer(record.i32(12)?, |to| &mut to.executed_by),
+            fixed::VMA => self.refer(record.i32(12)?, |to| &mut to.mapped_by),
             fixed::SIGNAL => {
                 let tty = record.i32(SIGNAL_TTY)?;
                 if tty != 0 {
@@ -851,17 +858,18 @@ impl Survey {
             let at = 8 + item * 24;
             let (number, file) = (record.i32(at + 8)?, record.i32(at + 12)?);
             if let Some(file) = self.files.get_mut(&file) {
-                file.watched_by.push((watching, number));
+                let references = file.references.get_or_insert_default();
+                references.watched_by.push((watching, number));
             }
         }
         Ok(())
     }
 
     /// The memory of the task that is being read refers to a file.
-    fn refer(&mut self, file: i32, list: impl FnOnce(&mut File) -> &mut Vec<i32>) {
+    fn refer(&mut self, file: i32, list: impl FnOnce(&mut References) -> &mut Vec<i32>) {
         let task = self.task().map_or(0, |task| task.pid);
         if let Some(file) = self.files.get_mut(&file) {
-            let list = list(file);
+            let list = list(file.references.get_or_insert_default());
             if list.last() != Some(&task) {
                 list.push(task);
             }
