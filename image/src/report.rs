@@ -123,11 +123,11 @@ impl Json for Change {
         Object::new(out)
             .field("task", &self.task)?
             .field("number", &self.number)?
-            .field("was", &self.was)?
+            .field("was", &self.was.as_deref())?
             .field("fate", fate)?
             .field("from", &from)?
             .field("gives", &self.gives)?
-            .field("item", &self.item)?
+            .field("item", &&*self.item)?
             .end()
     }
 }

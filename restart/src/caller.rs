@@ -2,6 +2,7 @@
 
 use ckpt_image::advice::{Advice, Kind};
 use ckpt_image::caller::{Access, Caller, CallerFile};
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -155,14 +156,15 @@ pub fn given(advice: &Advice) -> io::Result<Caller> {
 /// `at` tells where each of the caller's numbers is now.
 pub fn group(caller: &mut Caller, at: impl Fn(i32) -> i32) {
     let numbers: Vec<i32> = caller.files.keys().copied().collect();
-    let mut firsts: Vec<i32> = Vec::new();
+    let mut firsts: BTreeMap<_, Vec<i32>> = BTreeMap::new();
     for &number in &numbers {
-        let shared = firsts
+        let of_its_file = firsts.entry(identity(at(number)).ok()).or_default();
+        let shared = of_its_file
             .iter()
             .copied()
             .find(|&first| same_description(at(first), at(number)));
         if shared.is_none() {
-            firsts.push(number);
+            of_its_file.push(number);
         }
         if let Some(file) = caller.files.get_mut(&number) {
             file.description = shared.unwrap_or(number);

@@ -280,7 +280,10 @@ impl Request {
         self.foreknowledge = Some(survey.foreknowledge());
         self.name_tasks(survey.tasks.iter().map(|task| task.pid).collect());
         let medium = stream::medium_for(survey.queued.values().copied().max().unwrap_or(0));
-        if !survey.is_one_process() {
+        let alone = survey.is_one_process();
+        // The rewriter makes one of its own.
+        drop(survey);
+        if !alone {
             // What all of them drop is known once every table has been planned.
             let mut planned = Through {
                 rewriter: self.rewriter(false)?,

@@ -11,8 +11,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 const CHUNK: usize = 64 << 10;
+/// How large the pipes are made, in bytes, where the system allows.
+const LARGE: i32 = 1 << 20;
+/// How long a pipe with little in it may fill.
+const FILLING: Duration = Duration::from_micros(50);
 /// How much of an image is rewritten before the kernel reads the first byte, where
 /// it is not known in advance.
 const AHEAD: usize = 1 << 20;
@@ -62,6 +67,10 @@ impl Outlet<'_> {
         stop: Option<BorrowedFd<'_>>,
     ) -> Result<(), Error> {
         let mut buffer = vec![0; CHUNK];
+        let few = grow(input).map(|capacity| capacity / 8);
+        if self.delivery.is_none() {
+            grow(self.output);
+        }
         loop {
             let out = rewriter.output();
             self.put(out)?;
@@ -72,6 +81,9 @@ impl Outlet<'_> {
             }
             if !wait(input, stop).map_err(cannot_read)? {
                 return Ok(());
+            }
+            if few.is_some_and(|few| queued(input) < few) {
+                std::thread::sleep(FILLING);
             }
             let passing = rewriter.passing();
             if passing > CHUNK as u64 {
@@ -182,15 +194,34 @@ fn splice(input: &File, output: &File, most: u64) -> io::Result<u64> {
 
 /// Waits until what was written has been read.
 fn wait_until_empty(output: &File) {
-    loop {
-        let mut queued: libc::c_int = 0;
-        // SAFETY: FIONREAD writes one int.
-        let result = unsafe { libc::ioctl(output.as_raw_fd(), libc::FIONREAD, &raw mut queued) };
-        if result != 0 || queued == 0 || !has_reader(output) {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_micros(200));
+    while queued(output) > 0 && has_reader(output) {
+        std::thread::sleep(Duration::from_micros(200));
     }
+}
+
+/// Bytes in a pipe; 0 where it is none.
+fn queued(pipe: &File) -> i32 {
+    let mut queued: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int.
+    match unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut queued) } {
+        0 => queued,
+        _ => 0,
+    }
+}
+
+/// Makes a pipe large, so that whoever is at its other end need not be woken for
+/// every few bytes, which costs more than moving them. Gives its capacity in
+/// bytes; `None` where it is no pipe.
+fn grow(pipe: &File) -> Option<i32> {
+    let fd = pipe.as_raw_fd();
+    // SAFETY: both take integers only.
+    let capacity = unsafe {
+        match libc::fcntl(fd, libc::F_GETPIPE_SZ) {
+            small @ 0..LARGE => libc::fcntl(fd, libc::F_SETPIPE_SZ, LARGE).max(small),
+            large => large,
+        }
+    };
+    (capacity > 0).then_some(capacity)
 }
 
 fn has_reader(output: &File) -> bool {

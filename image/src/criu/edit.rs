@@ -233,7 +233,7 @@ impl Missing {
             if self.dropped.contains(&(change.task, change.number))
                 && let Some(was) = &mut change.was
             {
-                was.push_str(", left out at the dump");
+                was.to_mut().push_str(", left out at the dump");
             }
         }
         changes

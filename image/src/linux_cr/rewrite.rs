@@ -66,6 +66,7 @@ impl Rewriter {
                 removed: BTreeSet::new(),
                 removed_behind: BTreeSet::new(),
                 given: BTreeMap::new(),
+                taken: BTreeSet::new(),
                 own: Own::default(),
                 deferred: Deferred::default(),
                 foreknowledge: None,
@@ -196,6 +197,8 @@ struct Editor {
     removed_behind: BTreeSet<i32>,
     /// Objrefs given to what comes in place of the image's files.
     given: BTreeMap<Origin, i32>,
+    /// The same objrefs.
+    taken: BTreeSet<i32>,
     own: Own,
     deferred: Deferred,
     foreknowledge: Option<Foreknowledge>,
@@ -292,10 +295,7 @@ impl Editor {
         }
         match record.prefix.kind {
             fixed::OBJREF if record.u32(8)? == version.file_table_object => {
-                let mut buffered = Buffered {
-                    cred: self.survey.cred,
-                    ..Buffered::default()
-                };
+                let mut buffered = Buffered::new(self.survey.cred);
                 buffered.push(record.prefix.kind, record.bytes, Role::Other);
                 self.buffered = Some(buffered);
                 return Ok(());

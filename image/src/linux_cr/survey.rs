@@ -45,8 +45,8 @@ pub struct Task {
 /// One open file description.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct File {
-    /// The file table inside which it stands.
-    pub table: Option<i32>,
+    /// The file table inside which it stands, or 0.
+    pub table: i32,
     /// f_type, of [`file_type`].
     pub file_type: u32,
     /// FMODE_ bits.
@@ -56,11 +56,18 @@ pub struct File {
     /// Offset.
     pub position: u64,
     /// The name it was opened by.
-    pub path: Option<Vec<u8>>,
+    pub path: Option<Box<[u8]>>,
     /// Pipe, socket or terminal behind it (an objref, 0 for none).
     pub behind: i32,
     /// What an eventfd counts.
     pub count: u64,
+    /// Who refers to it beside descriptors; of most files nobody does.
+    pub references: Option<Box<References>>,
+}
+
+/// Who refers to a file beside descriptors.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct References {
     /// Tasks that have mapped it.
     pub mapped_by: Vec<i32>,
     /// Tasks whose executable it is.
@@ -205,6 +212,15 @@ impl Socket {
     }
 }
 
+/// The files behind which something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Users {
+    /// The first of them.
+    pub first: i32,
+    /// How many they are.
+    pub count: usize,
+}
+
 /// What a file table leaves for its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
@@ -271,7 +287,7 @@ pub struct Survey {
     /// What the file table read last leaves for its end, in its order.
     pub work: Vec<Work>,
     /// The files behind which a pipe, socket or terminal is.
-    pub users: HashMap<i32, Vec<i32>>,
+    pub users: HashMap<i32, Users>,
     /// The threads of each process, without its own.
     threads: HashMap<i32, Vec<i32>>,
     processes: usize,
@@ -365,8 +381,8 @@ impl Survey {
         let listed = tables.flat_map(|(id, table)| table.descriptors.iter().map(|d| (d.file, *id)));
         let listed: HashSet<(i32, i32)> = listed.collect();
         let in_place = |id: i32| {
-            let table = self.files.get(&id).and_then(|file| file.table);
-            table.is_some_and(|table| listed.contains(&(id, table)))
+            let table = self.files.get(&id).map_or(0, |file| file.table);
+            listed.contains(&(id, table))
         };
         let needs = |id: &&i32| kept.contains(id) || !in_place(**id);
         let whole: HashSet<Whole> = self
@@ -527,7 +543,7 @@ impl Survey {
             fixed::FILE => self.file(record, version.file_len)?,
             fixed::FILE_NAME => {
                 if let Some(file) = self.named.take().and_then(|id| self.files.get_mut(&id)) {
-                    file.path = Some(record.string().to_vec());
+                    file.path = Some(record.string().into());
                 }
             }
             fixed::FILE_DESC => self.descriptor_record(record)?,
@@ -551,8 +567,8 @@ impl Survey {
                     self.expecting = Some(Expecting::Items);
                 }
             }
-            fixed::MM => self.refer(record.i32(12)?, |file| &mut file.executed_by),
-            fixed::VMA => self.refer(record.i32(12)?, |file| &mut file.mapped_by),
+            fixed::MM => self.refer(record.i32(12)?, |to| &mut to.executed_by),
+            fixed::VMA => self.refer(record.i32(12)?, |to| &mut to.mapped_by),
             fixed::SIGNAL => {
                 let tty = record.i32(SIGNAL_TTY)?;
                 if tty != 0 {
@@ -835,7 +851,7 @@ impl Survey {
         };
         let filling = self.filling.filter(|_| self.complete_table().is_none());
         let mut file = File {
-            table: self.open_table.or(filling),
+            table: self.open_table.or(filling).unwrap_or(0),
             file_type: record.u32(8)?,
             mode: record.u32(12)?,
             flags: record.u32(16)?,
@@ -867,7 +883,11 @@ impl Survey {
             _ => {}
         }
         if file.behind != 0 {
-            self.users.entry(file.behind).or_default().push(id);
+            let users = self.users.entry(file.behind).or_insert(Users {
+                first: id,
+                count: 0,
+            });
+            users.count += 1;
         }
         self.files.insert(id, file);
         Ok(())
@@ -883,17 +903,18 @@ impl Survey {
             let at = 8 + item * 24;
             let (number, file) = (record.i32(at + 8)?, record.i32(at + 12)?);
             if let Some(file) = self.files.get_mut(&file) {
-                file.watched_by.push((watching, number));
+                let references = file.references.get_or_insert_default();
+                references.watched_by.push((watching, number));
             }
         }
         Ok(())
     }
 
     /// The memory of the task that is being read refers to a file.
-    fn refer(&mut self, file: i32, list: impl FnOnce(&mut File) -> &mut Vec<i32>) {
+    fn refer(&mut self, file: i32, list: impl FnOnce(&mut References) -> &mut Vec<i32>) {
         let task = self.task().map_or(0, |task| task.pid);
         if let Some(file) = self.files.get_mut(&file) {
-            let list = list(file);
+            let list = list(file.references.get_or_insert_default());
             if list.last() != Some(&task) {
                 list.push(task);
             }

@@ -2,7 +2,7 @@
 //!
 //! | kind | it | why |
 //! |---|---|---|
-//! | opened by path, eventfd | is held back | nobody needs it opened again |
+//! | opened by path, eventfd | is held back (an eventfd: or gone) | nobody needs it opened again |
 //! | fifo | is held back; its contents go to the next fifo of its pipe | its path may be gone |
 //! | terminal | is held back with its two ends | its number may be taken, or its master outside |
 //! | listening socket; one of the internet that is not connected (v20) | is held back with its socket | it would take its name or port |
@@ -60,7 +60,11 @@ impl Editor {
         let complete = |file: i32, behind: i32| match self.known_files() {
             Some(known) => here.contains(&file) && !known.needed.contains(&file),
             None => {
-                let users = self.survey.users.get(&behind).map_or(0, Vec::len);
+                let users = self
+                    .survey
+                    .users
+                    .get(&behind)
+                    .map_or(0, |users| users.count);
                 ends.get(&behind) == Some(&users)
             }
         };
@@ -79,9 +83,9 @@ impl Editor {
         };
         let otherwise = |gone: bool| if gone { Left::Gone } else { Left::Stays };
         match file.file_type {
-            file_type::GENERIC | file_type::EVENTFD | file_type::FIFO | file_type::TTY => {
-                Left::HeldBack
-            }
+            file_type::GENERIC | file_type::FIFO | file_type::TTY => Left::HeldBack,
+            file_type::EVENTFD if self.is_sole(id, here) => Left::Gone,
+            file_type::EVENTFD => Left::HeldBack,
             file_type::PIPE => otherwise(complete(id, file.behind)),
             file_type::EPOLL => otherwise(self.is_sole(id, here)),
             file_type::SOCKET => match self.survey.sockets.get(&file.behind) {
@@ -142,12 +146,15 @@ impl Editor {
             else {
                 continue;
             };
-            let nobodys = |file: &i32| dropped.contains(file) && self.is_sole(*file, here);
-            let without_file = users.iter().all(|file| held.contains_key(file));
+            // A socket with two files was never written.
+            let file = users.first;
+            let one = users.count == 1;
+            let nobodys = one && dropped.contains(&file) && self.is_sole(file, here);
+            let without_file = one && held.contains_key(&file);
             let announced_here = socket.inside.is_some_and(|file| here.contains(&file));
             if socket.unread || (without_file && socket.kind == Kind::Inet) {
                 queues.insert(id, Queues::Gone);
-            } else if socket.takes_a_name() && announced_here && users.iter().all(nobodys) {
+            } else if socket.takes_a_name() && announced_here && nobodys {
                 queues.insert(id, Queues::Emptied);
             }
         }

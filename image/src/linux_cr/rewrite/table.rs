@@ -125,16 +125,22 @@ impl Editor {
         // What will not go out, for all that is known: its objref may be used anew.
         let unused =
             |id: &i32| held.contains_key(id) && (self.held.contains_key(id) || here.contains(id));
-        let unused: BTreeSet<i32> = dropped.iter().copied().filter(unused).collect();
+        let origins = plan.origins();
+        let unused: BTreeSet<i32> = match origins.is_empty() {
+            true => BTreeSet::new(),
+            false => dropped.iter().copied().filter(unused).collect(),
+        };
         let mut announce = Vec::new();
-        for from in plan.origins() {
+        for from in origins {
             self.give(from, &unused, buffered.cred, &mut announce)?;
         }
         let mut added = plan.added.iter().peekable();
         let mut next = descs.iter().zip(&plan.fates);
         let count = plan.fates.iter().filter(|f| **f != Fate::Drop).count() + plan.added.len();
-        for piece in &buffered.pieces {
-            let bytes = &buffered.bytes[piece.start..piece.end];
+        // Growing it bit by bit would leave holes as large as itself.
+        self.out.reserve(buffered.len());
+        for piece in std::mem::take(&mut buffered.pieces) {
+            let bytes = buffered.bytes(&piece);
             match piece.role {
                 Role::Table => {
                     self.out.append(&mut announce);
@@ -155,6 +161,7 @@ impl Editor {
                 role if role.is_held(&held) => self.withhold(role, bytes, &held),
                 role => self.let_out(role, piece.kind, bytes, &queues)?,
             }
+            buffered.gone(&piece);
         }
         for &(number, from) in added {
             self.add(number, from);
@@ -187,7 +194,9 @@ impl Editor {
     fn withhold(&mut self, role: Role, record: &[u8], held: &BTreeMap<i32, Left>) {
         match role {
             Role::File(file) if held.get(&file) == Some(&Left::HeldBack) => {
-                self.held.entry(file).or_default().extend_from_slice(record);
+                let held = self.held.entry(file).or_default();
+                held.reserve_exact(record.len());
+                held.extend_from_slice(record);
             }
             Role::Terminal { end, .. } => {
                 let held = self.terminals.held.entry(end).or_default();
@@ -298,7 +307,8 @@ impl Editor {
                         ),
                     ));
                 }
-                self.terminals.taken.insert(file.behind, item());
+                let taken = self.terminals.taken.entry(file.behind);
+                taken.or_insert_with(|| item().to_string());
             }
         }
         self.check_terminals()
