@@ -175,6 +175,69 @@ fn a_root_without_proc_is_refused_before_any_task() {
     }
 }
 
+/// As with the restart programs since 2011: nobody would tell the feeder that the tree stands, and the call would wait
+/// for an image that never comes.
+#[test]
+fn a_root_task_that_cannot_root_itself_ends_the_restart() {
+    if !harness::is_root() {
+        return;
+    }
+    for dry in [false, true] {
+        for feed in [Feed::File, Feed::Pipe] {
+            let bare = restart("files")
+                .feed(feed)
+                .prepare(|| fs::create_dir_all("/mnt/bare").unwrap())
+                .args(["--root-task", "/mnt/bare"])
+                .env("CKPT_PRESERVE", "20")
+                .descriptor(20, File::open("/dev/zero").unwrap());
+            let mut outcome = match dry {
+                true => bare.env("CKPT_DRY_RUN", "1").run(),
+                false => bare.run(),
+            };
+            assert_ne!(outcome.verdict, Verdict::Restarted);
+            assert_ne!(exit_code(outcome.wait()), 0);
+            let said = outcome.stderr();
+            // A file is told of before there is a task.
+            if !(dry && feed == Feed::File) {
+                let refusal = "restart refused: /mnt/bare has no proc/self/fd";
+                assert!(said.contains(refusal), "{said}");
+            }
+            assert!(!said.contains("no restart was seen"), "{said}");
+        }
+    }
+}
+
+/// As with the restart programs of 2010.
+#[test]
+fn a_program_with_another_root_is_told_what_it_lacks() {
+    if !harness::is_root() {
+        return;
+    }
+    for feed in [Feed::File, Feed::Pipe] {
+        for root in ["/mnt/bare", "/mnt/empty"] {
+            for number in [1, 20] {
+                let (_reader, writer) = std::io::pipe().unwrap();
+                let mut outcome = restart("files")
+                    .feed(feed)
+                    .prepare(|| {
+                        fs::create_dir_all("/mnt/bare").unwrap();
+                        fs::create_dir_all("/mnt/empty/proc").unwrap();
+                    })
+                    .args(["--root-first", root])
+                    .env("CKPT_PRESERVE", number.to_string())
+                    .descriptor(number, writer)
+                    .run();
+                assert_eq!(outcome.verdict, Verdict::NoRestart, "{}", outcome.stderr());
+                assert_ne!(exit_code(outcome.wait()), 0);
+                let said = outcome.stderr();
+                let refusal = "restart refused: this root directory has no proc/self/fd";
+                assert!(said.contains(refusal), "{said}");
+                assert!(said.contains("No such file"), "{said}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_root_with_proc_will_do_and_without_gifts_any_will() {
     if !harness::is_root() {

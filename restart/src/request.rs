@@ -72,14 +72,20 @@ impl Request {
     ///   that the program does not come back reading its own image.
     ///
     /// # Errors
-    /// What the planner refuses without having seen the image; what the system says
-    /// where a pipe needs a fifo in its stead.
+    /// [`Error::Rootless`] where tasks cannot inherit; what the planner refuses without
+    /// having seen the image; what the system says where a pipe needs a fifo in its
+    /// stead.
     pub fn new(
         advice: &Advice,
         sources: Sources,
         naming: Naming,
         image: Option<i32>,
     ) -> Result<Self, Error> {
+        if naming == Naming::Inherited && !sources.is_empty() && !Path::new(INHERITED).exists() {
+            return Err(Error::Rootless {
+                root: "this root directory".to_owned(),
+            });
+        }
         let image = image.and_then(|fd| caller::identity(fd).ok());
         let mut bound = Caller::default();
         for (&number, &fd) in &sources {
