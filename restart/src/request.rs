@@ -37,8 +37,11 @@ pub(crate) const INHERITED: &str = "/proc/self/fd/";
 /// How a restarting task will find a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
-    /// Here and now: as the descriptor that it is in this process.
+    /// Here and now: as the descriptor that it is in this process, whose children
+    /// the tasks will be.
     Inherited,
+    /// The same, where the tasks have inherited already, and are given nothing more.
+    Had,
     /// Later, and elsewhere: by the number that the restart program will have.
     Numbered,
 }
@@ -81,7 +84,7 @@ impl Request {
         naming: Naming,
         image: Option<i32>,
     ) -> Result<Self, Error> {
-        if naming == Naming::Inherited && !sources.is_empty() && !Path::new(INHERITED).exists() {
+        if naming != Naming::Numbered && !sources.is_empty() && !Path::new(INHERITED).exists() {
             return Err(Error::Rootless {
                 root: "this root directory".to_owned(),
             });
@@ -100,7 +103,7 @@ impl Request {
                 continue;
             }
             let name = match naming {
-                Naming::Inherited => fd,
+                Naming::Inherited | Naming::Had => fd,
                 Naming::Numbered => number,
             };
             let name = format!("{INHERITED}{name}").into_bytes();
@@ -122,7 +125,7 @@ impl Request {
         caller::group(&mut bound, |number| sources[&number]);
         let relays = match naming {
             Naming::Inherited => relay::between(&mut bound, &sources, ABOVE)?,
-            Naming::Numbered => Vec::new(),
+            Naming::Had | Naming::Numbered => Vec::new(),
         };
         let request = Request {
             advice: advice.clone(),
@@ -133,7 +136,7 @@ impl Request {
             openings: Vec::new(),
             holding: None,
             checked: false,
-            delivers: naming == Naming::Inherited,
+            delivers: naming != Naming::Numbered,
             medium: None,
             relays: Mutex::new(relays),
         };

@@ -91,7 +91,7 @@ fn carry(
         ..Advice::default()
     };
     let mut request =
-        Request::new(&advice, sources, Naming::Inherited, Some(image_fd)).map_err(refused)?;
+        Request::new(&advice, sources, Naming::Had, Some(image_fd)).map_err(refused)?;
     let image = sys::borrow(image_fd);
     if let Some(start) = request::regular_at(image) {
         request.check(image, start).map_err(refused)?;
