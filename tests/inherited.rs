@@ -3,9 +3,12 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use harness::criu::library;
 use harness::linux_cr::{Feed, Outcome, Restart, Verdict, exit_code, image};
+use harness::world::mount;
 
 /// The one task of the image `files`.
 const FILES: i32 = 534;
@@ -235,6 +238,36 @@ fn a_program_with_another_root_is_told_what_it_lacks() {
                 assert!(said.contains("No such file"), "{said}");
             }
         }
+    }
+}
+
+#[test]
+fn what_takes_the_place_of_the_image_is_the_programs_also_below_another_root() {
+    if !harness::is_root() {
+        return;
+    }
+    for feed in [Feed::File, Feed::Pipe] {
+        let outcome = restart("files")
+            .feed(feed)
+            .prepare(|| {
+                let jail = Path::new("/mnt/jail");
+                fs::create_dir(jail).unwrap();
+                let bind = libc::MS_BIND | libc::MS_REC;
+                mount(Some("/"), jail, None, bind, None).unwrap();
+                mount(Some("none"), &jail.join("dev"), Some("tmpfs"), 0, None).unwrap();
+            })
+            .args(["--root-task", "/mnt/jail"])
+            .env("CKPT_PRESERVE", "0")
+            .env("CKPT_IGNORE", "8")
+            .run();
+        assert_restarted(&outcome);
+        // Another of that name is not below the root.
+        let zero = File::from(outcome.take(FILES, 0));
+        let null = File::open("/dev/null").unwrap();
+        assert_eq!(
+            zero.metadata().unwrap().rdev(),
+            null.metadata().unwrap().rdev()
+        );
     }
 }
 

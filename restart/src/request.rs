@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -52,6 +52,8 @@ pub struct Request {
     advice: Advice,
     caller: Caller,
     sources: Sources,
+    /// Those of the sources that were opened in place of the image.
+    _instead: Vec<OwnedFd>,
     foreknowledge: Option<Foreknowledge>,
     /// The tasks' pids, before the restart program gives them new ones.
     pids: OnceLock<Vec<i32>>,
@@ -80,7 +82,7 @@ impl Request {
     /// stead.
     pub fn new(
         advice: &Advice,
-        sources: Sources,
+        mut sources: Sources,
         naming: Naming,
         image: Option<i32>,
     ) -> Result<Self, Error> {
@@ -90,18 +92,34 @@ impl Request {
             });
         }
         let image = image.and_then(|fd| caller::identity(fd).ok());
+        let mut instead = Vec::new();
         let mut bound = Caller::default();
-        for (&number, &fd) in &sources {
-            if image.is_some() && caller::identity(fd).ok() == image {
+        for (&number, fd) in &mut sources {
+            if image.is_some() && caller::identity(*fd).ok() == image {
                 let mut file = caller::instead_of_the_image();
-                file.description = number;
                 crate::info!(
                     "descriptor {number} is the image itself: the restarted program gets {} there",
                     file.link
                 );
-                bound.files.insert(number, file);
-                continue;
+                if naming != Naming::Inherited {
+                    file.description = number;
+                    bound.files.insert(number, file);
+                    continue;
+                }
+                let opened = caller::open_instead_of_the_image(ABOVE).map_err(|e| {
+                    let link = file.link;
+                    Error::system(
+                        format!(
+                            "descriptor {number} is the image itself, and {link} cannot be given"
+                        ),
+                        e,
+                    )
+                })?;
+                *fd = opened.as_raw_fd();
+                reserved::reserve(*fd);
+                instead.push(opened);
             }
+            let fd = *fd;
             let name = match naming {
                 Naming::Inherited | Naming::Had => fd,
                 Naming::Numbered => number,
@@ -131,6 +149,7 @@ impl Request {
             advice: advice.clone(),
             caller: bound,
             sources,
+            _instead: instead,
             foreknowledge: None,
             pids: OnceLock::new(),
             openings: Vec::new(),
