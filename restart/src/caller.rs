@@ -5,6 +5,7 @@ use ckpt_image::caller::{Access, Caller, CallerFile};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 const FMODE_READ: u32 = 1;
@@ -461,6 +462,26 @@ pub fn instead_of_the_image() -> CallerFile {
         name: name.clone().into_bytes(),
         link: name,
         not_by_name: None,
+    }
+}
+
+/// Opens the same, at `least` or above if there is room: whoever inherits it finds it
+/// also where the name means another file.
+///
+/// # Errors
+/// What open(2) says; EMFILE.
+pub fn open_instead_of_the_image(least: i32) -> io::Result<OwnedFd> {
+    let name = controlling_terminal().unwrap_or_else(|| "/dev/null".to_owned());
+    let path = CString::new(name.as_str())?;
+    // A serial line is opened without waiting for its other end.
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    // SAFETY: path is a NUL-terminated string that outlives the call, fcntl gets
+    // integers only, and each descriptor is new and belongs to nobody else.
+    unsafe {
+        let fd = check(libc::open(path.as_ptr(), flags).into())?;
+        let opened = OwnedFd::from_raw_fd(fd as i32);
+        fcntl(opened.as_raw_fd(), libc::F_SETFL, libc::O_RDWR)?;
+        copy_above(opened.as_raw_fd(), least).map(|high| OwnedFd::from_raw_fd(high))
     }
 }
 
