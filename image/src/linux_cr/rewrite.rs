@@ -29,7 +29,7 @@ use crate::listing::Engine;
 use crate::plan::{Change, Origin, Planner};
 use crate::report::{Outcome, Report};
 use buffered::{Buffered, Role};
-use deferred::{Becomes, Deferred};
+use deferred::Deferred;
 use sharing::Own;
 use std::collections::{BTreeMap, BTreeSet};
 use terminals::Terminals;
@@ -255,6 +255,7 @@ impl Sink for Editor {
             (Some(buffered), _) => buffered.push(0, bytes, Role::Other),
             (None, watches) => {
                 self.out.extend(watches.unwrap_or_default());
+                self.deferred.flush(&mut self.out);
                 let bytes = self.deferred.pass(bytes);
                 self.out.extend_from_slice(bytes);
             }
@@ -278,13 +279,9 @@ impl Editor {
     ) -> Result<(), Error> {
         let version = layout.version;
         if !self.deferred.is_idle() {
-            match self.deferred.record(record, layout)? {
-                Becomes::Itself => {}
-                Becomes::Nothing => return Ok(()),
-                Becomes::Changed(bytes) => {
-                    self.out.extend_from_slice(&bytes);
-                    return Ok(());
-                }
+            let taken = self.deferred.record(record, layout, &mut self.out)?;
+            if taken {
+                return Ok(());
             }
         }
         if let Some(watches) = self.watches.take() {
@@ -320,7 +317,9 @@ impl Editor {
             fixed::MM | fixed::VMA => self.need(record.i32(12)?)?,
             fixed::TTY => self.release_end(record.i32(12)?),
             kind if kind == version.task_objs => {
-                self.deferred.finish(record)?;
+                if !self.deferred.is_idle() {
+                    self.deferred.finish(record, layout, &mut self.out)?;
+                }
                 self.deferred = Deferred::default();
                 if let Some(bytes) = self.join(record)? {
                     self.out.extend_from_slice(&bytes);

@@ -120,7 +120,7 @@ impl Editor {
             self.removed_behind
                 .extend(self.survey.files.get(file).map(|file| file.behind));
         }
-        self.deferred = Deferred::new(&mut self.survey, queues.clone(), sets);
+        self.deferred = Deferred::new(&mut self.survey, layout, queues.clone(), sets);
         buffered.draw_forward(&plan);
         // What will not go out, for all that is known: its objref may be used anew.
         let unused =
