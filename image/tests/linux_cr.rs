@@ -1087,7 +1087,8 @@ fn a_master_may_come_later() {
         let rewritten = rewrite(&image, item, &Caller::default(), whole, &[]);
         assert_eq!(rewritten.error.is_none(), whole, "{:?}", rewritten.error);
         if whole {
-            check(&rewritten.out).unwrap();
+            let after = check(&rewritten.out).unwrap();
+            assert_eq!(after.terminals.len(), 2, "the slave's state is lost");
         }
     }
 }
@@ -1184,6 +1185,27 @@ fn queues_that_nobody_reads_go() {
         assert_eq!(rewritten.error, None);
         let after = check(&rewritten.out).unwrap();
         assert!(after.unreadable.is_empty(), "{numbers}");
+        let twice = ignore_list(&rewritten.out, numbers);
+        assert_eq!(twice.error, None);
+        assert!(twice.out == rewritten.out);
+    }
+    let image = build(&Recipe {
+        late: true,
+        ..recipe
+    });
+    assert_eq!(ignore_list(&image, "4").error, None);
+}
+
+/// A socket, or its peer, that is announced nowhere crashes the kernel.
+#[test]
+fn a_peer_that_never_comes_is_refused() {
+    let sockets = vec![Is::Socket(0, false, 2), Is::Socket(0, true, 1), Is::Device];
+    let image = build(&one_task(sockets));
+    for at in [8, 12] {
+        let mut image = image.clone();
+        put(&mut image, 705, 1, at, 4000);
+        let rewritten = ignore_list(&image, "5");
+        assert!(rewritten.error.is_some(), "{at}");
     }
 }
 

@@ -22,7 +22,7 @@ mod watches;
 
 use super::layout::{Layout, Order, fixed};
 use super::records::{Prefix, Record, Sink, Splitter};
-use super::survey::{Foreknowledge, Interest, Kept, Survey};
+use super::survey::{Foreknowledge, Interest, Survey};
 use crate::Error;
 use crate::caller::Opening;
 use crate::listing::Engine;
@@ -90,10 +90,7 @@ impl Rewriter {
     pub fn foreknowledge(&self) -> Foreknowledge {
         let Editor { survey, kept, .. } = &self.editor;
         Foreknowledge {
-            files: Some(Kept {
-                kept: kept.clone(),
-                needed: survey.needed(kept),
-            }),
+            files: Some(survey.keeping(kept)),
             ..survey.foreknowledge()
         }
     }

@@ -248,6 +248,8 @@ pub struct Kept {
     pub kept: BTreeSet<i32>,
     /// Those, and what they need.
     pub needed: BTreeSet<i32>,
+    /// Unix sockets with a name that nobody needs.
+    pub unnamed: BTreeSet<i32>,
 }
 
 /// What goes as a whole or stays.
@@ -373,10 +375,26 @@ impl Survey {
         }
     }
 
+    /// What is left of the files where some are kept.
+    pub fn keeping(&self, kept: &BTreeSet<i32>) -> Kept {
+        let needed = self.needed(kept);
+        let unnamed = self.sockets.iter().filter(|(id, socket)| {
+            let users = self.users.get(id);
+            // A socket with two files was never written.
+            let unneeded = |users: &Users| users.count == 1 && !needed.contains(&users.first);
+            socket.takes_a_name() && users.is_some_and(unneeded)
+        });
+        Kept {
+            unnamed: unnamed.map(|(id, _)| *id).collect(),
+            kept: kept.clone(),
+            needed,
+        }
+    }
+
     /// The files that are needed where some are kept: those, those that stand
     /// elsewhere than in a table which has them, and the other ends of all
     /// these.
-    pub fn needed(&self, kept: &BTreeSet<i32>) -> BTreeSet<i32> {
+    fn needed(&self, kept: &BTreeSet<i32>) -> BTreeSet<i32> {
         let tables = self.tables.iter();
         let listed = tables.flat_map(|(id, table)| table.descriptors.iter().map(|d| (d.file, *id)));
         let listed: HashSet<(i32, i32)> = listed.collect();

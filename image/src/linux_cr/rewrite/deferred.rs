@@ -72,7 +72,7 @@ impl Deferred {
     pub fn new(
         survey: &mut Survey,
         layout: &Layout,
-        queues: BTreeMap<i32, Queues>,
+        mut queues: BTreeMap<i32, Queues>,
         sets: BTreeSet<i32>,
     ) -> Self {
         let mut work = std::mem::take(&mut survey.work);
@@ -86,6 +86,7 @@ impl Deferred {
             uncertain.sockets = unread.map(|(id, _)| id).collect();
         } else if work.iter().filter_map(socket).any(|(_, s)| s.buffers) {
             work.retain(|work| socket(work).is_none_or(|(_, s)| s.buffers));
+            queues.retain(|id, _| survey.sockets.get(id).is_some_and(|s| s.buffers));
         } else {
             uncertain.sockets = work.iter().filter_map(socket).map(|(id, _)| id).collect();
         }

@@ -141,16 +141,21 @@ impl Editor {
             let Work::Queues(id) = *work else {
                 continue;
             };
-            let (Some(socket), Some(users)) =
-                (self.survey.sockets.get(&id), self.survey.users.get(&id))
-            else {
+            let Some(socket) = self.survey.sockets.get(&id) else {
                 continue;
             };
             // A socket with two files was never written.
-            let file = users.first;
-            let one = users.count == 1;
-            let nobodys = one && dropped.contains(&file) && self.is_sole(file, here);
-            let without_file = one && held.contains_key(&file);
+            let users = self.survey.users.get(&id);
+            let file = users
+                .filter(|users| users.count == 1)
+                .map(|users| users.first);
+            let nobodys = match self.known_files() {
+                Some(known) => known.unnamed.contains(&id),
+                None => {
+                    file.is_some_and(|file| dropped.contains(&file) && self.is_sole(file, here))
+                }
+            };
+            let without_file = file.is_some_and(|file| held.contains_key(&file));
             let announced_here = socket.inside.is_some_and(|file| here.contains(&file));
             if socket.unread || (without_file && socket.kind == Kind::Inet) {
                 queues.insert(id, Queues::Gone);
@@ -178,7 +183,10 @@ impl Editor {
             };
             let socket = self.survey.sockets.get(&file.behind);
             let socket = socket.filter(|_| file.file_type == file_type::SOCKET);
-            let Some(socket) = socket.filter(|_| !queues.contains_key(&file.behind)) else {
+            let known = self.known_files();
+            let unnamed = known.is_some_and(|known| known.unnamed.contains(&file.behind));
+            let silent = unnamed || queues.contains_key(&file.behind);
+            let Some(socket) = socket.filter(|_| !silent) else {
                 continue;
             };
             let number = desc.number;

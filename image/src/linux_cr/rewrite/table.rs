@@ -103,11 +103,11 @@ impl Editor {
 
         let here = buffered.files();
         let held = self.hold_back(&dropped, &here);
-        let queues = if plan.is_untouched() {
-            BTreeMap::new()
-        } else {
-            self.sockets_left(&dropped, &here, &held)
-        };
+        let mut queues = self.sockets_left(&dropped, &here, &held);
+        if self.planner.changes().is_empty() {
+            // The end of a socket that another table drops may stand in this one.
+            queues.retain(|_, queues| *queues == Queues::Emptied);
+        }
         self.warn_of_sockets(owner, &descs, &dropped, &held, &queues);
         let removed = |file: &&i32| held.get(file) == Some(&Left::Gone);
         let sets = self.survey.work.iter().filter_map(|work| match work {
