@@ -1,5 +1,6 @@
 # make demo      the main job, shown on real processes
 # make test      every test
+# make bench     what it costs: ratios, and times for each descriptor
 # make install   [DESTDIR=] [PREFIX=/usr/local] [LIBDIR=$(PREFIX)/lib]
 CARGO   ?= cargo
 PREFIX  ?= /usr/local
@@ -7,7 +8,7 @@ LIBDIR  ?= $(PREFIX)/lib
 INSTALL ?= install
 RELEASE  = $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: all build setup demo test install
+.PHONY: all build setup demo test bench install
 all: build
 
 build:
@@ -27,6 +28,10 @@ test: build setup
 	$(CARGO) clippy --workspace --all-targets --locked --quiet -- -D warnings
 	tests/check-pages
 	$(CARGO) test --workspace --locked
+
+bench: build
+	$(CARGO) bench --locked --package ckptadv-tests --bench whole
+	$(CARGO) bench --locked --package ckpt-image --bench engine
 
 install: build
 	$(INSTALL) -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBDIR) \

@@ -124,8 +124,8 @@ const DROPPED: &[Row] = &[
     row(&["7=listen:@sock", "8=connect:@sock", "9=accept:7"], "7,8", &[7, 8]),
     row(&["7=listen:@sock", "8=connect:@sock"], "7", &[7]),
     row(&["7=listen:@sock", "8=connect:@sock"], "8", &[8]),
-    row(&["7=bound:@sock", "8=send-to:@sock", "8=write:data"], "7", &[7]),
-    row(&["7=bound:@sock", "8=send-to:@sock", "8=write:data"], "8", &[8]),
+    row(&["7=bound:@sock", "8=to:@sock", "8=write:data"], "7", &[7]),
+    row(&["7=bound:@sock", "8=to:@sock", "8=write:data"], "8", &[8]),
     Row { words: &["7=tcp:8", "7=write:data"], options: TCP, ignore: "7", lacks: &[(0, &[7])] },
     Row { words: &["7=tcp:8", "8=write:data"], options: TCP, ignore: "8", lacks: &[(0, &[8])] },
     // Descriptors in queues.

@@ -190,6 +190,21 @@ fn what_no_pipe_holds_is_refused_before_any_task() {
     }
 }
 
+/// The file is written before the call, from what a feeder gives when every task has told it of itself.
+#[test]
+fn a_root_task_that_is_gone_keeps_no_file_waiting() {
+    if !harness::is_root() {
+        return;
+    }
+    let image = filled(&image("pipe"), &[FULL]);
+    let mut outcome = restart("pipe", &image)
+        .args(["--root-task", "/nowhere"])
+        .env("CKPT_IGNORE", "0")
+        .run();
+    assert_ne!(outcome.verdict, Verdict::Restarted);
+    assert_ne!(exit_code(outcome.wait()), 0);
+}
+
 #[test]
 fn a_full_disk_is_told_and_restarts_nothing() {
     if !harness::is_root() {

@@ -3,9 +3,12 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use harness::criu::library;
 use harness::linux_cr::{Feed, Outcome, Restart, Verdict, exit_code, image};
+use harness::world::mount;
 
 /// The one task of the image `files`.
 const FILES: i32 = 534;
@@ -171,6 +174,99 @@ fn a_root_without_proc_is_refused_before_any_task() {
         assert!(
             said.contains("restart refused: the tasks' root directory has no"),
             "{said}"
+        );
+    }
+}
+
+/// As with the restart programs since 2011: nobody would tell the feeder that the tree stands, and the call would wait
+/// for an image that never comes.
+#[test]
+fn a_root_task_that_cannot_root_itself_ends_the_restart() {
+    if !harness::is_root() {
+        return;
+    }
+    for dry in [false, true] {
+        for feed in [Feed::File, Feed::Pipe] {
+            let bare = restart("files")
+                .feed(feed)
+                .prepare(|| fs::create_dir_all("/mnt/bare").unwrap())
+                .args(["--root-task", "/mnt/bare"])
+                .env("CKPT_PRESERVE", "20")
+                .descriptor(20, File::open("/dev/zero").unwrap());
+            let mut outcome = match dry {
+                true => bare.env("CKPT_DRY_RUN", "1").run(),
+                false => bare.run(),
+            };
+            assert_ne!(outcome.verdict, Verdict::Restarted);
+            assert_ne!(exit_code(outcome.wait()), 0);
+            let said = outcome.stderr();
+            // A file is told of before there is a task.
+            if !(dry && feed == Feed::File) {
+                let refusal = "restart refused: /mnt/bare has no proc/self/fd";
+                assert!(said.contains(refusal), "{said}");
+            }
+            assert!(!said.contains("no restart was seen"), "{said}");
+        }
+    }
+}
+
+/// As with the restart programs of 2010.
+#[test]
+fn a_program_with_another_root_is_told_what_it_lacks() {
+    if !harness::is_root() {
+        return;
+    }
+    for feed in [Feed::File, Feed::Pipe] {
+        for root in ["/mnt/bare", "/mnt/empty"] {
+            for number in [1, 20] {
+                let (_reader, writer) = std::io::pipe().unwrap();
+                let mut outcome = restart("files")
+                    .feed(feed)
+                    .prepare(|| {
+                        fs::create_dir_all("/mnt/bare").unwrap();
+                        fs::create_dir_all("/mnt/empty/proc").unwrap();
+                    })
+                    .args(["--root-first", root])
+                    .env("CKPT_PRESERVE", number.to_string())
+                    .descriptor(number, writer)
+                    .run();
+                assert_eq!(outcome.verdict, Verdict::NoRestart, "{}", outcome.stderr());
+                assert_ne!(exit_code(outcome.wait()), 0);
+                let said = outcome.stderr();
+                let refusal = "restart refused: this root directory has no proc/self/fd";
+                assert!(said.contains(refusal), "{said}");
+                assert!(said.contains("No such file"), "{said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_takes_the_place_of_the_image_is_the_programs_also_below_another_root() {
+    if !harness::is_root() {
+        return;
+    }
+    for feed in [Feed::File, Feed::Pipe] {
+        let outcome = restart("files")
+            .feed(feed)
+            .prepare(|| {
+                let jail = Path::new("/mnt/jail");
+                fs::create_dir(jail).unwrap();
+                let bind = libc::MS_BIND | libc::MS_REC;
+                mount(Some("/"), jail, None, bind, None).unwrap();
+                mount(Some("none"), &jail.join("dev"), Some("tmpfs"), 0, None).unwrap();
+            })
+            .args(["--root-task", "/mnt/jail"])
+            .env("CKPT_PRESERVE", "0")
+            .env("CKPT_IGNORE", "8")
+            .run();
+        assert_restarted(&outcome);
+        // Another of that name is not below the root.
+        let zero = File::from(outcome.take(FILES, 0));
+        let null = File::open("/dev/null").unwrap();
+        assert_eq!(
+            zero.metadata().unwrap().rdev(),
+            null.metadata().unwrap().rdev()
         );
     }
 }

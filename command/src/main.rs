@@ -55,7 +55,15 @@ enum Verb {
     },
 }
 
+/// Has what was large given back as soon as it is freed. The allocator would keep more the more was freed, and a file
+/// table of a hundred thousand descriptors is large for a moment only.
+fn return_large_memory() {
+    // SAFETY: mallopt takes integers, and no other thread runs yet.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10) };
+}
+
 fn main() -> ExitCode {
+    return_large_memory();
     log::start(log::Level::Warn);
     let result = match Command::parse().verb {
         Verb::Inspect { json, image } => inspect::inspect(&image, json).map(|()| ExitCode::SUCCESS),

@@ -145,8 +145,8 @@ fn row(change: &Change) -> Row {
         _ => None,
     };
     let (name, note) = match (&change.was, gives) {
-        (Some(was), Some(gives)) => (was.clone(), Some(format!("by {gives}"))),
-        (Some(was), None) => (was.clone(), None),
+        (Some(was), Some(gives)) => (was.to_string(), Some(format!("by {gives}"))),
+        (Some(was), None) => (was.to_string(), None),
         (None, Some(gives)) => (gives, None),
         (None, None) => (String::new(), None),
     };

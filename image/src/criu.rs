@@ -16,6 +16,7 @@
 
 mod check;
 mod details;
+pub mod dump;
 mod edit;
 mod entry;
 mod ghosts;
@@ -23,6 +24,8 @@ mod holders;
 mod image;
 mod listing;
 mod locks;
+pub mod record;
+mod shared_table;
 mod sockets;
 mod split;
 mod watches;

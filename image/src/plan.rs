@@ -23,6 +23,7 @@ use giving::Given;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use unmatched::Seen;
 
 /// One descriptor of a task, as the image has it.
@@ -49,10 +50,10 @@ pub struct Descriptor<'a> {
 }
 
 impl Descriptor<'_> {
-    fn label(&self) -> String {
+    fn label(&self) -> Cow<'static, str> {
         match &self.path {
-            Some(path) => format!("{} {}", self.kind, String::from_utf8_lossy(path)),
-            None => self.kind.to_string(),
+            Some(path) => format!("{} {}", self.kind, String::from_utf8_lossy(path)).into(),
+            None => self.kind.name().into(),
         }
     }
 }
@@ -113,11 +114,11 @@ pub struct Change {
     /// The descriptor.
     pub number: i32,
     /// What the image has there; `None` where it has nothing.
-    pub was: Option<String>,
+    pub was: Option<Cow<'static, str>>,
     /// What becomes of it.
     pub fate: Fate,
     /// The item that asks for it, as written.
-    pub item: String,
+    pub item: Arc<str>,
     /// What comes in its place, for people.
     pub gives: Option<String>,
 }
@@ -142,16 +143,20 @@ impl fmt::Display for Change {
 /// An item, with the numbers of the caller that it needs.
 struct Bound {
     item: Item,
+    /// As it was written.
+    text: Arc<str>,
     /// For PRESERVE: each number that it adds or puts in place.
     numbers: Vec<i32>,
     matched: bool,
 }
 
-/// What an item wants of a descriptor.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Wish {
-    Drop,
-    Give(Source),
+/// What an item puts in the place of a descriptor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted<'a> {
+    /// The caller's descriptor of this number.
+    Number(i32),
+    /// A file that is opened by its path.
+    Path(&'a Arc<[u8]>),
 }
 
 /// Meets advice with file tables.
@@ -218,6 +223,7 @@ impl Planner {
             let substitutes = matches!(item.action, Action::Substitute(_));
             bound.push(Bound {
                 item: item.clone(),
+                text: item.to_string().into(),
                 numbers: if substitutes { Vec::new() } else { given },
                 matched: false,
             });
@@ -291,39 +297,41 @@ impl Planner {
                 .map(|d| (d.number, d.description))
                 .collect();
         }
-        let mut chosen: BTreeMap<i32, (usize, Wish)> = BTreeMap::new();
+        // By number: the item that decides.
+        let mut chosen: BTreeMap<i32, usize> = BTreeMap::new();
         for index in 0..self.bound.len() {
             if !self.means(index, pids) {
                 continue;
             }
-            for (number, wish) in self.selected(index, root, task, &by_number)? {
+            for number in self.selected(index, root, task, &by_number)? {
                 self.bound[index].matched = true;
-                match chosen.get(&number) {
-                    Some((other, Wish::Give(source))) => {
-                        if self.contradict(*other, source, index, &wish) {
-                            return Err(self.contradiction(task, number, *other, index));
-                        }
+                let other = chosen.get(&number).copied();
+                match other.filter(|&other| self.wanted(other, number).is_some()) {
+                    Some(other) if self.contradict(other, index, number) => {
+                        return Err(self.contradiction(task, number, other, index));
                     }
-                    Some((_, Wish::Drop)) | None => {
-                        chosen.insert(number, (index, wish));
+                    Some(_) => {}
+                    None => {
+                        chosen.insert(number, index);
                     }
                 }
             }
         }
         self.note(pids, descriptors);
-        self.carry_out(task, &chosen, &by_number, descriptors)
+        self.carry_out(task, chosen, &by_number, descriptors)
     }
 
     fn carry_out(
         &mut self,
         task: i32,
-        chosen: &BTreeMap<i32, (usize, Wish)>,
+        chosen: BTreeMap<i32, usize>,
         by_number: &BTreeMap<i32, &Descriptor<'_>>,
         descriptors: &[Descriptor<'_>],
     ) -> Result<TablePlan, Error> {
-        let fates = self.fates(task, chosen, by_number)?;
+        let fates = self.fates(task, &chosen, by_number)?;
         let mut plan = TablePlan::default();
-        for (&number, &(index, _)) in chosen {
+        self.changes.reserve(chosen.len());
+        for (number, index) in chosen {
             let there = by_number.get(&number);
             let fate = fates[&number];
             if let (None, Fate::Give(Origin::Descriptor(from))) = (there, fate) {
@@ -334,7 +342,7 @@ impl Planner {
                 number,
                 was: there.map(|d| d.label()),
                 fate,
-                item: self.bound[index].item.to_string(),
+                item: self.bound[index].text.clone(),
                 gives: match fate {
                     Fate::Give(from) => self.gives(from),
                     _ => None,
@@ -349,15 +357,24 @@ impl Planner {
         Ok(plan)
     }
 
-    /// Whether two items that select one descriptor cannot both be meant: one
+    /// What an item puts in the place of a number that it selects; `None` where
+    /// it drops it.
+    fn wanted(&self, index: usize, number: i32) -> Option<Wanted<'_>> {
+        match &self.bound[index].item.action {
+            Action::Ignore => None,
+            Action::Preserve | Action::Add => Some(Wanted::Number(number)),
+            Action::Substitute(Source::Descriptor(from)) => Some(Wanted::Number(*from)),
+            Action::Substitute(Source::Path(path)) => Some(Wanted::Path(path)),
+        }
+    }
+
+    /// Whether two items that select one number cannot both be meant: one
     /// preserves and one substitutes, or they have different sources as written.
-    fn contradict(&self, a: usize, source: &Source, b: usize, wish: &Wish) -> bool {
+    fn contradict(&self, a: usize, b: usize, number: i32) -> bool {
         let substitutes =
             |index: usize| matches!(self.bound[index].item.action, Action::Substitute(_));
-        match wish {
-            Wish::Drop => false,
-            Wish::Give(other) => other != source || substitutes(a) != substitutes(b),
-        }
+        let (one, other) = (self.wanted(a, number), self.wanted(b, number));
+        other.is_some() && (one != other || substitutes(a) != substitutes(b))
     }
 
     fn contradiction(&self, task: i32, number: i32, a: usize, b: usize) -> Error {

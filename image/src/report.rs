@@ -19,6 +19,8 @@ pub enum Outcome {
     Restarting,
     /// The program was restarted.
     Restarted,
+    /// The program was dumped.
+    Dumped,
     /// Advice or image were refused.
     Refused,
     /// The engine gave up for reasons of its own.
@@ -32,6 +34,7 @@ impl Outcome {
             Outcome::Planned => "planned",
             Outcome::Restarting => "restarting",
             Outcome::Restarted => "restarted",
+            Outcome::Dumped => "dumped",
             Outcome::Refused => "refused",
             Outcome::Failed => "failed",
         }
@@ -120,11 +123,11 @@ impl Json for Change {
         Object::new(out)
             .field("task", &self.task)?
             .field("number", &self.number)?
-            .field("was", &self.was)?
+            .field("was", &self.was.as_deref())?
             .field("fate", fate)?
             .field("from", &from)?
             .field("gives", &self.gives)?
-            .field("item", &self.item)?
+            .field("item", &&*self.item)?
             .end()
     }
 }

@@ -12,7 +12,7 @@ use ckpt_image::caller::{Access, Caller, CallerFile, CannotOpen, Opened, Opening
 use ckpt_image::linux_cr::delivery::{Delivery, Medium};
 use ckpt_image::linux_cr::layout::{Arch, Order};
 use ckpt_image::linux_cr::rewrite::Rewriter;
-use ckpt_image::linux_cr::survey::Surveyor;
+use ckpt_image::linux_cr::survey::{Foreknowledge, Surveyor};
 use ckpt_image::plan::Planner;
 use generator::build::{
     Datagram, File, Head, Kind as Is, Name, Process, Recipe, Sender, build, head_only, pid,
@@ -224,21 +224,24 @@ fn rewrite_as(
         error: None,
         warnings: Vec::new(),
     };
-    let planner = match Planner::new(advice, caller.clone(), false) {
-        Ok(planner) => planner.with_paths(Box::new(Files)),
+    let rewriter = || -> Result<Rewriter, Error> {
+        let planner = Planner::new(advice, caller.clone(), false)?.with_paths(Box::new(Files));
+        Ok(Rewriter::new(planner, Box::new(|_| Some(17))))
+    };
+    let mut rewriter = match rewriter() {
+        Ok(first) => {
+            // As restart programs have an image in a file read.
+            let mut surveyor = Surveyor::default();
+            match surveyor.feed(image).and_then(|()| surveyor.finish()) {
+                Ok((survey, _)) if whole => foreseeing(&rewriter, survey.foreknowledge(), image),
+                _ => first,
+            }
+        }
         Err(error) => {
             rewritten.error = Some(error);
             return rewritten;
         }
     };
-    let mut rewriter = Rewriter::new(planner, Box::new(|_| Some(17)));
-    let mut surveyor = Surveyor::default();
-    if whole
-        && surveyor.feed(image).is_ok()
-        && let Ok((survey, _)) = surveyor.finish()
-    {
-        rewriter.foresee(survey.foreknowledge());
-    }
     let mut rest = image;
     let mut sizes = pieces.iter().cycle();
     let mut result = Ok(());
@@ -252,6 +255,24 @@ fn rewrite_as(
     rewritten.warnings = rewriter.warnings().to_vec();
     rewritten.error = result.and_then(|()| rewriter.finish()).err();
     rewritten
+}
+
+/// A rewriter that knows what every table comes to.
+fn foreseeing(
+    rewriter: &dyn Fn() -> Result<Rewriter, Error>,
+    known: Foreknowledge,
+    image: &[u8],
+) -> Rewriter {
+    let with = |known| {
+        let mut rewriter = rewriter().expect("advice that was good before");
+        rewriter.foresee(known);
+        rewriter
+    };
+    let mut planned = with(known.clone());
+    match planned.feed(image).and_then(|()| planned.finish()) {
+        Ok(()) => with(planned.foreknowledge()),
+        Err(_) => with(known),
+    }
 }
 
 fn deliver(
@@ -1066,7 +1087,8 @@ fn a_master_may_come_later() {
         let rewritten = rewrite(&image, item, &Caller::default(), whole, &[]);
         assert_eq!(rewritten.error.is_none(), whole, "{:?}", rewritten.error);
         if whole {
-            check(&rewritten.out).unwrap();
+            let after = check(&rewritten.out).unwrap();
+            assert_eq!(after.terminals.len(), 2, "the slave's state is lost");
         }
     }
 }
@@ -1163,6 +1185,27 @@ fn queues_that_nobody_reads_go() {
         assert_eq!(rewritten.error, None);
         let after = check(&rewritten.out).unwrap();
         assert!(after.unreadable.is_empty(), "{numbers}");
+        let twice = ignore_list(&rewritten.out, numbers);
+        assert_eq!(twice.error, None);
+        assert!(twice.out == rewritten.out);
+    }
+    let image = build(&Recipe {
+        late: true,
+        ..recipe
+    });
+    assert_eq!(ignore_list(&image, "4").error, None);
+}
+
+/// A socket, or its peer, that is announced nowhere crashes the kernel.
+#[test]
+fn a_peer_that_never_comes_is_refused() {
+    let sockets = vec![Is::Socket(0, false, 2), Is::Socket(0, true, 1), Is::Device];
+    let image = build(&one_task(sockets));
+    for at in [8, 12] {
+        let mut image = image.clone();
+        put(&mut image, 705, 1, at, 4000);
+        let rewritten = ignore_list(&image, "5");
+        assert!(rewritten.error.is_some(), "{at}");
     }
 }
 

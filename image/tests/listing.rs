@@ -542,9 +542,9 @@ fn the_json_of_a_report_has_all_that_is_known() {
     let change = |was: Option<&str>, fate, gives: Option<&str>| Change {
         task: 7,
         number: 3,
-        was: was.map(str::to_owned),
+        was: was.map(|was| was.to_owned().into()),
         fate,
-        item: "CKPT_IGNORE=3".to_owned(),
+        item: "CKPT_IGNORE=3".into(),
         gives: gives.map(str::to_owned),
     };
     let changes = [

@@ -11,6 +11,7 @@
 //! stops criu when it opens `files.img`. The files on disk are never written to.
 
 mod arguments;
+pub mod dump;
 mod files;
 mod outcome;
 
@@ -18,13 +19,14 @@ use crate::state::State;
 use arguments::{Invocation, Verb};
 use ckpt_image::advice::Advice;
 use ckpt_image::caller::{Caller, Opening};
-use ckpt_image::criu::{self as image, Image, Naming, What};
+use ckpt_image::criu::{self as image, Directory, Image, Naming, What, record};
 use ckpt_image::listing::Engine;
 use ckpt_image::plan::Planner;
 use ckpt_restart::call::outcome_of_check;
+use ckpt_restart::log::{self, Level};
 use ckpt_restart::paths::{self, Looking};
 use ckpt_restart::settings::Settings;
-use ckpt_restart::{Error, caller, errno, log, report, warn};
+use ckpt_restart::{Error, caller, errno, info, report, warn};
 use files::{Opened, in_memory};
 use libc::{c_char, c_int};
 use once_cell::sync::OnceCell;
@@ -36,6 +38,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Above what programs use, and below criu's service descriptors, which lie under
@@ -52,8 +55,10 @@ fn out_of_the_way() -> c_int {
 enum Request {
     /// It is advised.
     Advice(Advised),
-    /// Nothing may be restored; it has been said why.
-    Refused(c_int),
+    /// There is no advice, and it is only to be said what a dump left out.
+    Tell,
+    /// Nothing may be restored.
+    Refused(Arc<Error>),
 }
 
 struct Advised {
@@ -69,6 +74,7 @@ struct Advised {
 static REQUEST: OnceCell<Request> = OnceCell::new();
 
 /// What criu reads instead of the files of one directory.
+#[derive(Default)]
 struct Served {
     /// Device and inode of the directory.
     directory: (u64, u64),
@@ -91,19 +97,25 @@ pub fn start(state: &State) -> bool {
     let Some(invocation) = arguments::parse(&state.arguments) else {
         return true;
     };
+    let begun = state.settings.begin().map_err(Arc::new);
+    if invocation.verb != Verb::Restore {
+        dump::prepare(&state.settings, begun.clone(), invocation.streams);
+    }
     if invocation.verb == Verb::Dump {
-        if !state.settings.advice.is_empty() || state.settings.mistake.is_some() {
-            warn_of_dump();
+        if let Some(error) = dump::refusal() {
+            dump::refused(error);
+            give_up();
         }
         return true;
     }
-    let request = prepare(&state.settings, invocation).unwrap_or_else(|error| {
-        report::refused(Engine::Criu, &error);
+    let prepared = begun.and_then(|()| prepare(&state.settings, invocation).map_err(Arc::new));
+    let request = prepared.unwrap_or_else(|error| {
         if invocation.verb == Verb::Restore {
-            // SAFETY: ends the process; nothing of it has run yet.
-            unsafe { libc::_exit(1) }
+            report::refused(Engine::Criu, &error);
+            give_up();
         }
-        Some(Request::Refused(error.errno()))
+        // It is said when it is known that a restore is wanted.
+        Some(Request::Refused(error))
     });
     if let Some(request) = request {
         let _ = REQUEST.set(request);
@@ -111,18 +123,26 @@ pub fn start(state: &State) -> bool {
     true
 }
 
-/// At exit: says so where a restore got its image in a way that was not seen.
-pub fn end(state: &State) {
-    // SAFETY: getpid takes nothing.
-    let started = state.pid == unsafe { libc::getpid() };
-    let restores = arguments::parse(&state.arguments).map(|i| i.verb) == Some(Verb::Restore);
-    if started && restores && REQUEST.get().is_some() && !SEEN.load(Ordering::Relaxed) {
-        warn!("criu ended and did not open pstree.img: the advice was not used");
-    }
+fn give_up() -> ! {
+    // SAFETY: ends the process; nothing of it has run yet.
+    unsafe { libc::_exit(1) }
 }
 
-fn warn_of_dump() {
-    warn!("advice is not obeyed by a dump yet: this one goes on without it");
+/// At exit: says so where an image was read or written in a way that was not seen.
+pub fn end(state: &State) {
+    // SAFETY: getpid takes nothing.
+    if state.pid != unsafe { libc::getpid() } {
+        return;
+    }
+    match arguments::parse(&state.arguments).map(|invocation| invocation.verb) {
+        Some(Verb::Dump) => dump::end(),
+        Some(Verb::Restore) if !SEEN.load(Ordering::Relaxed) => {
+            if let Some(Request::Advice(..)) = REQUEST.get() {
+                warn!("criu ended and did not open pstree.img: the advice was not used");
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Whether the program is criu, whatever it is called and however it was
@@ -136,13 +156,12 @@ fn is_criu() -> bool {
 /// Checks what can be checked before the image is known, and lays out what criu
 /// is to inherit; `None` where nothing is asked for.
 fn prepare(settings: &Settings, invocation: Invocation) -> Result<Option<Request>, Error> {
-    settings.begin()?;
     let advice = &settings.advice;
     if advice.is_empty() && !settings.dry_run {
         if settings.report.is_some() && invocation.verb == Verb::Restore {
             outcome::report_at_exit(image::Rewrite::default());
         }
-        return Ok(None);
+        return Ok(log::says(Level::Info).then_some(Request::Tell));
     }
     if invocation.streams {
         return Err(ckpt_image::Error::unsupported(
@@ -220,38 +239,52 @@ pub unsafe fn on_openat(
     flags: c_int,
     real: impl Fn(*const c_char, c_int) -> c_int,
 ) -> c_int {
-    const NOT_READ: c_int = libc::O_ACCMODE | libc::O_CREAT | libc::O_PATH | libc::O_DIRECTORY;
-    let Some(request) = REQUEST.get() else {
-        return real(path, flags);
-    };
-    if path.is_null() {
+    if path.is_null() || !is_active() {
         return real(path, flags);
     }
+    let before = errno::get();
     // SAFETY: not null, and a string as the caller promises.
-    let name = unsafe { CStr::from_ptr(path) }.to_bytes();
-    if flags & NOT_READ != libc::O_RDONLY {
-        if name == b"files.img" && flags & libc::O_CREAT != 0 {
-            warn_of_dump();
-        }
-        return real(path, flags);
-    }
-    let served = if name == b"pstree.img" {
-        let open = |name: &CStr| real(name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
-        // A refusal waits for files.img: criu crashes where this file is missing.
-        *SERVED.lock() = Some(request.carry_out(directory, &Opened { open: &open }));
-        Ok(None)
-    } else if name.ends_with(b".img") {
-        serve(directory, &String::from_utf8_lossy(name), flags)
-    } else {
-        Ok(None)
+    let name = unsafe { CStr::from_ptr(path) };
+    let result = match dump::on_openat(directory, name, flags, &real) {
+        None => on_reading(directory, name.to_bytes(), flags, &real),
+        other => other,
     };
-    match served {
-        Ok(Some(fd)) => fd,
-        Ok(None) => real(path, flags),
-        Err(error) => {
+    errno::set(before);
+    match result {
+        Some(Ok(fd)) => fd,
+        None => real(path, flags),
+        Some(Err(error)) => {
             errno::set(error.raw_os_error().unwrap_or(libc::EIO));
             -1
         }
+    }
+}
+
+fn is_active() -> bool {
+    REQUEST.get().is_some() || dump::is_active()
+}
+
+/// What a restore reads: `None` where it is as it lies on the disk.
+fn on_reading(
+    directory: c_int,
+    name: &[u8],
+    flags: c_int,
+    real: &dyn Fn(*const c_char, c_int) -> c_int,
+) -> Option<io::Result<c_int>> {
+    const NOT_READ: c_int = libc::O_ACCMODE | libc::O_CREAT | libc::O_PATH | libc::O_DIRECTORY;
+    let request = REQUEST.get()?;
+    if flags & NOT_READ != libc::O_RDONLY {
+        return None;
+    }
+    if name == b"pstree.img" {
+        let open = |name: &CStr| real(name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        // A refusal waits for files.img: criu crashes where this file is missing.
+        *SERVED.lock() = Some(request.carry_out(directory, &Opened { open: &open }));
+        None
+    } else if name.ends_with(b".img") {
+        serve(directory, &String::from_utf8_lossy(name), flags).transpose()
+    } else {
+        None
     }
 }
 
@@ -261,7 +294,14 @@ impl Request {
     fn carry_out(&self, directory: c_int, files: &Opened<'_>) -> Result<Served, c_int> {
         SEEN.store(true, Ordering::Relaxed);
         let advised = match self {
-            Request::Refused(errno) => return Err(*errno),
+            Request::Tell => {
+                tell(files);
+                return Ok(Served::default());
+            }
+            Request::Refused(error) => {
+                report::refused(Engine::Criu, error);
+                return Err(error.errno());
+            }
             Request::Advice(advised) => advised,
         };
         // A panic would be caught further out, and the restore go on without advice.
@@ -289,6 +329,7 @@ impl Advised {
         )?;
         let planned = rewrite.report(outcome_of_check(self.dry_run));
         log::report(&planned);
+        rewrite.missing.iter().for_each(|entry| info!("{entry}"));
         report::write(&planned);
         if self.dry_run {
             return Err(Error::DryRun);
@@ -315,6 +356,18 @@ impl Advised {
             }
         }
         Ok(())
+    }
+}
+
+/// Says what a dump left out, where there is no advice for the image.
+fn tell(files: &Opened<'_>) {
+    let left_out = files.file(record::RECORD).and_then(|bytes| match bytes {
+        Some(bytes) => record::read(&bytes),
+        None => Ok(Vec::new()),
+    });
+    match left_out {
+        Ok(left_out) => left_out.iter().for_each(|entry| info!("{entry}")),
+        Err(error) => warn!("{error}"),
     }
 }
 

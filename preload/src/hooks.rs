@@ -8,7 +8,9 @@
 #![allow(clippy::undocumented_unsafe_blocks)] // The real calls, with the caller's own arguments.
 
 use crate::{criu, linux_cr};
-use libc::{c_char, c_int, c_long, c_uint, c_void, mode_t, size_t, ssize_t};
+use libc::{
+    DIR, c_char, c_int, c_long, c_uint, c_void, dirent64, mode_t, msghdr, pid_t, size_t, ssize_t,
+};
 use redhook::{hook, real};
 
 hook! {
@@ -91,6 +93,42 @@ hook! {
     }
 }
 
+hook! {
+    unsafe fn ptrace(request: c_uint, pid: pid_t, address: *mut c_void, data: *mut c_void) -> c_long
+        => on_ptrace {
+        let result = unsafe { real!(ptrace)(request, pid, address, data) };
+        criu::dump::after_ptrace(request, pid, result == 0);
+        result
+    }
+}
+
+hook! {
+    unsafe fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t => on_recvmsg {
+        let real = |message| unsafe { real!(recvmsg)(fd, message, flags) };
+        unsafe { criu::dump::on_recvmsg(fd, message, flags, &real) }
+    }
+}
+
+hook! {
+    unsafe fn fdopendir(fd: c_int) -> *mut DIR => on_fdopendir {
+        criu::dump::on_fdopendir(fd, unsafe { real!(fdopendir)(fd) })
+    }
+}
+
+hook! {
+    unsafe fn readdir64(listing: *mut DIR) -> *mut dirent64 => on_readdir64 {
+        let real = |listing| unsafe { real!(readdir64)(listing) };
+        unsafe { criu::dump::on_readdir(listing, real) }
+    }
+}
+
+hook! {
+    unsafe fn closedir(listing: *mut DIR) -> c_int => on_closedir {
+        criu::dump::on_closedir(listing);
+        unsafe { real!(closedir)(listing) }
+    }
+}
+
 /// Looks the real functions up before there are threads and forks.
 pub fn resolve() {
     real!(read);
@@ -102,4 +140,9 @@ pub fn resolve() {
     real!(syscall);
     real!(openat);
     real!(openat64);
+    real!(ptrace);
+    real!(recvmsg);
+    real!(fdopendir);
+    real!(readdir64);
+    real!(closedir);
 }

@@ -38,7 +38,8 @@ static HEAD: Mutex<Option<Surveyor>> = Mutex::new(None);
 static HEAD_FD: AtomicI32 = AtomicI32::new(-1);
 /// The descriptor on which the head of an image was read, where advice is carried out.
 static IMAGE: AtomicI32 = AtomicI32::new(-1);
-/// Shared with forked children: whether one of them made the restart call.
+/// Shared with forked children: whether one of them made the restart call, or was
+/// refused what comes before it.
 static SEEN: AtomicPtr<AtomicBool> = AtomicPtr::new(std::ptr::null_mut());
 
 /// The first record of a little-endian image: its type and length.
@@ -240,6 +241,7 @@ pub unsafe fn on_chroot(path: *const c_char, real: impl FnOnce() -> c_int) -> c_
     ));
     if let Err(error) = request.can_be_rooted(root) {
         log::refused(&error);
+        saw_restart();
         errno::set(error.errno());
         return -1;
     }
@@ -322,7 +324,7 @@ pub fn on_syscall(
         None | Some(Shape::Task) => return real(arguments[1]),
         Some(shape) => shape,
     };
-    let (Shape::Coordinator(fd) | Shape::Itself(fd)) = shape else {
+    let (Shape::Coordinator { image: fd, .. } | Shape::Itself(fd)) = shape else {
         return real(arguments[1]);
     };
     if REQUEST.get().is_none() && !call::is_image(fd) {
@@ -337,7 +339,7 @@ pub fn on_syscall(
         Ok(Some(request)) => request,
         Ok(None) => return call::unadvised(shape, &|| real(arguments[1])),
         Err(errno) => {
-            if matches!(shape, Shape::Coordinator(_)) {
+            if matches!(shape, Shape::Coordinator { .. }) {
                 call::give_up(&with);
             }
             return fail(errno);

@@ -10,7 +10,7 @@ use crate::caller;
 use crate::errno;
 use crate::error::Error;
 use crate::request::Request;
-use crate::stream::{self, Supply, Until};
+use crate::stream::{self, Supply};
 use crate::{debug, log, report, warn};
 use ckpt_image::linux_cr::delivery::Medium;
 use ckpt_image::listing::Engine;
@@ -30,8 +30,13 @@ const FLAGS: i64 = 0x1f;
 pub enum Shape {
     /// A restarting task, which waits for a coordinator.
     Task,
-    /// The coordinator: the image is on this descriptor.
-    Coordinator(i32),
+    /// The coordinator of the tasks below this one: the image is on this descriptor.
+    Coordinator {
+        /// The pid of the root task.
+        root: i32,
+        /// The descriptor.
+        image: i32,
+    },
     /// The caller itself is to be restarted, from this descriptor.
     Itself(i32),
 }
@@ -61,7 +66,10 @@ pub fn shape(number: i64, arguments: [i64; 4], configured: Option<i64>) -> Optio
     let itself = pid == unsafe { libc::getpid() };
     match flags & RESTART_TASKSELF != 0 {
         true if itself => Some(Shape::Itself(fd)),
-        false if !itself => Some(Shape::Coordinator(fd)),
+        false if !itself => Some(Shape::Coordinator {
+            root: pid,
+            image: fd,
+        }),
         _ => None,
     }
 }
@@ -104,7 +112,7 @@ fn make(
         Shape::Task => Ok(real(-1)),
         // The thread that rewrites has to be gone: the process becomes another.
         Shape::Itself(fd) => {
-            let supply = begin(request, fd, Some(Medium::File), dry_run)?;
+            let supply = begin(request, fd, Some(Medium::File), dry_run, &|| false)?;
             if let Some(rewriter) = supply.rewriter() {
                 say(request, rewriter, Outcome::Restarting);
             }
@@ -114,34 +122,50 @@ fn make(
             }
             Ok(result)
         }
-        Shape::Coordinator(fd) => match begin(request, fd, request.medium(), dry_run) {
-            Ok(supply) => finish(request, supply, real),
-            Err(refusal) => {
-                give_up(real);
-                Err(refusal)
+        Shape::Coordinator { root, image } => {
+            let gone = || has_ended(root);
+            match begin(request, image, request.medium(), dry_run, &gone) {
+                Ok(supply) => finish(request, supply, real),
+                Err(refusal) => {
+                    give_up(real);
+                    Err(refusal)
+                }
             }
-        },
+        }
+    }
+}
+
+/// Whether a task is no more, as far as its parent can tell. Its status stays for the
+/// program to collect.
+fn has_ended(pid: i32) -> bool {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: siginfo_t is plain data, of which all zeroes is a value, and is writable;
+    // its pid is there where one was found, and zero otherwise.
+    unsafe {
+        let mut found: libc::siginfo_t = std::mem::zeroed();
+        let waited = libc::waitid(libc::P_PID, pid.cast_unsigned(), &mut found, options);
+        (waited == 0 && found.si_pid() == pid)
+            || (libc::kill(pid, 0) != 0 && errno::get() == libc::ESRCH)
     }
 }
 
 /// Everything that can fail before the call.
+///
+/// * `gone`: whether the task for which the image is meant is no more.
 fn begin(
     request: &Request,
     fd: i32,
     medium: Option<Medium>,
     dry_run: bool,
+    gone: &dyn Fn() -> bool,
 ) -> Result<Supply, Error> {
     request.can_be_opened()?;
-    let mut rewriter = Box::new(request.rewriter(!dry_run)?);
+    let rewriter = Box::new(request.rewriter(!dry_run)?);
     let input = borrowed(fd)?;
     if !dry_run {
-        return Supply::start(input, rewriter, medium);
+        return Supply::start(input, rewriter, medium, gone);
     }
-    let sink = File::options()
-        .write(true)
-        .open("/dev/null")
-        .map_err(|e| Error::system("/dev/null", e))?;
-    stream::copy(&input, &sink, &mut rewriter, Until::LastRecord)?;
+    let rewriter = stream::rehearse(input, rewriter, gone)?;
     say(request, &rewriter, Outcome::Planned);
     Err(Error::DryRun)
 }
@@ -155,7 +179,7 @@ fn finish(request: &Request, supply: Supply, real: &dyn Fn(i32) -> i64) -> Resul
     if result < 0 && errno == libc::ENOENT && request.gives_inherited() {
         warn!(
             "the kernel did not find a file: one of the image's, or one that a task inherits and \
-             has closed in a way that the library does not see"
+             has closed in a way that the library does not see, or has no /proc to find it in"
         );
     }
     match copied {
@@ -260,7 +284,7 @@ pub fn is_image(fd: i32) -> bool {
 /// come than is asked for, the rest is waited for.
 fn peek(fd: i32, first: &mut [u8; 16]) -> isize {
     loop {
-        let ended = has_ended(fd);
+        let ended = is_at_end(fd);
         let got = peek_once(fd, first);
         if ended || !(1..first.len() as isize).contains(&got) {
             return got;
@@ -297,7 +321,7 @@ fn peek_once(fd: i32, first: &mut [u8; 16]) -> isize {
 }
 
 /// Whether nobody will write any more.
-fn has_ended(fd: i32) -> bool {
+fn is_at_end(fd: i32) -> bool {
     let mut poll = libc::pollfd {
         fd,
         events: libc::POLLRDHUP,
@@ -321,7 +345,10 @@ mod tests {
         assert_eq!(shape(302, [0, 0, 0, -1], Some(305)), None);
         assert_eq!(shape(me, [0, 0, 0, -1], Some(me)), Some(Shape::Task));
         assert_eq!(shape(305, [me, 0, 1, -1], None), Some(Shape::Itself(0)));
-        assert_eq!(shape(302, [1, 0, 0, -1], None), Some(Shape::Coordinator(0)));
+        assert_eq!(
+            shape(302, [1, 0, 0, -1], None),
+            Some(Shape::Coordinator { root: 1, image: 0 })
+        );
         assert_eq!(shape(302, [1, 9999, 0, -1], None), None);
     }
 

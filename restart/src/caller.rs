@@ -2,8 +2,10 @@
 
 use ckpt_image::advice::{Advice, Kind};
 use ckpt_image::caller::{Access, Caller, CallerFile};
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 const FMODE_READ: u32 = 1;
@@ -155,14 +157,15 @@ pub fn given(advice: &Advice) -> io::Result<Caller> {
 /// `at` tells where each of the caller's numbers is now.
 pub fn group(caller: &mut Caller, at: impl Fn(i32) -> i32) {
     let numbers: Vec<i32> = caller.files.keys().copied().collect();
-    let mut firsts: Vec<i32> = Vec::new();
+    let mut firsts: BTreeMap<_, Vec<i32>> = BTreeMap::new();
     for &number in &numbers {
-        let shared = firsts
+        let of_its_file = firsts.entry(identity(at(number)).ok()).or_default();
+        let shared = of_its_file
             .iter()
             .copied()
             .find(|&first| same_description(at(first), at(number)));
         if shared.is_none() {
-            firsts.push(number);
+            of_its_file.push(number);
         }
         if let Some(file) = caller.files.get_mut(&number) {
             file.description = shared.unwrap_or(number);
@@ -234,7 +237,8 @@ pub fn kind_of_named(st: &libc::stat) -> Kind {
 
 const TUN: (u32, u32) = (10, 200);
 
-fn kind(fd: i32, st: &libc::stat, link: &str) -> Kind {
+/// * `fd`: of a socket or character device, for what its status does not tell.
+pub(crate) fn kind(fd: i32, st: &libc::stat, link: &str) -> Kind {
     let device = (libc::major(st.st_rdev), libc::minor(st.st_rdev));
     match st.st_mode & libc::S_IFMT {
         libc::S_IFREG if link.starts_with("/memfd:") => Kind::Memfd,
@@ -461,20 +465,31 @@ pub fn instead_of_the_image() -> CallerFile {
     }
 }
 
+/// Opens the same, at `least` or above if there is room: whoever inherits it finds it
+/// also where the name means another file.
+///
+/// # Errors
+/// What open(2) says; EMFILE.
+pub fn open_instead_of_the_image(least: i32) -> io::Result<OwnedFd> {
+    let name = controlling_terminal().unwrap_or_else(|| "/dev/null".to_owned());
+    let path = CString::new(name.as_str())?;
+    // A serial line is opened without waiting for its other end.
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    // SAFETY: path is a NUL-terminated string that outlives the call, fcntl gets
+    // integers only, and each descriptor is new and belongs to nobody else.
+    unsafe {
+        let fd = check(libc::open(path.as_ptr(), flags).into())?;
+        let opened = OwnedFd::from_raw_fd(fd as i32);
+        fcntl(opened.as_raw_fd(), libc::F_SETFL, libc::O_RDWR)?;
+        copy_above(opened.as_raw_fd(), least).map(|high| OwnedFd::from_raw_fd(high))
+    }
+}
+
 /// The controlling terminal under its own name: a restarting task that opens
 /// /dev/tty gets ENXIO.
 pub fn controlling_terminal() -> Option<String> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The command's name is in parentheses and may hold anything.
-    let after = stat.rsplit_once(')')?.1;
-    let number: u64 = after.split_whitespace().nth(4)?.parse().ok()?;
-    if number == 0 {
-        return None;
-    }
-    // new_encode_dev of the kernel: minor's low byte, 12 bits of major, the
-    // rest of the minor.
-    let major = ((number >> 8) & 0xfff) as u32;
-    let minor = ((number & 0xff) | ((number >> 12) & 0xfff00)) as u32;
+    let (major, minor) = controlling_device(&stat)?;
     let name = match major {
         136..=143 => format!(
             "/dev/pts/{}",
@@ -491,4 +506,19 @@ pub fn controlling_terminal() -> Option<String> {
     let found = unsafe { libc::stat(path.as_ptr(), &mut st) } == 0;
     let same = found && (libc::major(st.st_rdev), libc::minor(st.st_rdev)) == (major, minor);
     same.then_some(name)
+}
+
+/// Major and minor of the controlling terminal, of a /proc/PID/stat.
+pub(crate) fn controlling_device(stat: &str) -> Option<(u32, u32)> {
+    // The command's name is in parentheses and may hold anything.
+    let after = stat.rsplit_once(')')?.1;
+    let number: u64 = after.split_whitespace().nth(4)?.parse().ok()?;
+    if number == 0 {
+        return None;
+    }
+    // new_encode_dev of the kernel: minor's low byte, 12 bits of major, the
+    // rest of the minor.
+    let major = ((number >> 8) & 0xfff) as u32;
+    let minor = ((number & 0xff) | ((number >> 12) & 0xfff00)) as u32;
+    Some((major, minor))
 }

@@ -5,12 +5,12 @@ use crate::paths::Looking;
 use crate::{caller, log, warn};
 use ckpt_image::advice::Advice;
 use ckpt_image::caller::Opening;
-use ckpt_image::criu::{Directory, Image, Naming, What, inherited, rewrite};
+use ckpt_image::criu::{Directory, Image, Naming, What, inherited, record, rewrite};
 use ckpt_image::report::Outcome;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,13 @@ pub struct Stored<'a>(pub &'a Path);
 
 impl Directory for Stored<'_> {
     fn file(&self, name: &str) -> Result<Option<Vec<u8>>, ckpt_image::Error> {
-        match fs::read(self.0.join(name)) {
+        let read = || -> io::Result<Vec<u8>> {
+            let mut bytes = Vec::new();
+            let file = fs::File::open(self.0.join(name))?;
+            file.take(record::at_most(name)).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        match read() {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(ckpt_image::Error::Image {

@@ -16,6 +16,7 @@
 //! * [`call`]: the Linux-CR restart system call: how to know one, and how to
 //!   make it with a rewritten image;
 //! * [`directory`]: a CRIU image on disk;
+//! * [`tasks`]: tasks that a CRIU is dumping;
 //! * [`log`]: one line, where the user sees it;
 //! * [`report`]: all of it, for a program to read (CKPT_REPORT);
 //! * [`errno`]: as the program's calls find it.
@@ -33,5 +34,6 @@ pub mod request;
 pub mod reserved;
 pub mod settings;
 pub mod stream;
+pub mod tasks;
 
 pub use error::Error;

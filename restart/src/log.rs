@@ -72,9 +72,14 @@ pub fn to_file(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether something that matters this much is said.
+pub fn says(level: Level) -> bool {
+    level as u8 <= LEVEL.load(Ordering::Relaxed)
+}
+
 /// Says something. `errno` is left as it was.
 pub fn say(level: Level, message: fmt::Arguments<'_>) {
-    if level as u8 > LEVEL.load(Ordering::Relaxed) {
+    if !says(level) {
         return;
     }
     let kind = match level {
@@ -114,6 +119,14 @@ pub fn refused(error: &crate::Error) {
     match error {
         crate::Error::DryRun => say(Level::Error, format_args!("{error}")),
         error => say(Level::Error, format_args!("restart refused: {error}")),
+    }
+}
+
+/// Says that a dump is refused: the tasks go on as they were.
+pub fn dump_refused(error: &crate::Error) {
+    match error {
+        crate::Error::DryRun => say(Level::Error, format_args!("dry run: nothing is dumped")),
+        error => say(Level::Error, format_args!("dump refused: {error}")),
     }
 }
 

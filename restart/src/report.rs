@@ -64,6 +64,11 @@ pub fn write(report: &Report<'_>) {
 /// been reported as such.
 pub fn refused(engine: Engine, error: &Error) {
     log::refused(error);
+    failed(engine, error);
+}
+
+/// Reports a refusal that has been said.
+pub fn failed(engine: Engine, error: &Error) {
     if matches!(error, Error::DryRun) {
         return;
     }

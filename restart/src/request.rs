@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -37,8 +37,11 @@ pub(crate) const INHERITED: &str = "/proc/self/fd/";
 /// How a restarting task will find a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
-    /// Here and now: as the descriptor that it is in this process.
+    /// Here and now: as the descriptor that it is in this process, whose children
+    /// the tasks will be.
     Inherited,
+    /// The same, where the tasks have inherited already, and are given nothing more.
+    Had,
     /// Later, and elsewhere: by the number that the restart program will have.
     Numbered,
 }
@@ -49,6 +52,8 @@ pub struct Request {
     advice: Advice,
     caller: Caller,
     sources: Sources,
+    /// Those of the sources that were opened in place of the image.
+    _instead: Vec<OwnedFd>,
     foreknowledge: Option<Foreknowledge>,
     /// The tasks' pids, before the restart program gives them new ones.
     pids: OnceLock<Vec<i32>>,
@@ -72,29 +77,51 @@ impl Request {
     ///   that the program does not come back reading its own image.
     ///
     /// # Errors
-    /// What the planner refuses without having seen the image; what the system says
-    /// where a pipe needs a fifo in its stead.
+    /// [`Error::Rootless`] where tasks cannot inherit; what the planner refuses without
+    /// having seen the image; what the system says where a pipe needs a fifo in its
+    /// stead.
     pub fn new(
         advice: &Advice,
-        sources: Sources,
+        mut sources: Sources,
         naming: Naming,
         image: Option<i32>,
     ) -> Result<Self, Error> {
+        if naming != Naming::Numbered && !sources.is_empty() && !Path::new(INHERITED).exists() {
+            return Err(Error::Rootless {
+                root: "this root directory".to_owned(),
+            });
+        }
         let image = image.and_then(|fd| caller::identity(fd).ok());
+        let mut instead = Vec::new();
         let mut bound = Caller::default();
-        for (&number, &fd) in &sources {
-            if image.is_some() && caller::identity(fd).ok() == image {
+        for (&number, fd) in &mut sources {
+            if image.is_some() && caller::identity(*fd).ok() == image {
                 let mut file = caller::instead_of_the_image();
-                file.description = number;
                 crate::info!(
                     "descriptor {number} is the image itself: the restarted program gets {} there",
                     file.link
                 );
-                bound.files.insert(number, file);
-                continue;
+                if naming != Naming::Inherited {
+                    file.description = number;
+                    bound.files.insert(number, file);
+                    continue;
+                }
+                let opened = caller::open_instead_of_the_image(ABOVE).map_err(|e| {
+                    let link = file.link;
+                    Error::system(
+                        format!(
+                            "descriptor {number} is the image itself, and {link} cannot be given"
+                        ),
+                        e,
+                    )
+                })?;
+                *fd = opened.as_raw_fd();
+                reserved::reserve(*fd);
+                instead.push(opened);
             }
+            let fd = *fd;
             let name = match naming {
-                Naming::Inherited => fd,
+                Naming::Inherited | Naming::Had => fd,
                 Naming::Numbered => number,
             };
             let name = format!("{INHERITED}{name}").into_bytes();
@@ -116,18 +143,19 @@ impl Request {
         caller::group(&mut bound, |number| sources[&number]);
         let relays = match naming {
             Naming::Inherited => relay::between(&mut bound, &sources, ABOVE)?,
-            Naming::Numbered => Vec::new(),
+            Naming::Had | Naming::Numbered => Vec::new(),
         };
         let request = Request {
             advice: advice.clone(),
             caller: bound,
             sources,
+            _instead: instead,
             foreknowledge: None,
             pids: OnceLock::new(),
             openings: Vec::new(),
             holding: None,
             checked: false,
-            delivers: naming == Naming::Inherited,
+            delivers: naming != Naming::Numbered,
             medium: None,
             relays: Mutex::new(relays),
         };
@@ -280,6 +308,18 @@ impl Request {
         self.foreknowledge = Some(survey.foreknowledge());
         self.name_tasks(survey.tasks.iter().map(|task| task.pid).collect());
         let medium = stream::medium_for(survey.queued.values().copied().max().unwrap_or(0));
+        let alone = survey.is_one_process();
+        // The rewriter makes one of its own.
+        drop(survey);
+        if !alone {
+            // What all of them drop is known once every table has been planned.
+            let mut planned = Through {
+                rewriter: self.rewriter(false)?,
+                delivery: None,
+            };
+            scan(&file, start, &mut planned)?;
+            self.foreknowledge = Some(planned.rewriter.foreknowledge());
+        }
         let mut through = Through {
             rewriter: self.rewriter(false)?,
             delivery: self.delivers.then(|| Delivery::new(medium)),

@@ -11,11 +11,18 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 const CHUNK: usize = 64 << 10;
+/// How large the pipes are made, in bytes, where the system allows.
+const LARGE: i32 = 1 << 20;
+/// How long a pipe with little in it may fill.
+const FILLING: Duration = Duration::from_micros(50);
 /// How much of an image is rewritten before the kernel reads the first byte, where
 /// it is not known in advance.
 const AHEAD: usize = 1 << 20;
+/// How often whoever waits for an image looks for the task that waits for it, in ms.
+const LOOK: i32 = 100;
 
 /// Where a copy ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +69,10 @@ impl Outlet<'_> {
         stop: Option<BorrowedFd<'_>>,
     ) -> Result<(), Error> {
         let mut buffer = vec![0; CHUNK];
+        let few = grow(input).map(|capacity| capacity / 8);
+        if self.delivery.is_none() {
+            grow(self.output);
+        }
         loop {
             let out = rewriter.output();
             self.put(out)?;
@@ -72,6 +83,9 @@ impl Outlet<'_> {
             }
             if !wait(input, stop).map_err(cannot_read)? {
                 return Ok(());
+            }
+            if few.is_some_and(|few| queued(input) < few) {
+                std::thread::sleep(FILLING);
             }
             let passing = rewriter.passing();
             if passing > CHUNK as u64 {
@@ -182,15 +196,34 @@ fn splice(input: &File, output: &File, most: u64) -> io::Result<u64> {
 
 /// Waits until what was written has been read.
 fn wait_until_empty(output: &File) {
-    loop {
-        let mut queued: libc::c_int = 0;
-        // SAFETY: FIONREAD writes one int.
-        let result = unsafe { libc::ioctl(output.as_raw_fd(), libc::FIONREAD, &raw mut queued) };
-        if result != 0 || queued == 0 || !has_reader(output) {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_micros(200));
+    while queued(output) > 0 && has_reader(output) {
+        std::thread::sleep(Duration::from_micros(200));
     }
+}
+
+/// Bytes in a pipe; 0 where it is none.
+fn queued(pipe: &File) -> i32 {
+    let mut queued: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int.
+    match unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut queued) } {
+        0 => queued,
+        _ => 0,
+    }
+}
+
+/// Makes a pipe large, so that whoever is at its other end need not be woken for
+/// every few bytes, which costs more than moving them. Gives its capacity in
+/// bytes; `None` where it is no pipe.
+fn grow(pipe: &File) -> Option<i32> {
+    let fd = pipe.as_raw_fd();
+    // SAFETY: both take integers only.
+    let capacity = unsafe {
+        match libc::fcntl(fd, libc::F_GETPIPE_SZ) {
+            small @ 0..LARGE => libc::fcntl(fd, libc::F_SETPIPE_SZ, LARGE).max(small),
+            large => large,
+        }
+    };
+    (capacity > 0).then_some(capacity)
 }
 
 fn has_reader(output: &File) -> bool {
@@ -271,28 +304,31 @@ impl Supply {
     ///   pipe, unless a pipe is met near its beginning whose contents would not fit
     ///   through. A file is written to its end before this returns.
     ///
+    /// * `gone`: whether the task for which the image is meant is no more.
+    ///
     /// The rewriter is boxed, and works in a thread, because coordinators call on
     /// stacks of 16 KiB.
     ///
     /// # Errors
-    /// The refusal, as far as the image was read; where there is no descriptor, no
-    /// thread or no room left.
+    /// The refusal, as far as the image was read; ESRCH where the task is gone; where
+    /// there is no descriptor, no thread or no room left.
     pub fn start(
         input: File,
         mut rewriter: Box<Rewriter>,
         medium: Option<Medium>,
+        gone: &dyn Fn() -> bool,
     ) -> Result<Self, Error> {
         if medium == Some(Medium::Pipe) {
             return Pump::start(input, rewriter).map(Supply::Pump);
         }
-        let begun = in_a_thread(move || {
+        let begun = unless(gone, move |stop| {
             let file = match medium {
-                None if look_ahead(&input, &mut rewriter)? == Medium::Pipe => None,
-                _ => Some(spool(&input, &mut rewriter)?),
+                None if look_ahead(&input, &mut rewriter, stop)? == Medium::Pipe => None,
+                _ => Some(spool(&input, &mut rewriter, stop)?),
             };
             Ok((input, rewriter, file))
         })?;
-        match begun.join().unwrap_or_else(|_| Err(broken()))? {
+        match begun {
             (_, rewriter, Some(file)) => Ok(Supply::File(file, rewriter)),
             (input, rewriter, None) => Pump::start(input, rewriter).map(Supply::Pump),
         }
@@ -370,12 +406,85 @@ fn in_a_thread<T: Send + 'static>(
         .map_err(|e| Error::system("no thread for the rewritten image", e))
 }
 
+/// Does in a thread what has to be done before the call. A feeder gives nothing
+/// before every task has reported to it, and a task may have ended instead: the call
+/// would return then, and waits for no image.
+///
+/// * `job`: gets what is readable once it is to end.
+fn unless<T: Send + 'static>(
+    gone: &dyn Fn() -> bool,
+    job: impl FnOnce(BorrowedFd<'_>) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let no_pipe = |e| Error::system("no pipe to wait with", e);
+    let (over, end) = pipe().map_err(no_pipe)?;
+    let mut stop = File::from(eventfd().map_err(no_pipe)?);
+    let stopped = stop.try_clone().map_err(no_pipe)?;
+    let thread = in_a_thread(move || {
+        let _end = end;
+        job(stopped.as_fd())
+    })?;
+    let mut given_up = false;
+    while !has_ended(&over, LOOK) {
+        if !given_up && gone() {
+            given_up = true;
+            let _ = stop.write_all(&1u64.to_ne_bytes());
+        }
+    }
+    let done = thread.join().unwrap_or_else(|_| Err(broken()));
+    if given_up {
+        let gone = io::Error::from_raw_os_error(libc::ESRCH);
+        return Err(Error::system("the root task has ended", gone));
+    }
+    done
+}
+
+/// Whether nobody has the other end of a pipe any more; waits for that so many ms.
+fn has_ended(pipe: &OwnedFd, timeout: i32) -> bool {
+    let mut poll = libc::pollfd {
+        fd: pipe.as_raw_fd(),
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: one pollfd, writable.
+    unsafe { libc::poll(&raw mut poll, 1, timeout) };
+    poll.revents != 0
+}
+
+/// Reads a whole image for its plan only.
+///
+/// * `gone`: as for [`Supply::start`].
+///
+/// # Errors
+/// The refusal; ESRCH where the task is gone; what the system said.
+pub fn rehearse(
+    input: File,
+    mut rewriter: Box<Rewriter>,
+    gone: &dyn Fn() -> bool,
+) -> Result<Box<Rewriter>, Error> {
+    unless(gone, move |stop| {
+        let sink = File::options()
+            .write(true)
+            .open("/dev/null")
+            .map_err(|e| Error::system("/dev/null", e))?;
+        let mut outlet = Outlet {
+            output: &sink,
+            delivery: None,
+        };
+        outlet.copy(&input, &mut rewriter, Until::LastRecord, Some(stop))?;
+        Ok(rewriter)
+    })
+}
+
 /// Reads the beginning of an image, in which the files of its first task are. What
 /// becomes of it waits in the rewriter.
-fn look_ahead(input: &File, rewriter: &mut Rewriter) -> Result<Medium, Error> {
+fn look_ahead(
+    input: &File,
+    rewriter: &mut Rewriter,
+    stop: BorrowedFd<'_>,
+) -> Result<Medium, Error> {
     let mut buffer = vec![0; CHUNK];
     while rewriter.output().len() < AHEAD && !rewriter.is_complete() {
-        if !feed(input, rewriter, &mut buffer)? {
+        if !wait(input, Some(stop)).map_err(cannot_read)? || !feed(input, rewriter, &mut buffer)? {
             break;
         }
     }
@@ -393,7 +502,7 @@ pub fn medium_for(fullest: u32) -> Medium {
 }
 
 /// Copies a whole image into an unlinked file, which is left at its beginning.
-fn spool(input: &File, rewriter: &mut Rewriter) -> Result<File, Error> {
+fn spool(input: &File, rewriter: &mut Rewriter, stop: BorrowedFd<'_>) -> Result<File, Error> {
     let (mut file, place) = unlinked_file()
         .map_err(|e| Error::system("no place for the rewritten image (TMPDIR, /tmp)", e))?;
     debug!(
@@ -404,7 +513,7 @@ fn spool(input: &File, rewriter: &mut Rewriter) -> Result<File, Error> {
         output: &file,
         delivery: Some(Delivery::new(Medium::File)),
     };
-    let copied = outlet.copy(input, rewriter, Until::LastRecord, None);
+    let copied = outlet.copy(input, rewriter, Until::LastRecord, Some(stop));
     copied.map_err(|error| no_room(error, &place))?;
     file.rewind()
         .map_err(|e| Error::system("cannot rewind the rewritten image", e))?;

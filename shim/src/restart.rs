@@ -60,15 +60,21 @@ pub fn restart(pid: libc::pid_t, image_fd: RawFd, flags: u64, log_fd: RawFd) -> 
     if items.is_empty() {
         return Ok(call(image_fd)?);
     }
-    let itself = flags & RESTART_TASKSELF != 0;
-    Ok(carry(items, image_fd, itself, call)?)
+    let shape = match flags & RESTART_TASKSELF != 0 {
+        true => Shape::Itself(image_fd),
+        false => Shape::Coordinator {
+            root: pid,
+            image: image_fd,
+        },
+    };
+    Ok(carry(items, image_fd, shape, call)?)
 }
 
 /// Makes the call with a descriptor from which the rewritten image comes.
 fn carry(
     items: Vec<Item>,
     image_fd: RawFd,
-    itself: bool,
+    shape: Shape,
     call: impl Fn(RawFd) -> Result<i64, Error>,
 ) -> Result<i64, Error> {
     let refused = |error: ckpt_restart::Error| Error::Refused(error.errno());
@@ -85,16 +91,11 @@ fn carry(
         ..Advice::default()
     };
     let mut request =
-        Request::new(&advice, sources, Naming::Inherited, Some(image_fd)).map_err(refused)?;
+        Request::new(&advice, sources, Naming::Had, Some(image_fd)).map_err(refused)?;
     let image = sys::borrow(image_fd);
     if let Some(start) = request::regular_at(image) {
         request.check(image, start).map_err(refused)?;
     }
-    let shape = if itself {
-        Shape::Itself(image_fd)
-    } else {
-        Shape::Coordinator(image_fd)
-    };
     // The call through libc leaves its errno behind.
     let real = |fd: i32| call(fd).unwrap_or(-1);
     match call::carry(&request, shape, false, &real).map_err(refused)? {

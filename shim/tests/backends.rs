@@ -5,7 +5,7 @@ mod support;
 use cradvise::{
     CR_ADV_IGNORE, CR_ADV_PRESERVE, cradvise, cradvise_query, cradvise_reset, restart, status,
 };
-use libc::{EINVAL, ENOSYS, ESTALE};
+use libc::{EINVAL, ENOSYS, ENOTSUP, ESTALE};
 use std::os::fd::AsRawFd;
 use support::{errno, open_at, run_alone};
 
@@ -138,6 +138,12 @@ fn some_restart_call() {
         "advice is checked against the image first"
     );
     assert_eq!(restart(0, 0, 0, -1).unwrap(), me, "a task reads no image");
+
+    // The tasks are there already, and nobody can hand them an end of a relay.
+    cradvise_reset().unwrap();
+    cradvise(1, CR_ADV_PRESERVE | CR_ADV_IGNORE).unwrap();
+    let pipe = restart(1, image.as_raw_fd(), 0, -1);
+    assert_eq!(errno(pipe), ENOTSUP, "standard output is a pipe here");
 
     open_at("/dev/null", 700);
     cradvise(700, CR_ADV_PRESERVE).unwrap();

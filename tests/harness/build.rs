@@ -5,6 +5,15 @@ use std::process::Command;
 
 /// The C program `tests/programs/NAME.c`, compiled.
 pub fn program(name: &str) -> PathBuf {
+    compiled(name, &[])
+}
+
+/// `tests/programs/NAME.c` as a library to preload.
+pub fn shared_object(name: &str) -> PathBuf {
+    compiled(name, &["-shared", "-fPIC"])
+}
+
+fn compiled(name: &str, options: &[&str]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("programs")
         .join(name)
@@ -23,15 +32,9 @@ pub fn program(name: &str) -> PathBuf {
     ));
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
     let status = Command::new(compiler)
-        .args([
-            "-std=gnu11",
-            "-O1",
-            "-g",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-o",
-        ])
+        .args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"])
+        .args(options)
+        .arg("-o")
         .arg(&beside)
         .arg(&source)
         .status()
@@ -46,6 +49,17 @@ pub fn binary(name: &str) -> PathBuf {
     let binary = built().join(name);
     assert!(binary.exists(), "{} is not built", binary.display());
     binary
+}
+
+/// A file of the product, as it is installed.
+pub fn product(name: &str) -> PathBuf {
+    let path = built().with_file_name("release").join(name);
+    assert!(
+        path.exists(),
+        "no {}: run cargo build --release",
+        path.display()
+    );
+    path
 }
 
 /// Where cargo puts the binaries of the profile that this test was built in.

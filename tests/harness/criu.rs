@@ -20,7 +20,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -159,7 +159,9 @@ impl World {
         loop {
             let text = fs::read_to_string(&ready).unwrap_or_default();
             let pids: Vec<i32> = text.lines().filter_map(|l| l.parse().ok()).collect();
-            if pids.len() == count {
+            let path = ready.to_string_lossy();
+            let still_open = |&pid: &i32| links(pid).values().any(|link| *link == path);
+            if pids.len() == count && !pids.iter().any(still_open) {
                 held.tasks.pids = pids;
                 held.tasks.pids.sort_unstable();
                 return held;
@@ -299,25 +301,119 @@ impl<'w> Held<'w> {
     /// # Errors
     /// What criu says where it cannot.
     pub fn dump_with(self, options: &[&str]) -> Result<Image<'w>, String> {
-        let directory = self.world.directory.join("image");
-        fs::create_dir(&directory).expect("a directory for the image");
-        let mut command = Command::new(&self.world.criu);
-        command
-            .args(["dump", "-t", &self.tasks.root.to_string(), "-D"])
-            .arg(&directory)
-            .args(options);
-        let (status, said) = self.world.criu(&mut command);
-        if status != Some(0) {
-            return Err(said);
+        let dumped = self.checkpoint("image").options(options).run();
+        if dumped.status != Some(0) {
+            return Err(dumped.said);
         }
         self.tasks.wait();
-        Ok(Image {
-            world: self.world,
-            directory,
-            root: self.tasks.root,
-            pids: self.tasks.pids.clone(),
-        })
+        Ok(dumped.image)
     }
+
+    /// A dump into a directory of this name, yet without advice and library, and
+    /// without an end of the program where `--leave-running` says so.
+    pub fn checkpoint(&self, name: &str) -> Checkpoint<'_, 'w> {
+        Checkpoint {
+            held: self,
+            directory: self.world.directory.join(name),
+            environment: BTreeMap::new(),
+            options: Vec::new(),
+            descriptors: Vec::new(),
+        }
+    }
+
+    /// All its processes, ascending.
+    pub fn pids(&self) -> &[i32] {
+        &self.tasks.pids
+    }
+
+    /// Ends it.
+    pub fn end(mut self) {
+        self.tasks.end();
+    }
+}
+
+/// A dump being prepared.
+pub struct Checkpoint<'h, 'w> {
+    held: &'h Held<'w>,
+    directory: PathBuf,
+    environment: BTreeMap<String, String>,
+    options: Vec<String>,
+    descriptors: Vec<(RawFd, RawFd)>,
+}
+
+impl<'w> Checkpoint<'_, 'w> {
+    /// With the library, and `CKPT_NAME=value`.
+    pub fn advice(mut self, name: &str, value: &str) -> Self {
+        let library = library().to_string_lossy().into_owned();
+        self.environment.insert("LD_PRELOAD".to_owned(), library);
+        let value = value.to_owned();
+        self.environment.insert(format!("CKPT_{name}"), value);
+        self
+    }
+
+    /// With more options for criu.
+    pub fn options(mut self, options: &[&str]) -> Self {
+        self.options.extend(options.iter().map(|&o| o.to_owned()));
+        self
+    }
+
+    /// Dumps it.
+    ///
+    /// # Panics
+    /// criu does not start or does not end.
+    pub fn run(self) -> Dumped<'w> {
+        let mut command = Command::new(&self.held.world.criu);
+        command
+            .args(["dump", "-t", &self.held.root().to_string(), "-D"])
+            .arg(&self.directory)
+            .args(&self.options);
+        self.run_as(command)
+    }
+
+    /// Dumps it with another command that ends when the dump has.
+    ///
+    /// # Panics
+    /// As [`Checkpoint::run`].
+    pub fn run_as(self, mut command: Command) -> Dumped<'w> {
+        let _ = fs::create_dir(&self.directory);
+        command.envs(&self.environment);
+        let mut descriptors = self.descriptors.clone();
+        // SAFETY: only fcntl and dup2 are called in the child.
+        unsafe { command.pre_exec(move || inherit(&mut descriptors)) };
+        let world = self.held.world;
+        let (status, said) = world.criu(&mut command);
+        Dumped {
+            status,
+            said,
+            image: Image {
+                world,
+                directory: self.directory,
+                root: self.held.root(),
+                pids: self.held.tasks.pids.clone(),
+            },
+        }
+    }
+
+    /// With a descriptor, which must stay open until then.
+    pub fn fd(mut self, number: RawFd, file: &impl AsRawFd) -> Self {
+        self.descriptors.push((file.as_raw_fd(), number));
+        self
+    }
+
+    /// The directory of the image.
+    pub fn directory(&self) -> &PathBuf {
+        &self.directory
+    }
+}
+
+/// What came of a dump.
+pub struct Dumped<'w> {
+    /// The exit status; `None` for a signal.
+    pub status: Option<i32>,
+    /// What criu and the library said.
+    pub said: String,
+    /// What is in the directory now.
+    pub image: Image<'w>,
 }
 
 /// A program that was dumped.
@@ -526,18 +622,28 @@ impl Restored {
     /// # Panics
     /// There is no such task.
     pub fn links(&self, task: i32) -> BTreeMap<i32, String> {
-        fs::read_dir(format!("/proc/{task}/fd"))
-            .expect("the task runs")
-            .filter_map(|entry| {
-                let entry = entry.ok()?;
-                let number = entry.file_name().to_str()?.parse().ok()?;
-                let link = fs::read_link(entry.path()).ok()?;
-                let link = link.to_string_lossy();
-                let kind = link.split(":[").next().unwrap_or(&link);
-                let suffix = if kind == link { "" } else { ":" };
-                Some((number, format!("{kind}{suffix}")))
-            })
-            .collect()
+        let kind = |link: String| match link.split_once(":[") {
+            Some((kind, _)) => format!("{kind}:"),
+            None => link,
+        };
+        let links = links(task).into_iter();
+        links.map(|(number, link)| (number, kind(link))).collect()
+    }
+
+    /// A copy of a descriptor of a task.
+    ///
+    /// # Panics
+    /// There is no such descriptor.
+    pub fn copy(&self, task: i32, number: i32) -> OwnedFd {
+        // SAFETY: both calls take integers; what they give is nobody else's.
+        unsafe {
+            let process = libc::syscall(libc::SYS_pidfd_open, task, 0) as i32;
+            assert!(process >= 0, "task {task}");
+            let process = OwnedFd::from_raw_fd(process);
+            let number = libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0);
+            assert!(number >= 0, "{}", io::Error::last_os_error());
+            OwnedFd::from_raw_fd(number as i32)
+        }
     }
 
     /// A field of /proc/PID/fdinfo/N.
@@ -577,6 +683,22 @@ impl Restored {
     pub fn same(&self, a: (i32, i32), b: (i32, i32)) -> bool {
         same(a.0, a.1, b.0, b.1)
     }
+}
+
+/// What the descriptors of a task are, as /proc/PID/fd has them.
+///
+/// # Panics
+/// There is no such task.
+pub fn links(task: i32) -> BTreeMap<i32, String> {
+    fs::read_dir(format!("/proc/{task}/fd"))
+        .expect("the task runs")
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            let link = fs::read_link(entry.path()).ok()?;
+            Some((number, link.to_string_lossy().into_owned()))
+        })
+        .collect()
 }
 
 fn same(task: i32, number: i32, other: i32, other_number: i32) -> bool {

@@ -6,6 +6,7 @@ use std::io::Write;
 pub mod build;
 pub mod criu;
 pub mod edit;
+pub mod large;
 pub mod linux_cr;
 pub mod report;
 pub mod world;

@@ -176,7 +176,8 @@ fn mirror(from: &Path, to: &Path, shared: &[&str]) -> io::Result<()> {
     Ok(())
 }
 
-fn mount(
+/// mount(2).
+pub fn mount(
     source: Option<&str>,
     target: &Path,
     kind: Option<&str>,

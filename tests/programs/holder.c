@@ -14,13 +14,21 @@
  *   N=dup:M                              as M
  *   N=pipe:M N=pair:M N=dgram:M N=seq:M  N and M are the ends (N the reading one)
  *   N=tcp:M N=pty:M                      likewise (N the accepted one; the master)
+ *   N=stream:M                           likewise, a connection by a name that is gone
  *   N=listen:PATH N=inet N=udp           listening sockets; a bound one
- *   N=raw N=netlink N=packet             other sockets
- *   N=connect:PATH N=accept:M            a unix socket that is connected to a listening one; what M accepts
- *   N=bound:PATH N=send-to:PATH          datagram sockets: one with a name; one that is connected to it
+ *   N=connect:PATH N=accept:M            a stream to the listener there; what M accepts
+ *   N=bound:PATH N=to:PATH               a datagram socket with a name; one that is connected to it
+ *   N=tcpto:PORT                         a connection to that port here
+ *   N=raw N=packet N=vsock               other sockets
+ *   N=netlink N=netlink:answer           another; with an answer in it
  *   N=eventfd N=timerfd N=signalfd N=inotify N=memfd N=fanotify
- *   N=pidfd N=dead N=ns:KIND             of this process; of one that is dead; a namespace of it
  *   N=epoll:M[,M...]                     an epoll set that watches these
+ *   N=pidfd N=pidfd:PID N=dead           of this process; of another; of one that is dead
+ *   N=ns:KIND                            a namespace of this process
+ *   N=unwritable:KIND                    what no criu dumps: see the table in this source
+ *   N=tun N=mapped-ring                  a tun device of its own; an io_uring whose memory is mapped
+ *   N=many:COUNT                         /dev/null, that many times from N on (the last word)
+ *   N=fill:BYTES                         makes the file that long, and not of holes
  *   N=send:M                             M is sent into the socket N and waits at its other end
  *   N=cloexec N=close                    marked close-on-exec; closed
  *   N=write:TEXT                         written into N
@@ -32,6 +40,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_ether.h>
+#include <linux/if_tun.h>
+#include <linux/io_uring.h>
+#include <linux/netlink.h>
+#include <linux/perf_event.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <poll.h>
+#include <mqueue.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <sched.h>
@@ -56,7 +72,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-#define HIGHEST 900
+#define HIGHEST 1024
 #define OUT_OF_THE_WAY 600
 
 static char wanted[HIGHEST];
@@ -146,29 +162,22 @@ static void connection(int accepted, int connected)
 	place_both(fds, accepted, connected, "tcp");
 }
 
-static int unix_socket(int type, const char *path, int (*name)(int, const struct sockaddr *, socklen_t))
+static struct sockaddr_un named(const char *path)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int fd = must(socket(AF_UNIX, type, 0), "socket");
 
 	strncpy(address.sun_path, path, sizeof(address.sun_path) - 1);
-	must(name(fd, (struct sockaddr *)&address, sizeof(address)), path);
-	return fd;
+	return address;
 }
 
 static int listener(const char *path)
 {
-	int fd = unix_socket(SOCK_STREAM, path, bind);
+	struct sockaddr_un address = named(path);
+	int fd = must(socket(AF_UNIX, SOCK_STREAM, 0), "socket");
 
+	must(bind(fd, (struct sockaddr *)&address, sizeof(address)), "bind");
 	must(listen(fd, 4), "listen");
 	return fd;
-}
-
-static void lock(int fd, int how, short type)
-{
-	struct flock whole = { .l_type = type, .l_whence = SEEK_SET };
-
-	must(fcntl(fd, how, &whole), "fcntl");
 }
 
 static void map(int fd, const char *path)
@@ -180,7 +189,7 @@ static void map(int fd, const char *path)
 
 static int pidfd(pid_t pid)
 {
-	return syscall(SYS_pidfd_open, pid, 0);
+	return syscall(434, pid ? pid : getpid(), 0);
 }
 
 static int dead(void)
@@ -201,6 +210,171 @@ static int namespace(const char *kind)
 
 	snprintf(path, sizeof(path), "/proc/self/ns/%s", kind);
 	return open(path, O_RDONLY);
+}
+
+static int to(int type, const char *path)
+{
+	struct sockaddr_un address = named(path);
+	int fd = must(socket(AF_UNIX, type, 0), "socket");
+
+	must(connect(fd, (struct sockaddr *)&address, sizeof(address)), path);
+	return fd;
+}
+
+static int bound(const char *path)
+{
+	struct sockaddr_un address = named(path);
+	int fd = must(socket(AF_UNIX, SOCK_DGRAM, 0), "socket");
+
+	must(bind(fd, (struct sockaddr *)&address, sizeof(address)), path);
+	return fd;
+}
+
+static void stream(int accepted, int connected)
+{
+	char path[64];
+	int fds[2], waiting;
+
+	snprintf(path, sizeof(path), "%s.%d", ready, accepted);
+	waiting = listener(path);
+	fds[1] = to(SOCK_STREAM, path);
+	fds[0] = must(accept(waiting, NULL, NULL), "accept");
+	close(waiting);
+	unlink(path);
+	place_both(fds, accepted, connected, "stream");
+}
+
+/* A POSIX lock goes when any descriptor of the file is closed. */
+static void locked(int number, const char *path, int command)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+	place(open(path, O_RDWR | O_CREAT, 0644), number, path);
+	must(fcntl(number, command, &lock), "lock");
+}
+
+/* A network namespace that none of these processes is in. */
+static int another_network(void)
+{
+	char path[64];
+	int fd, ends[2];
+	pid_t child;
+
+	must(pipe(ends), "pipe");
+	child = must(fork(), "fork");
+	if (!child) {
+		must(unshare(CLONE_NEWNET), "unshare");
+		must(write(ends[1], "", 1), "write");
+		pause();
+	}
+	must(read(ends[0], path, 1), "read");
+	snprintf(path, sizeof(path), "/proc/%d/ns/net", child);
+	fd = open(path, O_RDONLY);
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	close(ends[0]);
+	close(ends[1]);
+	return fd;
+}
+
+/* What is made by a call of its own, and that criu knows nothing of. */
+static int unwritable(const char *kind)
+{
+	struct perf_event_attr event = {
+		.type = PERF_TYPE_SOFTWARE, .size = sizeof(event), .config = PERF_COUNT_SW_CPU_CLOCK,
+	};
+	struct io_uring_params ring = { 0 };
+	unsigned long ruleset = 1;
+
+	if (!strcmp(kind, "perf"))
+		return syscall(SYS_perf_event_open, &event, 0, -1, -1, 0);
+	if (!strcmp(kind, "userfaultfd"))
+		return syscall(SYS_userfaultfd, O_CLOEXEC);
+	if (!strcmp(kind, "landlock"))
+		return syscall(444, &ruleset, sizeof(ruleset), 0);
+	if (!strcmp(kind, "fscontext"))
+		return syscall(430, "tmpfs", 0);
+	if (!strcmp(kind, "mount"))
+		return syscall(428, AT_FDCWD, "/", 1 /* OPEN_TREE_CLONE */);
+	if (!strcmp(kind, "secret"))
+		return syscall(447, 0);
+	if (!strcmp(kind, "ring"))
+		return syscall(425, 4, &ring);
+	if (!strcmp(kind, "net"))
+		return another_network();
+	if (!strcmp(kind, "queue")) {
+		int fd = mq_open("/ckptadv-holder", O_RDWR | O_CREAT, 0600, NULL);
+
+		mq_unlink("/ckptadv-holder");
+		return fd;
+	}
+	errno = EINVAL;
+	return -1;
+}
+
+/* The ring's own memory, mapped by it. */
+static void map_ring(int fd)
+{
+	if (mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, IORING_OFF_SQ_RING) == MAP_FAILED)
+		fail("ring");
+}
+
+static int tun(void)
+{
+	struct ifreq request = { .ifr_flags = IFF_TUN | IFF_NO_PI };
+	int fd = must(open("/dev/net/tun", O_RDWR), "/dev/net/tun");
+
+	must(ioctl(fd, TUNSETIFF, &request), "tun");
+	return fd;
+}
+
+static int netlink(const char *answered)
+{
+	struct {
+		struct nlmsghdr head;
+		struct rtgenmsg body;
+	} question = {
+		.head = { .nlmsg_len = sizeof(question), .nlmsg_type = RTM_GETLINK, .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP },
+		.body = { .rtgen_family = AF_UNSPEC },
+	};
+	int fd = must(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), "netlink");
+	struct pollfd answer = { .fd = fd, .events = POLLIN };
+
+	if (!answered)
+		return fd;
+	must(send(fd, &question, sizeof(question), 0), "question");
+	must(poll(&answer, 1, 1000), "answer");
+	return fd;
+}
+
+static int tcp_to(int port)
+{
+	struct sockaddr_in address = loopback();
+	int fd = must(socket(AF_INET, SOCK_STREAM, 0), "socket");
+
+	address.sin_port = htons(port);
+	must(connect(fd, (struct sockaddr *)&address, sizeof(address)), "connect");
+	return fd;
+}
+
+static void fill(int fd, long bytes)
+{
+	char block[4096];
+
+	memset(block, 'x', sizeof(block));
+	for (; bytes > 0; bytes -= sizeof(block))
+		must(write(fd, block, sizeof(block)), "fill");
+}
+
+static void many(int first, int count)
+{
+	int null = must(open("/dev/null", O_RDWR), "/dev/null");
+
+	for (int number = first; number < first + count && number < HIGHEST; number++) {
+		must(dup2(null, number), "many");
+		wanted[number] = 1;
+	}
+	close(null);
 }
 
 static void terminal(int master, int slave)
@@ -266,11 +440,7 @@ static void hold(int number, char *kind)
 	} else if (IS("gone")) {
 		map(place(open(argument, O_RDWR | O_CREAT, 0644), number, argument), argument);
 		must(unlink(argument), argument);
-	} else if (IS("posix"))
-		lock(place(open(argument, O_RDWR | O_CREAT, 0644), number, argument), F_SETLK, F_WRLCK);
-	else if (IS("ofd"))
-		lock(place(open(argument, O_RDWR | O_CREAT, 0644), number, argument), F_OFD_SETLK, F_WRLCK);
-	else if (IS("lease")) {
+	} else if (IS("lease")) {
 		close(open(argument, O_WRONLY | O_CREAT, 0644));
 		place(open(argument, O_RDONLY), number, argument);
 		must(fcntl(number, F_SETLEASE, F_RDLCK), "lease");
@@ -293,24 +463,14 @@ static void hold(int number, char *kind)
 		terminal(number, other);
 	else if (IS("listen"))
 		place(listener(argument), number, argument);
-	else if (IS("connect"))
-		place(unix_socket(SOCK_STREAM, argument, connect), number, argument);
 	else if (IS("accept"))
 		place(accept(other, NULL, NULL), number, "accept");
-	else if (IS("bound"))
-		place(unix_socket(SOCK_DGRAM, argument, bind), number, argument);
-	else if (IS("send-to"))
-		place(unix_socket(SOCK_DGRAM, argument, connect), number, argument);
 	else if (IS("raw"))
 		place(socket(AF_INET, SOCK_RAW, IPPROTO_ICMP), number, "raw");
-	else if (IS("netlink"))
-		place(socket(AF_NETLINK, SOCK_RAW, 0), number, "netlink");
 	else if (IS("packet"))
 		place(socket(AF_PACKET, SOCK_RAW, htons(ETH_P_LOOPBACK)), number, "packet");
 	else if (IS("fanotify"))
 		place(fanotify_init(0, O_RDONLY), number, "fanotify");
-	else if (IS("pidfd"))
-		place(pidfd(getpid()), number, "pidfd");
 	else if (IS("dead"))
 		place(dead(), number, "pidfd");
 	else if (IS("ns"))
@@ -319,6 +479,37 @@ static void hold(int number, char *kind)
 		place(inet(SOCK_STREAM), number, "inet");
 	else if (IS("udp"))
 		place(inet(SOCK_DGRAM), number, "udp");
+	else if (IS("stream"))
+		stream(number, other);
+	else if (IS("connect"))
+		place(to(SOCK_STREAM, argument), number, argument);
+	else if (IS("bound"))
+		place(bound(argument), number, argument);
+	else if (IS("to"))
+		place(to(SOCK_DGRAM, argument), number, argument);
+	else if (IS("ofd"))
+		locked(number, argument, F_OFD_SETLK);
+	else if (IS("posix"))
+		locked(number, argument, F_SETLK);
+	else if (IS("unwritable"))
+		place(unwritable(argument), number, argument);
+	else if (IS("mapped-ring")) {
+		place(unwritable("ring"), number, kind);
+		map_ring(number);
+	} else if (IS("tun"))
+		place(tun(), number, "tun");
+	else if (IS("vsock"))
+		place(socket(AF_VSOCK, SOCK_STREAM, 0), number, "vsock");
+	else if (IS("netlink"))
+		place(netlink(argument), number, "netlink");
+	else if (IS("pidfd"))
+		place(pidfd(other), number, "pidfd");
+	else if (IS("tcpto"))
+		place(tcp_to(other), number, "tcpto");
+	else if (IS("many"))
+		many(number, other);
+	else if (IS("fill"))
+		fill(number, other);
 	else if (IS("eventfd"))
 		place(eventfd(7, 0), number, "eventfd");
 	else if (IS("timerfd"))

@@ -3,7 +3,8 @@
  * copies the image into a pipe, and one task per entry of the image's tree. It knows the first records of an
  * image and nothing of descriptors.
  *
- *   restart [-i FILE] [-l LOGFILE] [--nr N] [--pids] [--self] [--root DIR] [--close HOW] [--close-first HOW] < IMAGE
+ *   restart [-i FILE] [-l LOGFILE] [--nr N] [--pids] [--self] [--root DIR] [--root-first DIR] [--root-task DIR]
+ *           [--close HOW] [--close-first HOW] < IMAGE
  *
  * -i FILE   the image, instead of standard input
  * -l FILE   where the kernel may complain
@@ -11,6 +12,8 @@
  * --pids    give the tasks the pids that they had
  * --self    become the program of the image, which has one task
  * --root DIR  tasks have this root directory
+ * --root-first DIR  the program has it before it reads the image, as those of 2010 do
+ * --root-task DIR  the root task gives it itself, as with those since 2011, and ends where it cannot
  * --close HOW  tasks of one thread close all from 3 on that they inherit: "each" number below the limit, those found
  *           in a "walk" of /proc, by "range" or "from", or "raw", by a system call that is no function's; or put 2
  *           "over" numbers up to 599
@@ -55,7 +58,7 @@ struct task {
 static long nr = 302;
 static int keep_pids;
 static int log_fd = -1;
-static const char *root_directory, *close_how;
+static const char *root_directory, *root_of_task, *close_how;
 
 /* Everything up to and with the tree, as it was read. */
 static char *head;
@@ -403,6 +406,8 @@ static int become(struct task *task)
 	struct swap swap = { .old = task->pid, .new = syscall(SYS_gettid) };
 	int i;
 
+	if (root_of_task && task == &tasks[0] && (chroot(root_of_task) < 0 || chdir("/") < 0))
+		return 1;
 	if (is_leader(task)) {
 		prctl(PR_SET_PDEATHSIG, SIGUSR1);
 		/* Children of an older session have to be there before this one begins. */
@@ -445,6 +450,12 @@ static void wait_for(volatile sig_atomic_t *ended, sigset_t *others)
 		sigsuspend(others);
 }
 
+static void enter_root(const char *directory)
+{
+	if (chroot(directory) < 0 || chdir("/") < 0)
+		die("%s: %s", directory, strerror(errno));
+}
+
 static int coordinate(void)
 {
 	struct sigaction action = { .sa_handler = reap };
@@ -468,8 +479,8 @@ static int coordinate(void)
 	dup2(feed[0], 0);
 	close(feed[0]);
 
-	if (root_directory && (chroot(root_directory) < 0 || chdir("/") < 0))
-		die("%s: %s", root_directory, strerror(errno));
+	if (root_directory)
+		enter_root(root_directory);
 	root = start_process(&tasks[0]);
 	sigprocmask(SIG_BLOCK, &child, &before);
 	sigaction(SIGCHLD, &action, NULL);
@@ -498,7 +509,7 @@ static int coordinate(void)
 
 int main(int argc, char **argv)
 {
-	const char *close_first = NULL;
+	const char *close_first = NULL, *root_first = NULL;
 	int self = 0, i;
 
 	for (i = 1; i < argc; i++) {
@@ -513,6 +524,10 @@ int main(int argc, char **argv)
 			nr = atol(argv[++i]);
 		} else if (!strcmp(option, "--root") && value) {
 			root_directory = argv[++i];
+		} else if (!strcmp(option, "--root-first") && value) {
+			root_first = argv[++i];
+		} else if (!strcmp(option, "--root-task") && value) {
+			root_of_task = argv[++i];
 		} else if (!strcmp(option, "--close") && value) {
 			close_how = argv[++i];
 		} else if (!strcmp(option, "--close-first") && value) {
@@ -529,11 +544,13 @@ int main(int argc, char **argv)
 			close(fd);
 		} else {
 			die("usage: restart [-i FILE] [-l LOGFILE] [--nr N] [--pids] [--self] [--root DIR] "
-			    "[--close HOW] [--close-first HOW]");
+			    "[--root-first DIR] [--root-task DIR] [--close HOW] [--close-first HOW]");
 		}
 	}
 	if (close_first)
 		close_from_3(close_first);
+	if (root_first)
+		enter_root(root_first);
 	if (self) {
 		syscall(nr, getpid(), 0, RESTART_TASKSELF, log_fd);
 		die("restart failed: %s", strerror(errno));

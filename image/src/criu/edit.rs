@@ -5,13 +5,14 @@ use super::entry::{
 };
 use super::holders::Holders;
 use super::image::{Directory, Image, Lookup, Table};
+use super::record::LeftOut;
 use super::sockets::{self, Sockets};
 use super::split::split;
 use super::wire::{File, Splices, Writer};
 use super::{check, ghosts, locks, watches};
 use crate::Error;
 use crate::advice::Advice;
-use crate::caller::{Caller, Opening, Paths};
+use crate::caller::{Access, Caller, Opening, Paths};
 use crate::listing::Engine;
 use crate::plan::{self, Change, Fate, Origin, Planner, TablePlan};
 use crate::report::{Outcome, Report};
@@ -52,6 +53,8 @@ pub struct Rewrite {
     pub unmatched: Vec<String>,
     /// What else may not be as meant, for people.
     pub warnings: Vec<String>,
+    /// What the dump left out and the advice does not speak of.
+    pub missing: Vec<LeftOut>,
 }
 
 impl Rewrite {
@@ -137,15 +140,20 @@ pub fn rewrite(
         .tables
         .iter()
         .filter(|(id, _)| !is_roots(id))
-        .flat_map(|(_, table)| table.slots.iter().map(|slot| slot.number))
+        .flat_map(|(id, table)| {
+            let missing = image.missing(*id).iter().map(|left_out| left_out.number);
+            table.slots.iter().map(|slot| slot.number).chain(missing)
+        })
         .collect();
     let mut planner = Planner::new(advice, caller, true)?
         .with_census(elsewhere)
         .with_paths(paths);
     let mut plans = BTreeMap::new();
+    let mut missing = Missing::default();
     for &id in &order {
         let table = &image.tables[&id];
         let mut lookup = Lookup::new(&image.descriptions);
+        let left_out = image.missing(id);
         let descriptors: Vec<plan::Descriptor<'_>> = table
             .slots
             .iter()
@@ -162,9 +170,12 @@ pub fn rewrite(
                     position: description.position,
                 })
             })
+            .chain(left_out.iter().map(LeftOut::descriptor))
             .collect();
         let pids = image.pids(table);
-        plans.insert(id, planner.table(&pids, is_roots(&id), &descriptors)?);
+        let mut plan = planner.table(&pids, is_roots(&id), &descriptors)?;
+        missing.plan(left_out, pids[0], &mut plan);
+        plans.insert(id, plan);
     }
     let unmatched = planner.finish()?;
     let mut edit = Edit {
@@ -183,12 +194,73 @@ pub fn rewrite(
         files,
         openings: planner.openings().into_iter().map(named).collect(),
         warnings: edit.warnings,
-        changes: planner.changes().to_vec(),
+        changes: missing.told(planner.changes()),
         unmatched,
+        missing: missing.still,
     })
 }
 
+impl LeftOut {
+    /// As advice sees it: as if the image had it.
+    fn descriptor(&self) -> plan::Descriptor<'_> {
+        let path = Some(self.file.as_bytes()).filter(|path| path.starts_with(b"/"));
+        plan::Descriptor {
+            number: self.number,
+            // Above all that the image has.
+            description: u64::from(self.id) + (1 << 32),
+            kind: self.kind,
+            kind_by_path: false,
+            path: path.map(Cow::Borrowed),
+            access: Access::of_flags(self.flags),
+            append: self.flags & libc::O_APPEND != 0,
+            position: None,
+        }
+    }
+}
+
+/// What the dump left out, met with advice.
+#[derive(Default)]
+struct Missing {
+    still: Vec<LeftOut>,
+    /// Task and number of what is dropped though the image lacks it.
+    dropped: BTreeSet<(i32, i32)>,
+}
+
+impl Missing {
+    /// Of the plan of a table, the last fates are those of what the image lacks:
+    /// there is nothing to drop, and what is given is added.
+    fn plan(&mut self, left_out: &[LeftOut], task: i32, plan: &mut TablePlan) {
+        let own = plan.fates.len() - left_out.len();
+        for (left_out, fate) in left_out.iter().zip(&mut plan.fates[own..]) {
+            match *fate {
+                Fate::Keep => self.still.push(left_out.clone()),
+                Fate::Drop => {
+                    self.dropped.insert((task, left_out.number));
+                    *fate = Fate::Keep;
+                }
+                Fate::Give(_) => {}
+            }
+        }
+    }
+
+    fn told(&self, changes: &[Change]) -> Vec<Change> {
+        let mut changes = changes.to_vec();
+        for change in &mut changes {
+            if self.dropped.contains(&(change.task, change.number))
+                && let Some(was) = &mut change.was
+            {
+                was.to_mut().push_str(", left out at the dump");
+            }
+        }
+        changes
+    }
+}
+
 impl Image {
+    fn missing(&self, table: u32) -> &[LeftOut] {
+        self.left_out.get(&table).map_or(&[], Vec::as_slice)
+    }
+
     /// The tasks that have a table, each followed by its threads.
     fn pids(&self, table: &Table) -> Vec<i32> {
         self.tasks
@@ -236,7 +308,10 @@ impl Edit<'_> {
             // What is left of an image has a file for each table, so that one that
             // is missing is noticed.
             if !plan.is_untouched() || table.is_new {
-                files.insert(table.file.clone(), given.table(table, plan)?);
+                files.insert(
+                    table.file.clone(),
+                    given.table(table, self.image.missing(*id), plan)?,
+                );
             }
         }
         if !self.holders.released().is_empty() {
@@ -426,7 +501,12 @@ impl<'a> Given<'a> {
         inherited_description(id, &format!("/{}", self.name(new)))
     }
 
-    fn table(&mut self, table: &Table, plan: &TablePlan) -> Result<Vec<u8>, Error> {
+    fn table(
+        &mut self,
+        table: &Table,
+        left_out: &[LeftOut],
+        plan: &TablePlan,
+    ) -> Result<Vec<u8>, Error> {
         let first = table.slots.first().map(|slot| slot.span.start);
         let mut new = table.bytes[..first.unwrap_or(table.bytes.len())].to_vec();
         for (slot, fate) in table.slots.iter().zip(&plan.fates) {
@@ -437,6 +517,13 @@ impl<'a> Given<'a> {
                     let id = self.id(from)?;
                     inherited_slot(slot.number, id, slot.flags).entry(&mut new);
                 }
+            }
+        }
+        let of_left_out = plan.fates.iter().skip(table.slots.len());
+        for (left_out, fate) in left_out.iter().zip(of_left_out) {
+            if let Fate::Give(from) = *fate {
+                let id = self.id(from)?;
+                inherited_slot(left_out.number, id, left_out.fd_flags()).entry(&mut new);
             }
         }
         for &(number, from) in &plan.added {

@@ -2,6 +2,7 @@
 //! descriptions that descriptors and others refer to.
 
 use super::entry::{Description, FileType, Flight, Link, Slot, Task};
+use super::record::{self, LeftOut, RECORD};
 use super::wire::{File, Magic, Message};
 use crate::Error;
 use std::collections::{BTreeMap, BTreeSet, btree_map};
@@ -101,6 +102,8 @@ pub struct Image {
     pub tables: BTreeMap<u32, Table>,
     /// The open file descriptions, by id.
     pub descriptions: BTreeMap<u32, Description>,
+    /// What the dump left out, by the table that lacks it.
+    pub left_out: BTreeMap<u32, Vec<LeftOut>>,
     pub(super) flights: Vec<Flight>,
     /// The bytes of files.img.
     pub(super) files: Vec<u8>,
@@ -168,9 +171,11 @@ impl Image {
                 );
             }
         }
+        let left_out = read_record(directory, &tasks, &tables)?;
         let image = Image {
             tasks,
             tables,
+            left_out,
             descriptions,
             flights,
             files,
@@ -291,6 +296,31 @@ fn mapped(mapping: &Message<'_>) -> Result<Option<u32>, Error> {
     const OF_FILES: u32 = 1 << 6 | 1 << 7 | 1 << 11 | 1 << 14;
     let [_, _, _, id, _, _, status] = mapping.numbers::<7>()?;
     Ok(id.filter(|_| status.is_some_and(|status| status & OF_FILES != 0)))
+}
+
+/// What is recorded as left out of the tables. Where the image has the descriptor,
+/// or no such task, the record is of another image that was here before.
+fn read_record(
+    directory: &dyn Directory,
+    tasks: &[Task],
+    tables: &BTreeMap<u32, Table>,
+) -> Result<BTreeMap<u32, Vec<LeftOut>>, Error> {
+    let mut left_out: BTreeMap<u32, Vec<LeftOut>> = BTreeMap::new();
+    let Some(bytes) = directory.file(RECORD)? else {
+        return Ok(left_out);
+    };
+    for entry in record::read(&bytes)? {
+        let task = tasks.iter().find(|task| task.pid == entry.task);
+        let Some(id) = task.and_then(|task| task.table) else {
+            continue;
+        };
+        let entries = left_out.entry(id).or_default();
+        let twice = |other: &LeftOut| other.number == entry.number;
+        if tables[&id].slot(entry.number).is_none() && !entries.iter().any(twice) {
+            entries.push(entry);
+        }
+    }
+    Ok(left_out)
 }
 
 fn absent(name: &str) -> Error {

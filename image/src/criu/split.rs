@@ -124,6 +124,9 @@ impl Split<'_> {
             ..table.clone()
         };
         image.tables.insert(new, copy);
+        if let Some(left_out) = image.left_out.get(&id).cloned() {
+            image.left_out.insert(new, left_out);
+        }
         for task in image
             .tasks
             .iter_mut()

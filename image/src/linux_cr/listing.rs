@@ -99,7 +99,8 @@ impl Survey {
     fn watches(&self) -> HashMap<i32, Vec<(i32, u64)>> {
         let mut watches: HashMap<i32, Vec<(i32, u64)>> = HashMap::new();
         for (id, file) in &self.files {
-            for &(epoll, by) in &file.watched_by {
+            let references = file.references.iter();
+            for &(epoll, by) in references.flat_map(|to| &to.watched_by) {
                 watches.entry(epoll).or_default().push((by, number(*id)));
             }
         }
@@ -110,10 +111,12 @@ impl Survey {
     }
 
     fn description(&self, id: i32, file: &File) -> Description {
-        let mapped = file.mapped_by.iter().map(|task| Reference::Mapping(*task));
-        let executed = file.executed_by.iter();
+        let references = || file.references.iter();
+        let mapped = references().flat_map(|to| &to.mapped_by);
+        let mapped = mapped.map(|task| Reference::Mapping(*task));
+        let executed = references().flat_map(|to| &to.executed_by);
         let executed = executed.map(|task| Reference::Executable(*task));
-        let watched = file.watched_by.iter();
+        let watched = references().flat_map(|to| &to.watched_by);
         let watched = watched.map(|(epoll, _)| Reference::Epoll(number(*epoll)));
         let mut references: Vec<Reference> = executed.chain(mapped).chain(watched).collect();
         references.dedup();
@@ -134,7 +137,11 @@ impl Survey {
             file_type::PIPE | file_type::FIFO => self.queued.get(&file.behind).copied(),
             _ => socket.map(|socket| socket.queued),
         };
-        let path = file.path.clone().or_else(|| socket.and_then(Socket::path));
+        let path = file
+            .path
+            .as_deref()
+            .map(<[u8]>::to_vec)
+            .or_else(|| socket.and_then(Socket::path));
         let name = match (&path, file.file_type) {
             (Some(path), _) => String::from_utf8_lossy(path).into_owned(),
             (_, file_type::PIPE) => format!("pipe:[{}]", file.behind),

@@ -29,7 +29,7 @@ use crate::listing::Engine;
 use crate::plan::{Change, Origin, Planner};
 use crate::report::{Outcome, Report};
 use buffered::{Buffered, Role};
-use deferred::{Becomes, Deferred};
+use deferred::Deferred;
 use sharing::Own;
 use std::collections::{BTreeMap, BTreeSet};
 use terminals::Terminals;
@@ -64,7 +64,9 @@ impl Rewriter {
                 contents: BTreeMap::new(),
                 kept: BTreeSet::new(),
                 removed: BTreeSet::new(),
+                removed_behind: BTreeSet::new(),
                 given: BTreeMap::new(),
+                taken: BTreeSet::new(),
                 own: Own::default(),
                 deferred: Deferred::default(),
                 foreknowledge: None,
@@ -82,6 +84,15 @@ impl Rewriter {
         self.editor.planner.foresee(known.numbers.clone());
         self.editor.survey.foresee(&known);
         self.editor.foreknowledge = Some(known);
+    }
+
+    /// What a pass over the whole image found, for the next one over the same.
+    pub fn foreknowledge(&self) -> Foreknowledge {
+        let Editor { survey, kept, .. } = &self.editor;
+        Foreknowledge {
+            files: Some(survey.keeping(kept)),
+            ..survey.foreknowledge()
+        }
     }
 
     /// Gives the tasks the pids by which advice names them, in the order of the
@@ -179,8 +190,12 @@ struct Editor {
     kept: BTreeSet<i32>,
     /// Files that never go out.
     removed: BTreeSet<i32>,
+    /// What was behind them.
+    removed_behind: BTreeSet<i32>,
     /// Objrefs given to what comes in place of the image's files.
     given: BTreeMap<Origin, i32>,
+    /// The same objrefs.
+    taken: BTreeSet<i32>,
     own: Own,
     deferred: Deferred,
     foreknowledge: Option<Foreknowledge>,
@@ -237,6 +252,7 @@ impl Sink for Editor {
             (Some(buffered), _) => buffered.push(0, bytes, Role::Other),
             (None, watches) => {
                 self.out.extend(watches.unwrap_or_default());
+                self.deferred.flush(&mut self.out);
                 let bytes = self.deferred.pass(bytes);
                 self.out.extend_from_slice(bytes);
             }
@@ -260,13 +276,9 @@ impl Editor {
     ) -> Result<(), Error> {
         let version = layout.version;
         if !self.deferred.is_idle() {
-            match self.deferred.record(record, layout)? {
-                Becomes::Itself => {}
-                Becomes::Nothing => return Ok(()),
-                Becomes::Changed(bytes) => {
-                    self.out.extend_from_slice(&bytes);
-                    return Ok(());
-                }
+            let taken = self.deferred.record(record, layout, &mut self.out)?;
+            if taken {
+                return Ok(());
             }
         }
         if let Some(watches) = self.watches.take() {
@@ -277,10 +289,7 @@ impl Editor {
         }
         match record.prefix.kind {
             fixed::OBJREF if record.u32(8)? == version.file_table_object => {
-                let mut buffered = Buffered {
-                    cred: self.survey.cred,
-                    ..Buffered::default()
-                };
+                let mut buffered = Buffered::new(self.survey.cred);
                 buffered.push(record.prefix.kind, record.bytes, Role::Other);
                 self.buffered = Some(buffered);
                 return Ok(());
@@ -291,6 +300,7 @@ impl Editor {
             }
             fixed::FILE => {
                 if let Some(file) = file {
+                    self.refuse_half(file)?;
                     self.release_terminal(file);
                 }
             }
@@ -304,7 +314,9 @@ impl Editor {
             fixed::MM | fixed::VMA => self.need(record.i32(12)?)?,
             fixed::TTY => self.release_end(record.i32(12)?),
             kind if kind == version.task_objs => {
-                self.deferred.finish(record)?;
+                if !self.deferred.is_idle() {
+                    self.deferred.finish(record, layout, &mut self.out)?;
+                }
                 self.deferred = Deferred::default();
                 if let Some(bytes) = self.join(record)? {
                     self.out.extend_from_slice(&bytes);
@@ -330,6 +342,19 @@ impl Editor {
         Ok(())
     }
 
+    /// A pipe, set or connection that was removed turns out to have another file.
+    fn refuse_half(&self, file: i32) -> Result<(), Error> {
+        let behind = self.survey.files.get(&file).map_or(0, |file| file.behind);
+        if behind == 0 || !self.removed_behind.contains(&behind) {
+            return Ok(());
+        }
+        Err(Error::unsupported(
+            format!("image: object {file}"),
+            "all of the pipe or socket behind it was dropped that could be known of, and more \
+             comes: leave it out",
+        ))
+    }
+
     /// Lets a file go if it was held back, since the next record refers to it.
     fn need(&mut self, file: i32) -> Result<(), Error> {
         if self.removed.contains(&file) {
@@ -343,11 +368,21 @@ impl Editor {
             return Ok(());
         };
         self.refuse_given(file)?;
+        // A terminal stands inside the announcement, as a kernel writes it.
+        let announced = announced(self.order(), &bytes);
+        let (announcement, rest) = bytes.split_at(announced.min(bytes.len()));
+        self.out.extend_from_slice(announcement);
         self.release_terminal(file);
-        self.out.extend_from_slice(&bytes);
+        self.out.extend_from_slice(rest);
         self.release_contents(file);
         Ok(())
     }
+}
+
+/// Bytes of the first record.
+fn announced(order: Order, records: &[u8]) -> usize {
+    let len = records.get(4..).and_then(|rest| rest.first_chunk());
+    len.map_or(0, |bytes| order.u32(*bytes) as usize)
 }
 
 fn put(order: Order, record: &mut [u8], at: usize, value: i32) {

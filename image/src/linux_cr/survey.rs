@@ -45,6 +45,8 @@ pub struct Task {
 /// One open file description.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct File {
+    /// The file table inside which it stands, or 0.
+    pub table: i32,
     /// f_type, of [`file_type`].
     pub file_type: u32,
     /// FMODE_ bits.
@@ -54,11 +56,18 @@ pub struct File {
     /// Offset.
     pub position: u64,
     /// The name it was opened by.
-    pub path: Option<Vec<u8>>,
+    pub path: Option<Box<[u8]>>,
     /// Pipe, socket or terminal behind it (an objref, 0 for none).
     pub behind: i32,
     /// What an eventfd counts.
     pub count: u64,
+    /// Who refers to it beside descriptors; of most files nobody does.
+    pub references: Option<Box<References>>,
+}
+
+/// Who refers to a file beside descriptors.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct References {
     /// Tasks that have mapped it.
     pub mapped_by: Vec<i32>,
     /// Tasks whose executable it is.
@@ -203,6 +212,15 @@ impl Socket {
     }
 }
 
+/// The files behind which something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Users {
+    /// The first of them.
+    pub first: i32,
+    /// How many they are.
+    pub count: usize,
+}
+
 /// What a file table leaves for its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
@@ -217,10 +235,21 @@ pub enum Work {
 pub struct Foreknowledge {
     /// Numbers that tasks other than the root's have.
     pub numbers: BTreeSet<i32>,
-    /// Files that more than one process needs.
-    pub shared: BTreeSet<i32>,
     /// Ends of terminals which files are on.
     pub masters: BTreeSet<i32>,
+    /// Of the files, once the advice has been met with all tables.
+    pub files: Option<Kept>,
+}
+
+/// What advice leaves of the files of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Those that some descriptor keeps.
+    pub kept: BTreeSet<i32>,
+    /// Those, and what they need.
+    pub needed: BTreeSet<i32>,
+    /// Unix sockets with a name that nobody needs.
+    pub unnamed: BTreeSet<i32>,
 }
 
 /// What goes as a whole or stays.
@@ -242,6 +271,8 @@ pub struct Survey {
     pub tables: BTreeMap<i32, Table>,
     /// By objref.
     pub ttys: HashMap<i32, Tty>,
+    /// The slave of each terminal, by its master.
+    pub slaves: HashMap<i32, i32>,
     /// By objref.
     pub sockets: HashMap<i32, Socket>,
     /// Bytes in pipes and fifos, by the pipe's objref.
@@ -258,7 +289,7 @@ pub struct Survey {
     /// What the file table read last leaves for its end, in its order.
     pub work: Vec<Work>,
     /// The files behind which a pipe, socket or terminal is.
-    pub users: HashMap<i32, Vec<i32>>,
+    pub users: HashMap<i32, Users>,
     /// The threads of each process, without its own.
     threads: HashMap<i32, Vec<i32>>,
     processes: usize,
@@ -337,29 +368,52 @@ impl Survey {
         let root = self.tasks.first().and_then(|task| task.table);
         let others = self.tables.iter().filter(|(id, _)| Some(**id) != root);
         let numbers = others.flat_map(|(_, table)| &table.descriptors);
-        let numbers = numbers.map(|desc| desc.number).collect();
-        let held = || {
-            self.tasks.iter().flat_map(|task| {
-                let table = task.table.and_then(|id| self.tables.get(&id));
-                let descriptors = table.into_iter().flat_map(|table| &table.descriptors);
-                descriptors.map(|desc| (task.process, desc.file))
-            })
-        };
-        // Pipes and connections go with both of their ends, or stay.
-        let mut holders: HashMap<Whole, Option<i32>> = HashMap::new();
-        for (process, file) in held() {
-            let holder = holders.entry(self.whole(file)).or_insert(Some(process));
-            *holder = holder.filter(|&other| other == process);
-        }
-        let shared = held().map(|(_, file)| file);
-        let shared = shared.filter(|file| holders.get(&self.whole(*file)) == Some(&None));
-        let shared = shared.collect();
-        let masters = self.masters.iter().copied().collect();
         Foreknowledge {
-            numbers,
-            shared,
-            masters,
+            numbers: numbers.map(|desc| desc.number).collect(),
+            masters: self.masters.iter().copied().collect(),
+            files: None,
         }
+    }
+
+    /// What is left of the files where some are kept.
+    pub fn keeping(&self, kept: &BTreeSet<i32>) -> Kept {
+        let needed = self.needed(kept);
+        let unnamed = self.sockets.iter().filter(|(id, socket)| {
+            let users = self.users.get(id);
+            // A socket with two files was never written.
+            let unneeded = |users: &Users| users.count == 1 && !needed.contains(&users.first);
+            socket.takes_a_name() && users.is_some_and(unneeded)
+        });
+        Kept {
+            unnamed: unnamed.map(|(id, _)| *id).collect(),
+            kept: kept.clone(),
+            needed,
+        }
+    }
+
+    /// The files that are needed where some are kept: those, those that stand
+    /// elsewhere than in a table which has them, and the other ends of all
+    /// these.
+    fn needed(&self, kept: &BTreeSet<i32>) -> BTreeSet<i32> {
+        let tables = self.tables.iter();
+        let listed = tables.flat_map(|(id, table)| table.descriptors.iter().map(|d| (d.file, *id)));
+        let listed: HashSet<(i32, i32)> = listed.collect();
+        let in_place = |id: i32| {
+            let table = self.files.get(&id).map_or(0, |file| file.table);
+            listed.contains(&(id, table))
+        };
+        let needs = |id: &&i32| kept.contains(id) || !in_place(**id);
+        let whole: HashSet<Whole> = self
+            .files
+            .keys()
+            .filter(needs)
+            .map(|id| self.whole(*id))
+            .collect();
+        let needed = self
+            .files
+            .keys()
+            .filter(|id| whole.contains(&self.whole(**id)));
+        needed.copied().collect()
     }
 
     fn whole(&self, id: i32) -> Whole {
@@ -507,7 +561,7 @@ impl Survey {
             fixed::FILE => self.file(record, version.file_len)?,
             fixed::FILE_NAME => {
                 if let Some(file) = self.named.take().and_then(|id| self.files.get_mut(&id)) {
-                    file.path = Some(record.string().to_vec());
+                    file.path = Some(record.string().into());
                 }
             }
             fixed::FILE_DESC => self.descriptor_record(record)?,
@@ -520,6 +574,9 @@ impl Survey {
                 if let Some(tty) = self.open_tty.take() {
                     let (link, index) = (record.i32(12)?, record.u32(24)?);
                     self.ttys.insert(tty, Tty { link, index });
+                    if link != 0 {
+                        self.slaves.insert(link, tty);
+                    }
                 }
             }
             fixed::EPOLL_ITEMS => {
@@ -528,8 +585,8 @@ impl Survey {
                     self.expecting = Some(Expecting::Items);
                 }
             }
-            fixed::MM => self.refer(record.i32(12)?, |file| &mut file.executed_by),
-            fixed::VMA => self.refer(record.i32(12)?, |file| &mut file.mapped_by),
+            fixed::MM => self.refer(record.i32(12)?, |to| &mut to.executed_by),
+            fixed::VMA => self.refer(record.i32(12)?, |to| &mut to.mapped_by),
             fixed::SIGNAL => {
                 let tty = record.i32(SIGNAL_TTY)?;
                 if tty != 0 {
@@ -560,6 +617,13 @@ impl Survey {
                 let [local, _] = addresses(record, lengths, SOCKADDR_UN)?;
                 let name = unix_name(record, version, &local)?;
                 let peer = record.i32(12)?;
+                if self
+                    .open_sockets
+                    .last()
+                    .is_some_and(|(id, _)| Some(*id) != record.i32(8).ok())
+                {
+                    return Err(record.error("a unix socket with another one's number"));
+                }
                 let relative = !matches!(local.first(), None | Some(b'/' | 0));
                 let id = self.socket(version, |socket| Socket {
                     kind: Kind::Unix,
@@ -803,7 +867,9 @@ impl Survey {
         let Some(id) = self.open_file.take() else {
             return Err(record.error("a file that was not announced"));
         };
+        let filling = self.filling.filter(|_| self.complete_table().is_none());
         let mut file = File {
+            table: self.open_table.or(filling).unwrap_or(0),
             file_type: record.u32(8)?,
             mode: record.u32(12)?,
             flags: record.u32(16)?,
@@ -835,7 +901,11 @@ impl Survey {
             _ => {}
         }
         if file.behind != 0 {
-            self.users.entry(file.behind).or_default().push(id);
+            let users = self.users.entry(file.behind).or_insert(Users {
+                first: id,
+                count: 0,
+            });
+            users.count += 1;
         }
         self.files.insert(id, file);
         Ok(())
@@ -851,17 +921,18 @@ impl Survey {
             let at = 8 + item * 24;
             let (number, file) = (record.i32(at + 8)?, record.i32(at + 12)?);
             if let Some(file) = self.files.get_mut(&file) {
-                file.watched_by.push((watching, number));
+                let references = file.references.get_or_insert_default();
+                references.watched_by.push((watching, number));
             }
         }
         Ok(())
     }
 
     /// The memory of the task that is being read refers to a file.
-    fn refer(&mut self, file: i32, list: impl FnOnce(&mut File) -> &mut Vec<i32>) {
+    fn refer(&mut self, file: i32, list: impl FnOnce(&mut References) -> &mut Vec<i32>) {
         let task = self.task().map_or(0, |task| task.pid);
         if let Some(file) = self.files.get_mut(&file) {
-            let list = list(file);
+            let list = list(file.references.get_or_insert_default());
             if list.last() != Some(&task) {
                 list.push(task);
             }

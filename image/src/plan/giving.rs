@@ -6,9 +6,9 @@
 //! that needs more has a description of its own, and so have those that append
 //! and those that do not.
 
-use super::{Descriptor, Fate, Origin, Planner, Wish};
+use super::{Descriptor, Fate, Origin, Planner, Wanted};
 use crate::Error;
-use crate::advice::{Action, Item, Kind, Source};
+use crate::advice::{Action, Item, Kind};
 use crate::caller::{Access, CallerFile, CannotOpen, Opened, Opening};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,27 +40,26 @@ impl Planner {
     pub(super) fn fates(
         &mut self,
         task: i32,
-        chosen: &BTreeMap<i32, (usize, Wish)>,
+        chosen: &BTreeMap<i32, usize>,
         by_number: &BTreeMap<i32, &Descriptor<'_>>,
     ) -> Result<BTreeMap<i32, Fate>, Error> {
         let mut fates = BTreeMap::new();
         let mut needs: Vec<Need> = Vec::new();
-        for (&number, (index, wish)) in chosen {
-            let item = &self.bound[*index].item;
+        for (&number, &index) in chosen {
             let there = by_number.get(&number);
-            let fate = match (wish, there) {
-                (Wish::Drop, _) => Fate::Drop,
-                (Wish::Give(Source::Descriptor(from)), there) => {
+            let fate = match (self.wanted(index, number), there) {
+                (None, _) => Fate::Drop,
+                (Some(Wanted::Number(from)), there) => {
                     if let Some(descriptor) = there {
-                        self.check(item, task, descriptor, *from)?;
+                        self.check(&self.bound[index].item, task, descriptor, from)?;
                     }
-                    Fate::Give(Origin::Descriptor(*from))
+                    Fate::Give(Origin::Descriptor(from))
                 }
-                (Wish::Give(Source::Path(path)), Some(descriptor)) => {
-                    add(&mut needs, *index, opening(path, descriptor), number);
+                (Some(Wanted::Path(path)), Some(descriptor)) => {
+                    add(&mut needs, index, opening(path, descriptor), number);
                     continue;
                 }
-                (Wish::Give(Source::Path(_)), None) => continue,
+                (Some(Wanted::Path(_)), None) => continue,
             };
             fates.insert(number, fate);
         }
@@ -68,8 +67,12 @@ impl Planner {
         for need in needs {
             origins.push((need.opening.clone(), self.origin(task, need)?));
         }
-        for (&number, (_, wish)) in chosen {
-            let (Wish::Give(Source::Path(path)), Some(descriptor)) = (wish, by_number.get(&number))
+        if origins.is_empty() {
+            return Ok(fates);
+        }
+        for (&number, &index) in chosen {
+            let (Some(Wanted::Path(path)), Some(descriptor)) =
+                (self.wanted(index, number), by_number.get(&number))
             else {
                 continue;
             };

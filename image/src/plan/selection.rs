@@ -5,9 +5,9 @@
 //! root task has no such number, every task that has it. Paths, kinds and
 //! identifiers without a task mean every task.
 
-use super::{Bound, Descriptor, Planner, Wish};
+use super::{Bound, Descriptor, Planner};
 use crate::Error;
-use crate::advice::{Action, Item, Kind, Source, Target, TaskSelector};
+use crate::advice::{Action, Item, Kind, Target, TaskSelector};
 use std::collections::BTreeMap;
 
 impl Planner {
@@ -29,15 +29,11 @@ impl Planner {
         root: bool,
         task: i32,
         by_number: &BTreeMap<i32, &Descriptor<'_>>,
-    ) -> Result<Vec<(i32, Wish)>, Error> {
+    ) -> Result<Vec<i32>, Error> {
         let Bound { item, numbers, .. } = &self.bound[index];
-        let wish = match &item.action {
-            Action::Preserve | Action::Add => {
-                return self.preserved(item, numbers, root, task, by_number);
-            }
-            Action::Ignore => Wish::Drop,
-            Action::Substitute(source) => Wish::Give(source.clone()),
-        };
+        if matches!(item.action, Action::Preserve | Action::Add) {
+            return self.preserved(item, numbers, root, task, by_number);
+        }
         let (from, to) = item.target.numbers().unwrap_or((0, i32::MAX));
         let meant = by_number
             .range(from..=to)
@@ -50,7 +46,7 @@ impl Planner {
                 Target::Kind(kind) => self.kind(descriptor) == *kind,
                 Target::Id(id) => descriptor.description == *id,
             });
-        Ok(meant.map(|(&number, _)| (number, wish.clone())).collect())
+        Ok(meant.map(|(&number, _)| number).collect())
     }
 
     fn preserved(
@@ -60,7 +56,7 @@ impl Planner {
         root: bool,
         task: i32,
         by_number: &BTreeMap<i32, &Descriptor<'_>>,
-    ) -> Result<Vec<(i32, Wish)>, Error> {
+    ) -> Result<Vec<i32>, Error> {
         let mut selected = Vec::new();
         for &number in numbers {
             let gets = match by_number.get(&number) {
@@ -69,7 +65,7 @@ impl Planner {
                 None => root && self.nobody_else_has(item, number, task)?,
             };
             if gets {
-                selected.push((number, Wish::Give(Source::Descriptor(number))));
+                selected.push(number);
             }
         }
         Ok(selected)

@@ -824,7 +824,12 @@ impl<'a> Writer<'a> {
             (Kind::Master(a), Kind::Master(b)) => a % 2 == b % 2,
             _ => self.end(file).is_some() && self.end(*other) == self.end(file),
         };
-        Some((0..file).find(same).unwrap_or(file))
+        let has_others = matches!(
+            files[file].kind,
+            Kind::Master(_) | Kind::Socket(..) | Kind::Connection(..)
+        );
+        let before = if has_others { 0..file } else { file..file };
+        Some(before.into_iter().find(same).unwrap_or(file))
     }
 
     /// The socket of a file.

@@ -247,7 +247,9 @@ impl Comparison<'_> {
                     let from = &self.caller[&moves.expect("it moved")];
                     prop_assert!(from.pollable, "a watch of {} cannot be", set);
                 }
-                let stays = same && (kept || moves.is_none());
+                // The same of what it substitutes.
+                let late = !self.before.is_alone();
+                let stays = same && (kept || moves.is_none() || late);
                 if moved || stays {
                     left.next();
                     continue;
@@ -330,7 +332,7 @@ impl Comparison<'_> {
             let taken = self.expected.taken.iter().any(of_pair);
             let used = |(id, file): (&i32, &FileBody)| {
                 let dropped = self.expected.touched.contains(id) && !self.expected.keeps(*id);
-                file.kind == 5 && file.behind == *end && !dropped
+                file.kind == 5 && of_pair(&file.behind) && !dropped
             };
             let used = self.before.files.iter().any(used);
             prop_assert!(taken || !used, "terminal {} is lost", end);
@@ -368,10 +370,12 @@ impl Comparison<'_> {
                 3 if !self.before.files.iter().any(other_end) => {
                     prop_assert!(!self.is_made(objects, *id), "fifo {} is opened", id);
                 }
+                // A socket may come with the one that it is connected to.
+                4 if !self.are_sockets_in_place() => {}
                 4 if self.before.socks[&body.behind].family == 1 || !self.is_tied(body.behind) => {
                     prop_assert!(!self.is_made(objects, *id), "socket {} is bound", id);
                 }
-                5 if !self.is_used(body.behind) => {
+                5 if !self.is_used(body.behind) && self.is_pair_in_place(body.behind) => {
                     let leads =
                         |tty: &i32| *tty == body.behind || self.before.is_pair(*tty, body.behind);
                     let led = self.after.controlling.values().any(leads);
@@ -394,6 +398,21 @@ impl Comparison<'_> {
         let table = self.before.announced_in.get(&id);
         let table = table.map(|table| &self.before.tables[table]);
         table.is_some_and(|table| table.values().any(|held| held.file == id))
+    }
+
+    /// The same of all sockets.
+    fn are_sockets_in_place(&self) -> bool {
+        let mut files = self.before.files.iter().filter(|(_, file)| file.kind == 4);
+        files.all(|(id, _)| self.in_place(*id))
+    }
+
+    /// The same of all files on a terminal: its ends come with the first.
+    fn is_pair_in_place(&self, end: i32) -> bool {
+        let on_it = |(_, file): &(&i32, &FileBody)| {
+            file.kind == 5 && (file.behind == end || self.before.is_pair(file.behind, end))
+        };
+        let mut files = self.before.files.iter().filter(on_it);
+        files.all(|(id, _)| self.in_place(*id))
     }
 
     /// How many processes have one of these files.

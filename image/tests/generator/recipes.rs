@@ -45,30 +45,19 @@ fn recipe_of(files: BoxedStrategy<Vec<File>>) -> impl Strategy<Value = Recipe> {
         surplus,
     )
         .prop_map(
-            |(late, machine, processes, mut files, early, backwards, surplus)| {
-                for file in &mut files {
-                    // The engine demands the queues of these, which an earlier rewriting
-                    // took out and the later version does not have.
-                    if let Kind::Udp(port, _) = &file.kind {
-                        file.kind = Kind::Port(*port);
-                    }
-                }
-                let mut recipe = Recipe {
+            |(late, machine, processes, files, mut early, backwards, surplus)| {
+                // Only files that somebody has: of others the engine knows too late.
+                early.retain(|&(_, file)| has(&processes, files.len(), file));
+                Recipe {
                     late,
                     machine,
                     lean: false,
                     processes,
                     files,
-                    early: Vec::new(),
+                    early,
                     backwards,
                     surplus,
-                };
-                // Only files that somebody has.
-                recipe.early = early;
-                recipe
-                    .early
-                    .retain(|&(_, file)| has(&recipe.processes, recipe.files.len(), file));
-                recipe
+                }
             },
         )
 }

@@ -82,13 +82,13 @@ const VERBS: &[(&str, Verb)] = &[
     ("swrk", Verb::Work),
     ("service", Verb::Serve),
     ("dump", Verb::Dump),
-    ("pre-dump", Verb::Dump),
 ];
 
 /// Verbs that neither restore nor dump.
 const OTHER_VERBS: &[&str] = &[
     "check",
     "page-server",
+    "pre-dump",
     "dedup",
     "lazy-pages",
     "cpuinfo",

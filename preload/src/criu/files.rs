@@ -2,7 +2,7 @@
 //! from memory.
 
 use ckpt_image::Error;
-use ckpt_image::criu::Directory;
+use ckpt_image::criu::{Directory, record};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -31,8 +31,9 @@ impl Directory for Opened<'_> {
             };
         }
         // SAFETY: the descriptor was opened just now, for nobody else.
-        let mut file = unsafe { File::from_raw_fd(fd) };
+        let file = unsafe { File::from_raw_fd(fd) };
         let mut bytes = Vec::new();
+        let mut file = file.take(record::at_most(name));
         file.read_to_end(&mut bytes).map_err(failed)?;
         Ok(Some(bytes))
     }

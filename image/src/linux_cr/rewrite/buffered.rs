@@ -4,10 +4,22 @@ use super::dropping::Left;
 use crate::plan::{Fate, TablePlan};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Bytes in a block; a longer record has one of its own.
+const BLOCK: usize = 256 << 10;
+
+/// Records one behind the other, in memory that goes as soon as they have.
+#[derive(Default)]
+struct Block {
+    bytes: Vec<u8>,
+    /// Those that have not gone.
+    left: u32,
+}
+
 /// A record in a buffered table, and whose it is.
 pub struct Piece {
-    pub start: usize,
-    pub end: usize,
+    block: u32,
+    start: u32,
+    len: u32,
     pub kind: u32,
     pub role: Role,
 }
@@ -44,7 +56,7 @@ impl Role {
 
 #[derive(Default)]
 pub struct Buffered {
-    pub bytes: Vec<u8>,
+    blocks: Vec<Block>,
     pub pieces: Vec<Piece>,
     /// A terminal whose records come in front of a file's body.
     pub terminal: Option<Role>,
@@ -53,6 +65,14 @@ pub struct Buffered {
 }
 
 impl Buffered {
+    /// * `cred`: the credentials that are announced before it.
+    pub fn new(cred: i32) -> Self {
+        Buffered {
+            cred,
+            ..Buffered::default()
+        }
+    }
+
     /// The files that are announced in it.
     pub fn files(&self) -> BTreeSet<i32> {
         let files = self.pieces.iter().filter_map(|piece| match piece.role {
@@ -65,9 +85,7 @@ impl Buffered {
     /// Puts the announcements that stand behind the last descriptor that is left
     /// in front of it (or of the table): behind it nobody reads them before what
     /// the table defers, which would fail.
-    ///
-    /// * `held`: files that do not go out.
-    pub fn draw_forward(&mut self, plan: &TablePlan, held: &BTreeMap<i32, Left>) {
+    pub fn draw_forward(&mut self, plan: &TablePlan) {
         let mut fates = plan.fates.iter();
         let mut last = None;
         for (index, piece) in self.pieces.iter().enumerate() {
@@ -83,24 +101,56 @@ impl Buffered {
         let Some(last) = last else {
             return;
         };
-        let behind = self.pieces.split_off(last);
-        let (forward, stay) = behind.into_iter().partition(|piece| {
-            let announced = !matches!(piece.role, Role::Table | Role::Descriptor);
-            announced && !piece.role.is_held(held)
-        });
-        let (forward, stay): (Vec<_>, Vec<_>) = (forward, stay);
-        self.pieces.extend(forward);
-        self.pieces.extend(stay);
+        // In place: a table may have a hundred thousand.
+        self.pieces[last..]
+            .sort_by_key(|piece| matches!(piece.role, Role::Table | Role::Descriptor));
     }
 
     pub fn push(&mut self, kind: u32, bytes: &[u8], role: Role) {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
+        let room = |block: &Block| block.bytes.len() + bytes.len() <= BLOCK;
+        if !self.blocks.last().is_some_and(room) {
+            // The first may stay small; behind a full one comes a full one.
+            let room = if self.blocks.is_empty() { 0 } else { BLOCK };
+            self.blocks.push(Block {
+                bytes: Vec::with_capacity(room.max(bytes.len())),
+                left: 0,
+            });
+        }
+        let index = self.blocks.len() - 1;
+        let block = &mut self.blocks[index];
+        // Records are far shorter than 4 GiB, and so are blocks.
         self.pieces.push(Piece {
-            start,
-            end: self.bytes.len(),
+            block: index as u32,
+            start: block.bytes.len() as u32,
+            len: bytes.len() as u32,
             kind,
             role,
         });
+        block.bytes.extend_from_slice(bytes);
+        block.left += 1;
+    }
+
+    /// Bytes in all.
+    pub fn len(&self) -> usize {
+        self.blocks.iter().map(|block| block.bytes.len()).sum()
+    }
+
+    pub fn bytes(&self, piece: &Piece) -> &[u8] {
+        let block = self.blocks.get(piece.block as usize);
+        let from = piece.start as usize;
+        block
+            .and_then(|block| block.bytes.get(from..from + piece.len as usize))
+            .unwrap_or_default()
+    }
+
+    /// A piece has gone where it belongs, and is not asked for any more.
+    pub fn gone(&mut self, piece: &Piece) {
+        let Some(block) = self.blocks.get_mut(piece.block as usize) else {
+            return;
+        };
+        block.left = block.left.saturating_sub(1);
+        if block.left == 0 {
+            block.bytes = Vec::new();
+        }
     }
 }

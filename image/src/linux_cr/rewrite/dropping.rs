@@ -2,7 +2,7 @@
 //!
 //! | kind | it | why |
 //! |---|---|---|
-//! | opened by path, eventfd | is held back | nobody needs it opened again |
+//! | opened by path, eventfd | is held back (an eventfd: or gone) | nobody needs it opened again |
 //! | fifo | is held back; its contents go to the next fifo of its pipe | its path may be gone |
 //! | terminal | is held back with its two ends | its number may be taken, or its master outside |
 //! | listening socket; one of the internet that is not connected (v20) | is held back with its socket | it would take its name or port |
@@ -21,7 +21,7 @@ use super::deferred::Queues;
 use super::{Editor, put};
 use crate::advice::Kind;
 use crate::linux_cr::layout::{Layout, UNIX_LINKED, file_type};
-use crate::linux_cr::survey::{Desc, Name, Socket, Work};
+use crate::linux_cr::survey::{Desc, Kept, Name, Socket, Work};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes of a unix socket's address that has no name.
@@ -57,9 +57,16 @@ impl Editor {
             let behind = self.survey.files.get(file).map_or(0, |file| file.behind);
             *ends.entry(behind).or_default() += 1;
         }
-        let complete = |behind: i32| {
-            let users = self.survey.users.get(&behind).map_or(0, Vec::len);
-            ends.get(&behind) == Some(&users)
+        let complete = |file: i32, behind: i32| match self.known_files() {
+            Some(known) => here.contains(&file) && !known.needed.contains(&file),
+            None => {
+                let users = self
+                    .survey
+                    .users
+                    .get(&behind)
+                    .map_or(0, |users| users.count);
+                ends.get(&behind) == Some(&users)
+            }
         };
         dropped
             .iter()
@@ -69,24 +76,25 @@ impl Editor {
             .collect()
     }
 
-    /// * `complete`: whether this table drops all files behind which something is.
-    fn left(&self, id: i32, here: &BTreeSet<i32>, complete: &dyn Fn(i32) -> bool) -> Left {
+    /// * `complete`: whether all files are dropped behind which the same is as behind a file.
+    fn left(&self, id: i32, here: &BTreeSet<i32>, complete: &dyn Fn(i32, i32) -> bool) -> Left {
         let Some(file) = self.survey.files.get(&id) else {
             return Left::Stays;
         };
         let otherwise = |gone: bool| if gone { Left::Gone } else { Left::Stays };
         match file.file_type {
-            file_type::GENERIC | file_type::EVENTFD | file_type::FIFO | file_type::TTY => {
-                Left::HeldBack
-            }
-            file_type::PIPE => otherwise(complete(file.behind)),
+            file_type::GENERIC | file_type::FIFO | file_type::TTY => Left::HeldBack,
+            file_type::EVENTFD if self.is_sole(id, here) => Left::Gone,
+            file_type::EVENTFD => Left::HeldBack,
+            file_type::PIPE => otherwise(complete(id, file.behind)),
             file_type::EPOLL => otherwise(self.is_sole(id, here)),
             file_type::SOCKET => match self.survey.sockets.get(&file.behind) {
                 Some(socket) if socket.inside != Some(id) => Left::Stays,
                 Some(socket) if socket.is_listening() || socket.unread => Left::HeldBack,
                 Some(socket) if socket.kind == Kind::Inet => {
                     let other = self.survey.other_end(socket);
-                    otherwise(complete(file.behind) && other.is_none_or(complete))
+                    let other = other.is_none_or(|other| complete(id, other));
+                    otherwise(complete(id, file.behind) && other)
                 }
                 _ => Left::Stays,
             },
@@ -102,10 +110,20 @@ impl Editor {
     }
 
     fn is_only_here(&self, file: i32) -> bool {
-        let foreseen = self.foreknowledge.as_ref();
-        let last = self.survey.is_last_process();
-        let known = last || foreseen.is_some_and(|known| !known.shared.contains(&file));
-        known && !self.kept.contains(&file)
+        match self.known_files() {
+            Some(known) => !known.needed.contains(&file),
+            None => self.survey.is_last_process() && !self.kept.contains(&file),
+        }
+    }
+
+    fn known_files(&self) -> Option<&Kept> {
+        self.foreknowledge.as_ref()?.files.as_ref()
+    }
+
+    /// Whether some descriptor is known to keep a file.
+    pub(super) fn is_kept(&self, file: i32) -> bool {
+        let known = self.known_files();
+        self.kept.contains(&file) || known.is_some_and(|known| known.kept.contains(&file))
     }
 
     /// What of a table's sockets is not restored: the queues of those that are not, and the name of those that nobody
@@ -123,17 +141,25 @@ impl Editor {
             let Work::Queues(id) = *work else {
                 continue;
             };
-            let (Some(socket), Some(users)) =
-                (self.survey.sockets.get(&id), self.survey.users.get(&id))
-            else {
+            let Some(socket) = self.survey.sockets.get(&id) else {
                 continue;
             };
-            let nobodys = |file: &i32| dropped.contains(file) && self.is_sole(*file, here);
-            let without_file = users.iter().all(|file| held.contains_key(file));
+            // A socket with two files was never written.
+            let users = self.survey.users.get(&id);
+            let file = users
+                .filter(|users| users.count == 1)
+                .map(|users| users.first);
+            let nobodys = match self.known_files() {
+                Some(known) => known.unnamed.contains(&id),
+                None => {
+                    file.is_some_and(|file| dropped.contains(&file) && self.is_sole(file, here))
+                }
+            };
+            let without_file = file.is_some_and(|file| held.contains_key(&file));
             let announced_here = socket.inside.is_some_and(|file| here.contains(&file));
             if socket.unread || (without_file && socket.kind == Kind::Inet) {
                 queues.insert(id, Queues::Gone);
-            } else if socket.takes_a_name() && announced_here && users.iter().all(nobodys) {
+            } else if socket.takes_a_name() && announced_here && nobodys {
                 queues.insert(id, Queues::Emptied);
             }
         }
@@ -157,7 +183,10 @@ impl Editor {
             };
             let socket = self.survey.sockets.get(&file.behind);
             let socket = socket.filter(|_| file.file_type == file_type::SOCKET);
-            let Some(socket) = socket.filter(|_| !queues.contains_key(&file.behind)) else {
+            let known = self.known_files();
+            let unnamed = known.is_some_and(|known| known.unnamed.contains(&file.behind));
+            let silent = unnamed || queues.contains_key(&file.behind);
+            let Some(socket) = socket.filter(|_| !silent) else {
                 continue;
             };
             let number = desc.number;
@@ -174,6 +203,18 @@ impl Editor {
             };
             self.warnings
                 .push(format!("task {task} descriptor {number} {warning}"));
+        }
+    }
+
+    /// Says what a socket does to the system which only a watch needs, for all that is known.
+    pub(super) fn warn_of_watched(&mut self, number: i32, file: i32) {
+        let file = self.survey.files.get(&file);
+        let file = file.filter(|file| file.file_type == file_type::SOCKET);
+        if file.is_some_and(|file| self.survey.sockets.contains_key(&file.behind)) {
+            self.warnings.push(format!(
+                "descriptor {number} was a socket which an epoll set watches, and a task that comes later may have \
+                 it: its name or port is taken until the restart ends (give the image as a file)"
+            ));
         }
     }
 

@@ -25,8 +25,9 @@ impl Editor {
     /// An object that was given a caller's file in a rewriting before this one
     /// is needed, and its number has been given away again.
     pub(super) fn refuse_given(&self, object: i32) -> Result<(), Error> {
-        let given = |&given: &i32| object == given || object == given + 1;
-        if !self.given.values().any(given) && !self.own.is_ours(object) {
+        // A fifo's pipe has the next one.
+        let given = self.taken.contains(&object) || self.taken.contains(&object.saturating_sub(1));
+        if !given && !self.own.is_ours(object) {
             return Ok(());
         }
         Err(Error::unsupported(
@@ -59,6 +60,7 @@ impl Editor {
         };
         let object = self.fresh(from, unused)?;
         self.given.insert(description, object);
+        self.taken.insert(object);
         let position = self.position(from)?;
         if let Origin::Descriptor(from) = from
             && file.kind == Kind::Reg
@@ -156,8 +158,7 @@ impl Editor {
             .map(|round| first + round * ROUND)
             .find(|id| {
                 let ours = unused.contains(id) || !self.survey.high.contains(id);
-                ours && !self.survey.high.contains(&(id + 1))
-                    && !self.given.values().any(|given| given == id)
+                ours && !self.survey.high.contains(&(id + 1)) && !self.taken.contains(id)
             })
             .ok_or_else(|| {
                 Error::unsupported(

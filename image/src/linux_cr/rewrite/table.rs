@@ -63,7 +63,22 @@ impl Editor {
         self.survey.record(record, layout)?;
         self.refuse_master(record)?;
         if let Some(table) = self.survey.complete_table() {
+            self.check_peers(record)?;
             self.table(table, layout)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses what the end of the table would crash a kernel with.
+    fn check_peers(&self, record: &Record<'_>) -> Result<(), Error> {
+        for work in &self.survey.work {
+            let Work::Queues(id) = work else { continue };
+            let peer = self.survey.sockets.get(id).map_or(0, |socket| socket.peer);
+            if peer > 0 && !self.survey.sockets.contains_key(&peer) {
+                return Err(record.error(format!(
+                    "the peer {peer} of socket {id} has not come, which would crash the kernel"
+                )));
+            }
         }
         Ok(())
     }
@@ -88,11 +103,11 @@ impl Editor {
 
         let here = buffered.files();
         let held = self.hold_back(&dropped, &here);
-        let queues = if plan.is_untouched() {
-            BTreeMap::new()
-        } else {
-            self.sockets_left(&dropped, &here, &held)
-        };
+        let mut queues = self.sockets_left(&dropped, &here, &held);
+        if self.planner.changes().is_empty() {
+            // The end of a socket that another table drops may stand in this one.
+            queues.retain(|_, queues| *queues == Queues::Emptied);
+        }
         self.warn_of_sockets(owner, &descs, &dropped, &held, &queues);
         let removed = |file: &&i32| held.get(file) == Some(&Left::Gone);
         let sets = self.survey.work.iter().filter_map(|work| match work {
@@ -100,22 +115,32 @@ impl Editor {
             _ => None,
         });
         let sets = sets.collect();
-        self.removed.extend(dropped.iter().filter(removed));
-        self.deferred = Deferred::new(&mut self.survey, queues.clone(), sets);
-        buffered.draw_forward(&plan, &held);
+        for file in dropped.iter().filter(removed) {
+            self.removed.insert(*file);
+            self.removed_behind
+                .extend(self.survey.files.get(file).map(|file| file.behind));
+        }
+        self.deferred = Deferred::new(&mut self.survey, layout, queues.clone(), sets);
+        buffered.draw_forward(&plan);
         // What will not go out, for all that is known: its objref may be used anew.
         let unused =
             |id: &i32| held.contains_key(id) && (self.held.contains_key(id) || here.contains(id));
-        let unused: BTreeSet<i32> = dropped.iter().copied().filter(unused).collect();
+        let origins = plan.origins();
+        let unused: BTreeSet<i32> = match origins.is_empty() {
+            true => BTreeSet::new(),
+            false => dropped.iter().copied().filter(unused).collect(),
+        };
         let mut announce = Vec::new();
-        for from in plan.origins() {
+        for from in origins {
             self.give(from, &unused, buffered.cred, &mut announce)?;
         }
         let mut added = plan.added.iter().peekable();
         let mut next = descs.iter().zip(&plan.fates);
         let count = plan.fates.iter().filter(|f| **f != Fate::Drop).count() + plan.added.len();
-        for piece in &buffered.pieces {
-            let bytes = &buffered.bytes[piece.start..piece.end];
+        // Growing it bit by bit would leave holes as large as itself.
+        self.out.reserve(buffered.len());
+        for piece in std::mem::take(&mut buffered.pieces) {
+            let bytes = buffered.bytes(&piece);
             match piece.role {
                 Role::Table => {
                     self.out.append(&mut announce);
@@ -134,8 +159,9 @@ impl Editor {
                     self.place(desc, *fate, bytes)?;
                 }
                 role if role.is_held(&held) => self.withhold(role, bytes, &held),
-                role => self.let_out(role, piece.kind, bytes, &queues),
+                role => self.let_out(role, piece.kind, bytes, &queues)?,
             }
+            buffered.gone(&piece);
         }
         for &(number, from) in added {
             self.add(number, from);
@@ -168,7 +194,9 @@ impl Editor {
     fn withhold(&mut self, role: Role, record: &[u8], held: &BTreeMap<i32, Left>) {
         match role {
             Role::File(file) if held.get(&file) == Some(&Left::HeldBack) => {
-                self.held.entry(file).or_default().extend_from_slice(record);
+                let held = self.held.entry(file).or_default();
+                held.reserve_exact(record.len());
+                held.extend_from_slice(record);
             }
             Role::Terminal { end, .. } => {
                 let held = self.terminals.held.entry(end).or_default();
@@ -182,9 +210,18 @@ impl Editor {
     }
 
     /// Lets a record of an announcement go, behind what it needs and in front of what needs it.
-    fn let_out(&mut self, role: Role, kind: u32, record: &[u8], queues: &BTreeMap<i32, Queues>) {
+    fn let_out(
+        &mut self,
+        role: Role,
+        kind: u32,
+        record: &[u8],
+        queues: &BTreeMap<i32, Queues>,
+    ) -> Result<(), Error> {
         match (role, kind) {
-            (Role::File(file), fixed::FILE) => self.release_terminal(file),
+            (Role::File(file), fixed::FILE) => {
+                self.refuse_half(file)?;
+                self.release_terminal(file);
+            }
             (Role::Terminal { end, .. }, fixed::TTY) => {
                 let link = self.survey.ttys.get(&end).map_or(0, |end| end.link);
                 self.release_end(link);
@@ -206,6 +243,7 @@ impl Editor {
         if let (Role::File(file), fixed::FILE_NAME) = (role, kind) {
             self.release_contents(file);
         }
+        Ok(())
     }
 
     pub(super) fn plan(
@@ -269,7 +307,8 @@ impl Editor {
                         ),
                     ));
                 }
-                self.terminals.taken.insert(file.behind, item());
+                let taken = self.terminals.taken.entry(file.behind);
+                taken.or_insert_with(|| item().to_string());
             }
         }
         self.check_terminals()

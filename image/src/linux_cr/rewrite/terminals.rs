@@ -4,6 +4,7 @@ use super::Editor;
 use crate::Error;
 use crate::linux_cr::layout::{file_type, fixed};
 use crate::linux_cr::records::Record;
+use crate::linux_cr::survey::Tty;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Which terminals advice takes, and which it leaves.
@@ -66,18 +67,24 @@ impl Editor {
     /// Lets the terminal go on which a file is, since the file goes out.
     pub(super) fn release_terminal(&mut self, file: i32) {
         let file = self.survey.files.get(&file);
-        let Some(slave) = file.filter(|file| file.file_type == file_type::TTY) else {
-            return;
-        };
-        self.release_both_ends(slave.behind);
+        let file = file.filter(|file| file.file_type == file_type::TTY);
+        if let Some(end) = file.map(|file| file.behind) {
+            self.release_both_ends(end);
+        }
     }
 
-    /// Lets a terminal go, since the next record refers to it.
-    pub(super) fn release_both_ends(&mut self, slave: i32) {
-        if let Some(master) = self.survey.ttys.get(&slave).map(|end| end.link) {
-            self.release_end(master);
+    /// Lets a terminal go, since the next record refers to an end of it. The other one has settings and input of its
+    /// own, which whoever opens it anew finds.
+    pub(super) fn release_both_ends(&mut self, end: i32) {
+        let master = match self.survey.ttys.get(&end) {
+            Some(Tty { link: 0, .. }) | None => end,
+            Some(slave) => slave.link,
+        };
+        self.release_end(master);
+        if let Some(&slave) = self.survey.slaves.get(&master) {
+            self.release_end(slave);
         }
-        self.release_end(slave);
+        self.release_end(end);
     }
 
     /// Lets one end of a terminal go, since the next record refers to it.

@@ -20,12 +20,15 @@ impl Editor {
         for (index, item) in record.bytes[PREFIX..].chunks_exact(ITEM).enumerate() {
             let at = PREFIX + index * ITEM;
             let (number, file) = (record.i32(at + 8)?, record.i32(at + 12)?);
-            let kept = self.kept.contains(&file);
+            let kept = self.is_kept(file);
             let from = self.replaced.get(&file).and_then(|by| by.get(&number));
             let Some(&from) = from.filter(|_| !kept) else {
                 let held = self.held.contains_key(&file);
                 if self.removed.contains(&file) || (held && self.is_needed_no_more(file)) {
                     continue;
+                }
+                if held {
+                    self.warn_of_watched(number, file);
                 }
                 self.need(file)?;
                 items.extend_from_slice(item);

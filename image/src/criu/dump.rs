@@ -1,0 +1,511 @@
+//! A dump with advice: which descriptors of the tasks are left out, and what else
+//! CRIU must then be told otherwise.
+//!
+//! CRIU reads what a task has open, and learns of the rest from what refers to it.
+//! A descriptor that it is not shown is not in the image. What stays must look as if
+//! the task had closed that descriptor just before: an epoll set does not watch it
+//! any more, and a connected socket has lost its peer.
+//!
+//! What the tasks are comes in, what is to be changed goes out; who asks the kernel
+//! is told by a [`Kernel`].
+
+pub mod sockets;
+mod watches;
+
+use sockets::Sockets;
+pub use watches::{Watch, watches, without};
+
+use super::record::LeftOut;
+use super::shared_table;
+use crate::Error;
+use crate::advice::{Action, Advice, Kind, Target};
+use crate::caller::{Access, Caller};
+use crate::plan::{Change, Descriptor, Fate, Planner};
+use std::borrow::Cow;
+use std::cell::{Cell, OnceCell};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A descriptor of a task: its pid here, and the number.
+pub type Place = (i32, i32);
+
+/// A process that is being dumped.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// Its pid here.
+    pub pid: i32,
+    /// Its pid in the image, that of the innermost namespace.
+    pub image_pid: i32,
+    /// Its other threads.
+    pub threads: Vec<i32>,
+    /// Tasks with the same one share their file table.
+    pub table: usize,
+    /// Its descriptors, ascending.
+    pub descriptors: Vec<Open>,
+}
+
+/// What a task has open.
+#[derive(Clone, Debug)]
+pub struct Open {
+    /// Its number.
+    pub number: i32,
+    /// What is known of its file, where advice may concern it: of thousands, nobody
+    /// asks in vain.
+    pub file: Option<OpenFile>,
+}
+
+/// What a descriptor refers to.
+#[derive(Clone, Debug)]
+pub struct OpenFile {
+    /// What kind of file it is.
+    pub kind: Kind,
+    /// What /proc/PID/fd shows.
+    pub link: Vec<u8>,
+}
+
+/// What only the kernel can tell.
+pub trait Kernel {
+    /// Equal where two descriptors are one open file description; otherwise some
+    /// order of descriptions, always the same.
+    fn order(&self, a: Place, b: Place) -> Ordering;
+
+    /// What /proc/PID/fd shows of a descriptor.
+    fn link(&self, place: Place) -> Vec<u8>;
+
+    /// Whether a descriptor is an epoll set.
+    fn is_set(&self, place: Place) -> bool;
+
+    /// What an epoll set watches, in the kernel's order.
+    fn watches(&self, set: Place) -> Vec<Watch>;
+
+    /// Whether a set watches this descriptor's file by a watch of it.
+    fn is_watched(&self, set: Place, watch: Watch, target: Place) -> bool;
+
+    /// The flags of a descriptor as open(2) has them, O_CLOEXEC included.
+    fn flags(&self, place: Place) -> Option<i32>;
+
+    /// The number of the terminal pair that a descriptor is the master of.
+    fn terminal_of_master(&self, master: Place) -> Option<u32>;
+
+    /// The number of the terminal pair that a task is controlled by.
+    fn controlling_terminal(&self, task: i32) -> Option<u32>;
+}
+
+/// What is to be done about a dump.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// The numbers that CRIU is not shown, by task.
+    pub hidden: BTreeMap<i32, BTreeSet<i32>>,
+    /// Epoll sets, each with the watches that CRIU is not shown.
+    pub sets: Vec<(Place, Vec<Watch>)>,
+    /// What CRIU is told of unix sockets.
+    pub sockets: Sockets,
+    /// What the image will lack.
+    pub left_out: Vec<LeftOut>,
+    /// What is changed, for people.
+    pub changes: Vec<Change>,
+    /// The items that selected nothing, for people.
+    pub unmatched: Vec<String>,
+}
+
+/// What advice means at a dump: whatever it is, to leave out.
+///
+/// # Errors
+/// [`Error::Unsupported`] for what has no meaning then.
+pub fn at_a_dump(advice: &Advice) -> Result<Advice, Error> {
+    let mut advice = advice.clone();
+    for item in &mut advice.items {
+        if let Action::Substitute(_) = item.action {
+            return Err(Error::unsupported(
+                item.to_string(),
+                "nothing can be put in the place of a descriptor at a dump: ignore it now, and \
+                 preserve it at the restore",
+            ));
+        }
+        if let Target::Id(_) = item.target {
+            return Err(Error::unsupported(
+                item.to_string(),
+                "descriptions have no identifiers before they are dumped: name the descriptor by \
+                 its number",
+            ));
+        }
+        item.action = Action::Ignore;
+    }
+    // What cannot be meant at all is said before anything is looked at.
+    Planner::new(&advice, Caller::default(), true)?;
+    Ok(advice)
+}
+
+/// Whether some item may select a number, so that the kind of its file matters.
+pub fn concerns(advice: &Advice, number: i32) -> bool {
+    advice.items.iter().any(|item| match item.target {
+        Target::Number(wanted) => wanted == number,
+        Target::Range(from, to) => (from..=to.unwrap_or(i32::MAX)).contains(&number),
+        _ => true,
+    })
+}
+
+/// Meets advice with the tasks that are being dumped.
+///
+/// * `tasks`: the root task first.
+/// * `advice`: from [`at_a_dump`].
+///
+/// # Errors
+/// Those of the [`Planner`]; [`Error::Unsupported`] where what is left could not be
+/// restored.
+pub fn plan(tasks: &[Task], advice: &Advice, kernel: &dyn Kernel) -> Result<Plan, Error> {
+    let tables = Tables::new(tasks);
+    let mut planner = Planner::new(advice, Caller::default(), true)?;
+    let mut plan = Plan::default();
+    let mut gone = BTreeMap::new();
+    let root = tables.in_order.first();
+    for table in &tables.in_order {
+        let sharing: Vec<i32> = table.tasks.iter().map(|task| task.pid).collect();
+        let pids = table.pids();
+        shared_table::refuse_part(advice, tasks[0].pid, &sharing, &pids)?;
+        let open = &table.first().descriptors;
+        let ids = match root {
+            Some(root) => ids(root, table, advice, kernel),
+            None => Vec::new(),
+        };
+        let descriptors: Vec<Descriptor<'_>> = open
+            .iter()
+            .zip(&ids)
+            .map(|(open, &id)| Descriptor {
+                number: open.number,
+                description: id.into(),
+                kind: open.file.as_ref().map_or(Kind::Other, |file| file.kind),
+                kind_by_path: false,
+                path: open.file.as_ref().and_then(OpenFile::path),
+                access: Access::default(),
+                append: false,
+                position: None,
+            })
+            .collect();
+        let is_root = table.tasks[0].pid == tasks[0].pid;
+        let fates = planner.table(&pids, is_root, &descriptors)?.fates;
+        let mut hidden = BTreeSet::new();
+        for ((open, &id), fate) in open.iter().zip(&ids).zip(fates) {
+            if let (Some(file), true) = (&open.file, fate != Fate::Keep) {
+                hidden.insert(open.number);
+                gone.insert(table.place(open), file);
+                plan.left_out.push(LeftOut {
+                    task: table.first().image_pid,
+                    number: open.number,
+                    id,
+                    flags: kernel.flags(table.place(open)).unwrap_or(libc::O_RDWR),
+                    kind: file.kind,
+                    file: String::from_utf8_lossy(&file.link).into_owned(),
+                });
+            }
+        }
+        for pid in sharing {
+            plan.hidden.insert(pid, hidden.clone());
+        }
+    }
+    plan.unmatched = planner.finish()?;
+    plan.changes = planner.changes().to_vec();
+    if !gone.is_empty() {
+        let split = Split::new(&tables, gone, &plan.changes, kernel);
+        split.check_terminals()?;
+        plan.sets = split.sets()?;
+        plan.sockets = split.sockets();
+    }
+    Ok(plan)
+}
+
+impl OpenFile {
+    fn path(&self) -> Option<Cow<'_, [u8]>> {
+        (self.link.first() == Some(&b'/')).then_some(Cow::Borrowed(self.link.as_slice()))
+    }
+
+    /// Whether an epoll set can watch it.
+    fn is_pollable(&self) -> bool {
+        !matches!(
+            self.kind,
+            Kind::Reg | Kind::Dir | Kind::Blk | Kind::Memfd | Kind::Ns
+        )
+    }
+}
+
+/// A number for each description of a table: that of the root's descriptor of the
+/// same number where they are one, else one of its own.
+fn ids(root: &Table<'_>, table: &Table<'_>, advice: &Advice, kernel: &dyn Kernel) -> Vec<u32> {
+    let of_root = &root.first().descriptors;
+    let open = &table.first().descriptors;
+    let mut ids = Vec::with_capacity(open.len());
+    for (index, descriptor) in open.iter().enumerate() {
+        let shared = match table.base == root.base {
+            true => None,
+            false => of_root
+                .binary_search_by_key(&descriptor.number, |of_root| of_root.number)
+                .ok()
+                .filter(|_| concerns(advice, descriptor.number))
+                .filter(|_| {
+                    kernel
+                        .order(root.place(descriptor), table.place(descriptor))
+                        .is_eq()
+                }),
+        };
+        let (base, index) = match shared {
+            Some(index) => (root.base, index),
+            None => (table.base, index),
+        };
+        ids.push(base.saturating_add(u32::try_from(index).unwrap_or(u32::MAX)));
+    }
+    ids
+}
+
+/// A file table, with the tasks that share it.
+struct Table<'a> {
+    tasks: Vec<&'a Task>,
+    /// What its descriptors are counted from.
+    base: u32,
+}
+
+impl Table<'_> {
+    fn first(&self) -> &Task {
+        self.tasks[0]
+    }
+
+    fn place(&self, open: &Open) -> Place {
+        (self.first().pid, open.number)
+    }
+
+    /// Every process that has it, each followed by its threads.
+    fn pids(&self) -> Vec<i32> {
+        let with_threads = |task: &&Task| {
+            let threads = task.threads.iter().copied();
+            std::iter::once(task.pid)
+                .chain(threads)
+                .collect::<Vec<i32>>()
+        };
+        self.tasks.iter().flat_map(with_threads).collect()
+    }
+}
+
+struct Tables<'a> {
+    in_order: Vec<Table<'a>>,
+}
+
+impl<'a> Tables<'a> {
+    fn new(tasks: &'a [Task]) -> Self {
+        let mut in_order: Vec<Table<'a>> = Vec::new();
+        let mut seen: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut base: u32 = 0;
+        for task in tasks {
+            if let Some(&index) = seen.get(&task.table) {
+                in_order[index].tasks.push(task);
+                continue;
+            }
+            seen.insert(task.table, in_order.len());
+            in_order.push(Table {
+                tasks: vec![task],
+                base,
+            });
+            base = base.saturating_add(u32::try_from(task.descriptors.len()).unwrap_or(u32::MAX));
+        }
+        Tables { in_order }
+    }
+}
+
+/// The descriptors, parted into those that stay and those that go.
+struct Split<'a> {
+    kept: Copies<'a>,
+    gone: BTreeMap<Place, &'a OpenFile>,
+    changes: &'a [Change],
+    kernel: &'a dyn Kernel,
+}
+
+impl<'a> Split<'a> {
+    fn new(
+        tables: &Tables<'_>,
+        gone: BTreeMap<Place, &'a OpenFile>,
+        changes: &'a [Change],
+        kernel: &'a dyn Kernel,
+    ) -> Self {
+        let all = tables.in_order.iter().flat_map(|table| {
+            let open = table.first().descriptors.iter();
+            open.map(|open| table.place(open))
+        });
+        Split {
+            kept: Copies {
+                places: all.filter(|place| !gone.contains_key(place)).collect(),
+                sorted: OnceCell::new(),
+                lookups: Cell::new(0),
+                kernel,
+            },
+            gone,
+            changes,
+            kernel,
+        }
+    }
+
+    fn refusal(&self, (task, number): Place, why: String) -> Error {
+        let item = self
+            .changes
+            .iter()
+            .find(|change| (change.task, change.number) == (task, number))
+            .map_or("advice", |change| &change.item);
+        let kind = self.gone.get(&(task, number)).map(|file| file.kind);
+        let kind = kind.map_or(String::new(), |kind| format!(" ({kind})"));
+        Error::unsupported(
+            format!("{item}: task {task} descriptor {number}{kind}"),
+            why,
+        )
+    }
+
+    /// A slave without its master cannot be dumped.
+    fn check_terminals(&self) -> Result<(), Error> {
+        for (&place, file) in &self.gone {
+            if !file.link.ends_with(b"/ptmx") {
+                continue;
+            }
+            let Some(pair) = self.kernel.terminal_of_master(place) else {
+                continue;
+            };
+            if !self.kept.of(place).is_empty() {
+                continue;
+            }
+            let name = format!("/pts/{pair}");
+            let slave = self.kept.places.iter().find(|&&(task, number)| {
+                match self.kernel.link((task, number)).as_slice() {
+                    b"/dev/tty" => self.kernel.controlling_terminal(task) == Some(pair),
+                    link => link.ends_with(name.as_bytes()),
+                }
+            });
+            if let Some((task, number)) = slave {
+                return Err(self.refusal(
+                    place,
+                    format!(
+                        "it is the master of a terminal that task {task} descriptor {number} \
+                         keeps, and CRIU cannot dump that without its master: leave both out, or \
+                         dump both and ignore the master at the restore"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What epoll sets must not be seen to watch.
+    fn sets(&self) -> Result<Vec<(Place, Vec<Watch>)>, Error> {
+        let mut sets = Vec::new();
+        if !self.gone.values().any(|file| file.is_pollable()) {
+            return Ok(sets);
+        }
+        let mut seen: Vec<Place> = Vec::new();
+        for &set in &self.kept.places {
+            if !self.kernel.is_set(set) {
+                continue;
+            }
+            // CRIU dumps a set by the first descriptor of it, and asks what the
+            // numbers mean to that task.
+            match seen.binary_search_by(|&other| self.kernel.order(other, set)) {
+                Ok(_) => continue,
+                Err(at) => seen.insert(at, set),
+            }
+            let watches = self.kernel.watches(set);
+            let mut lost = Vec::new();
+            for &watch in &watches {
+                if self.is_lost(set, watch)? {
+                    lost.push(watch);
+                }
+            }
+            if let Some(confused) = watches::stays_after(&watches, &lost) {
+                return Err(self.refusal(
+                    (set.0, confused.number),
+                    format!(
+                        "the epoll set on descriptor {} watches two files by this number, and \
+                         CRIU could not tell them apart any more: leave the set out as well",
+                        set.1
+                    ),
+                ));
+            }
+            if !lost.is_empty() {
+                sets.push((set, lost));
+            }
+        }
+        Ok(sets)
+    }
+
+    /// Whether what is watched is held by no descriptor that stays.
+    fn is_lost(&self, set: Place, watch: Watch) -> Result<bool, Error> {
+        let task = set.0;
+        let is = |place: &Place| self.kernel.is_watched(set, watch, *place);
+        let by_number = (task, watch.number);
+        // Nearly always it is the descriptor that has the number now.
+        let target = match is(&by_number) {
+            true => self.gone.contains_key(&by_number).then_some(by_number),
+            false => {
+                let mut of_task = self.gone.range((task, 0)..=(task, i32::MAX));
+                of_task
+                    .find(|(place, _)| is(place))
+                    .map(|(place, _)| *place)
+            }
+        };
+        let Some(target) = target else {
+            return Ok(false);
+        };
+        let kept = self.kept.of(target);
+        match kept.first() {
+            None => Ok(true),
+            Some(_) if kept.iter().any(|place| place.0 == task) => Ok(false),
+            Some((other, number)) => Err(self.refusal(
+                target,
+                format!(
+                    "the epoll set on descriptor {} watches it, and only task {other} would keep \
+                     it (as {number}), which CRIU cannot express: leave the set out as well, or \
+                     the descriptor in every task (\"*:{}\")",
+                    set.1, target.1
+                ),
+            )),
+        }
+    }
+
+    fn sockets(&self) -> Sockets {
+        let unix = self.gone.iter().filter(|(_, file)| file.kind == Kind::Unix);
+        let gone = unix.filter(|(place, _)| self.kept.of(**place).is_empty());
+        Sockets::new(gone.filter_map(|(_, file)| inode(&file.link)).collect())
+    }
+}
+
+/// The descriptors that stay, to be found by their open file description.
+struct Copies<'a> {
+    /// In the order of the tasks.
+    places: Vec<Place>,
+    /// By the kernel's order, once that pays.
+    sorted: OnceCell<Vec<Place>>,
+    lookups: Cell<u32>,
+    kernel: &'a dyn Kernel,
+}
+
+impl Copies<'_> {
+    /// Those that are the same open file description.
+    fn of(&self, place: Place) -> Vec<Place> {
+        self.lookups.set(self.lookups.get().saturating_add(1));
+        if self.lookups.get() <= self.places.len().checked_ilog2().unwrap_or(0) {
+            let same = |other: &&Place| self.kernel.order(**other, place).is_eq();
+            return self.places.iter().filter(same).copied().collect();
+        }
+        let sorted = self.sorted.get_or_init(|| {
+            let mut sorted = self.places.clone();
+            sorted.sort_by(|a, b| self.kernel.order(*a, *b));
+            sorted
+        });
+        let from = sorted.partition_point(|other| self.kernel.order(*other, place).is_lt());
+        let same = |other: &&Place| self.kernel.order(**other, place).is_eq();
+        let mut same: Vec<Place> = sorted[from..].iter().take_while(same).copied().collect();
+        same.sort_unstable();
+        same
+    }
+}
+
+/// Of "socket:[INODE]".
+fn inode(link: &[u8]) -> Option<u32> {
+    let inside = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
+    std::str::from_utf8(inside).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests;

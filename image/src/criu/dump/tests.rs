@@ -1,0 +1,293 @@
+use super::*;
+use crate::advice::parse_list;
+
+/// Tasks as a kernel would know them.
+#[derive(Default)]
+struct Model {
+    tasks: Vec<Task>,
+    /// The open file description of each descriptor.
+    of: BTreeMap<Place, u32>,
+    links: BTreeMap<Place, Vec<u8>>,
+    /// What sets watch: the number, and the description.
+    sets: BTreeMap<u32, Vec<(i32, u32)>>,
+    masters: BTreeMap<Place, u32>,
+    controlled: BTreeMap<i32, u32>,
+}
+
+impl Kernel for Model {
+    fn order(&self, a: Place, b: Place) -> Ordering {
+        self.of[&a].cmp(&self.of[&b])
+    }
+
+    fn link(&self, place: Place) -> Vec<u8> {
+        self.links[&place].clone()
+    }
+
+    fn is_set(&self, place: Place) -> bool {
+        self.links[&place] == EPOLL.as_bytes()
+    }
+
+    fn watches(&self, set: Place) -> Vec<Watch> {
+        let lines: String = self.sets[&self.of[&set]]
+            .iter()
+            .map(|(number, _)| format!("tfd: {number} events: 19\n"))
+            .collect();
+        watches(lines.as_bytes())
+    }
+
+    fn is_watched(&self, set: Place, watch: Watch, target: Place) -> bool {
+        let by_number = |(number, _): &&(i32, u32)| *number == watch.number;
+        let mut watched = self.sets[&self.of[&set]].iter().filter(by_number);
+        let (_, description) = watched.nth(watch.nth as usize).expect("the watch");
+        self.of.get(&target) == Some(description)
+    }
+
+    fn flags(&self, _: Place) -> Option<i32> {
+        Some(libc::O_RDONLY)
+    }
+
+    fn terminal_of_master(&self, master: Place) -> Option<u32> {
+        self.masters.get(&master).copied()
+    }
+
+    fn controlling_terminal(&self, task: i32) -> Option<u32> {
+        self.controlled.get(&task).copied()
+    }
+}
+
+impl Model {
+    /// One task, with the number, description and link of each descriptor.
+    fn task(mut self, pid: i32, open: &[(i32, u32, &str)]) -> Self {
+        let descriptors = open.iter().map(|(number, description, link)| {
+            self.of.insert((pid, *number), *description);
+            self.links.insert((pid, *number), link.as_bytes().to_vec());
+            let kind = match *link {
+                EPOLL => Kind::Epoll,
+                EVENT => Kind::Eventfd,
+                link if link.starts_with("socket:") => Kind::Unix,
+                _ => Kind::Reg,
+            };
+            Open {
+                number: *number,
+                file: Some(OpenFile {
+                    kind,
+                    link: link.as_bytes().to_vec(),
+                }),
+            }
+        });
+        let descriptors = descriptors.collect();
+        self.tasks.push(Task {
+            pid,
+            image_pid: pid - 100,
+            threads: vec![pid + 1000],
+            table: self.tasks.len(),
+            descriptors,
+        });
+        self
+    }
+
+    fn set(mut self, description: u32, watched: &[(i32, u32)]) -> Self {
+        self.sets.insert(description, watched.to_vec());
+        self
+    }
+
+    fn ignore(&self, list: &str) -> Result<Plan, Error> {
+        let items = parse_list("CKPT_IGNORE", list.as_bytes(), &Action::Ignore, 1024)?;
+        let advice = at_a_dump(&Advice {
+            items,
+            ..Advice::default()
+        })?;
+        plan(&self.tasks, &advice, self)
+    }
+
+    fn refused(&self, list: &str) -> String {
+        let error = self.ignore(list).expect_err(list);
+        assert_eq!(error.errno(), libc::ENOTSUP);
+        error.to_string()
+    }
+}
+
+const EPOLL: &str = "anon_inode:[eventpoll]";
+const EVENT: &str = "anon_inode:[eventfd]";
+
+fn hidden(plan: &Plan) -> Vec<(i32, Vec<i32>)> {
+    let list = plan.hidden.iter();
+    list.map(|(pid, numbers)| (*pid, numbers.iter().copied().collect()))
+        .collect()
+}
+
+fn watch(number: i32) -> Watch {
+    Watch { number, nth: 0 }
+}
+
+#[test]
+fn a_number_is_hidden_wherever_it_is_the_same_file() {
+    let model = Model::default()
+        .task(201, &[(1, 1, "/log"), (7, 2, "/a")])
+        .task(202, &[(1, 1, "/log"), (7, 3, "/a")]);
+    let plan = model.ignore("1,7").expect("a plan");
+    assert_eq!(hidden(&plan), [(201, vec![1, 7]), (202, vec![1])]);
+    let left_out: Vec<_> = plan
+        .left_out
+        .iter()
+        .map(|l| (l.task, l.number, l.id, l.file.as_str()))
+        .collect();
+    let expected = [(101, 1, 0, "/log"), (101, 7, 1, "/a"), (102, 1, 0, "/log")];
+    assert_eq!(left_out, expected);
+    assert_eq!(
+        model.ignore("202:7").expect("a plan").left_out[0].task,
+        102,
+        "a task is named by its pid here, and recorded by that in the image"
+    );
+    let plan = model.ignore("9").expect("a plan");
+    assert!(plan.left_out.is_empty());
+    assert_eq!(plan.unmatched.len(), 1);
+}
+
+#[test]
+fn what_has_no_meaning_at_a_dump_is_refused() {
+    let model = Model::default().task(201, &[(7, 1, "/a")]);
+    assert!(model.refused("id=1").contains("no identifiers"));
+    let items = parse_list(
+        "CKPT_SUBSTITUTE",
+        b"7=8",
+        &Action::Substitute(crate::advice::Source::Descriptor(0)),
+        1024,
+    );
+    let advice = Advice {
+        items: items.expect("a list"),
+        ..Advice::default()
+    };
+    let error = at_a_dump(&advice).expect_err("refused");
+    assert_eq!(error.errno(), libc::ENOTSUP);
+}
+
+#[test]
+fn a_shared_table_is_advised_as_a_whole() {
+    let mut model = Model::default()
+        .task(201, &[(7, 1, "/a")])
+        .task(202, &[(7, 1, "/a")]);
+    model.tasks[1].table = 0;
+    let plan = model.ignore("7").expect("a plan");
+    assert_eq!(hidden(&plan), [(201, vec![7]), (202, vec![7])]);
+    assert_eq!(plan.left_out.len(), 1);
+    assert!(
+        model
+            .refused("202:7")
+            .contains("shared by the tasks 201, 202")
+    );
+}
+
+#[test]
+fn a_set_loses_what_nothing_holds_any_more() {
+    let model = Model::default()
+        .task(201, &[(7, 1, EVENT), (8, 2, EVENT), (9, 3, EPOLL)])
+        .set(3, &[(7, 1), (8, 2)]);
+    let plan = model.ignore("7").expect("a plan");
+    assert_eq!(plan.sets, [((201, 9), vec![watch(7)])]);
+    assert!(model.ignore("9").expect("a plan").sets.is_empty());
+}
+
+#[test]
+fn a_copy_keeps_the_watch() {
+    let model = Model::default()
+        .task(201, &[(7, 1, EVENT), (8, 1, EVENT), (9, 3, EPOLL)])
+        .set(3, &[(7, 1)]);
+    assert!(model.ignore("7").expect("a plan").sets.is_empty());
+    assert_eq!(
+        model.ignore("7,8").expect("a plan").sets,
+        [((201, 9), vec![watch(7)])]
+    );
+}
+
+#[test]
+fn a_watch_outlives_its_number() {
+    // Added as 7, which was then moved to 8 and taken by another file.
+    let model = Model::default()
+        .task(201, &[(7, 2, EVENT), (8, 1, EVENT), (9, 3, EPOLL)])
+        .set(3, &[(7, 1)]);
+    assert!(model.ignore("7").expect("a plan").sets.is_empty());
+    assert_eq!(
+        model.ignore("8").expect("a plan").sets,
+        [((201, 9), vec![watch(7)])]
+    );
+}
+
+#[test]
+fn two_watches_by_one_number_are_told_apart_or_refused() {
+    let model = Model::default()
+        .task(201, &[(7, 2, EVENT), (8, 1, EVENT), (9, 3, EPOLL)])
+        .set(3, &[(7, 1), (7, 2)]);
+    assert!(model.refused("8").contains("two files by this number"));
+    let second = Watch { number: 7, nth: 1 };
+    assert_eq!(
+        model.ignore("7").expect("a plan").sets,
+        [((201, 9), vec![second])]
+    );
+}
+
+#[test]
+fn a_watch_that_only_another_task_would_hold_is_refused() {
+    let both = [(7, 1, EVENT), (9, 3, EPOLL)];
+    let model = Model::default()
+        .task(201, &both)
+        .task(202, &both)
+        .set(3, &[(7, 1)]);
+    assert!(model.refused("root:7").contains("only task 202"));
+    assert!(model.refused("root:9,202:7").contains("only task 201"));
+    assert_eq!(
+        model.ignore("7").expect("a plan").sets,
+        [((201, 9), vec![watch(7)])],
+        "a set is dumped once, by the first task"
+    );
+    assert_eq!(
+        model.ignore("7,root:9").expect("a plan").sets,
+        [((202, 9), vec![watch(7)])]
+    );
+}
+
+#[test]
+fn a_socket_is_gone_when_nobody_holds_it() {
+    let model = Model::default()
+        .task(201, &[(7, 1, "socket:[5]"), (8, 2, "socket:[6]")])
+        .task(202, &[(9, 1, "socket:[5]")]);
+    assert!(model.ignore("root:7").expect("a plan").sockets.is_empty());
+    assert!(!model.ignore("7,9").expect("a plan").sockets.is_empty());
+}
+
+#[test]
+fn copies_are_found_however_many_are_asked_for() {
+    let pairs: Vec<(i32, u32, &str)> = (0..200)
+        .map(|number: i32| (number, number.unsigned_abs() / 2, EVENT))
+        .collect();
+    let watched: Vec<(i32, u32)> = (0..200).map(|n: i32| (n, n.unsigned_abs() / 2)).collect();
+    let mut open = pairs;
+    open.push((200, 1000, EPOLL));
+    let model = Model::default().task(201, &open).set(1000, &watched);
+    // Of 60 pairs one goes, of 20 both: the numbers of those are lost.
+    let one = (0..120).step_by(2).map(|n| n.to_string());
+    let list: Vec<String> = one.chain(["160-199".to_owned()]).collect();
+    let plan = model.ignore(&list.join(",")).expect("a plan");
+    let lost: Vec<i32> = plan.sets[0].1.iter().map(|watch| watch.number).collect();
+    assert_eq!(lost, (160..200).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_slave_is_not_left_without_its_master() {
+    let mut model = Model::default().task(
+        201,
+        &[
+            (7, 1, "/dev/ptmx"),
+            (8, 2, "/dev/pts/4"),
+            (9, 1, "/dev/ptmx"),
+            (10, 3, "/dev/tty"),
+        ],
+    );
+    model.masters = [((201, 7), 4), ((201, 9), 4)].into();
+    assert!(model.ignore("7").is_ok(), "a copy of it stays");
+    assert!(model.refused("7,9").contains("task 201 descriptor 8 keeps"));
+    assert!(model.ignore("7-9").is_ok());
+    model.controlled = [(201, 4)].into();
+    assert!(model.refused("7-9").contains("descriptor 10 keeps"));
+    assert!(model.ignore("7-").is_ok());
+}
