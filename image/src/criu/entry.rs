@@ -483,10 +483,21 @@ pub(super) fn hung_up(entry: &Message<'_>, datagram: bool) -> Result<Writer, Err
         if field.number != 16 {
             return Ok(None);
         }
-        let socket = field.message()?.edited(|field| {
+        let socket = field.message()?;
+        // CRIU gives no connection its name again, but waits for one that is deleted,
+        // without end, where the other end is not there.
+        let mut deleted = false;
+        for field in socket.fields() {
+            let field = field?;
+            deleted |= field.number == 15 && field.integer() != Some(0);
+        }
+        let nameless = deleted && !datagram;
+        let socket = socket.edited(|field| {
             Ok(match field.number {
                 8 => Some(Writer::default().number(8, 0)),
+                11 if nameless => Some(Writer::default().bytes(11, b"")),
                 12 if !datagram => Some(Writer::default()),
+                15 if nameless => Some(Writer::default()),
                 _ => None,
             })
         })?;
