@@ -4,6 +4,8 @@
 mod kernel;
 mod table;
 
+pub use table::{Table, current, settle};
+
 use crate::Error;
 use crate::environment::{CRADVISE_BACKEND, CRADVISE_NR, KERNEL, TABLE};
 use std::ffi::c_int;
@@ -129,6 +131,15 @@ pub fn query(fd: RawFd) -> Result<c_int, Error> {
     match status().backend {
         Backend::Kernel(number) => kernel::query(number, fd),
         Backend::Table => table::current().query(fd),
+        Backend::Nobody(error) => Err(error),
+    }
+}
+
+/// Sets or clears PRESERVE, and leaves IGNORE as it is.
+pub fn preserve(fd: RawFd, on: bool) -> Result<(), Error> {
+    match status().backend {
+        Backend::Kernel(number) => kernel::preserve(number, fd, on),
+        Backend::Table => table::current().preserve(fd, on),
         Backend::Nobody(error) => Err(error),
     }
 }

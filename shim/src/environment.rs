@@ -97,6 +97,7 @@ static AT_START: extern "C" fn() = {
         for variable in [&CRADVISE_NR, &CRADVISE_BACKEND, &CKPT_RESTART_NR] {
             variable.read();
         }
+        crate::backend::settle();
     }
     read_all
 };

@@ -14,7 +14,7 @@ use std::{fmt, io};
 pub enum Error {
     /// Advice with a bit that has no meaning (EINVAL).
     UnknownBits(c_int),
-    /// A negative number; or one to preserve that is not open, or not below
+    /// A negative number; one to preserve that is not open; or, at a restart, not below
     /// RLIMIT_NOFILE (EBADF).
     NotOpen(RawFd),
     /// A number to preserve that holds another file than when it was advised

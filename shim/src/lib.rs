@@ -29,14 +29,19 @@
 compile_error!("cradvise supports x86_64 Linux with glibc");
 
 mod backend;
+mod command;
 mod environment;
 mod error;
 mod file;
+mod handover;
 mod radix;
 mod restart;
 mod sys;
+#[doc(hidden)]
+pub mod upkeep;
 
 pub use backend::{Backend, Reason, Status, status};
+pub use command::Advised;
 pub use error::Error;
 pub use restart::restart;
 
@@ -68,9 +73,8 @@ pub const FD_CR_PRESERVE: c_int = 2;
 /// # Errors
 /// * EINVAL: `advice` has an unknown bit; or `CRADVISE_NR` or
 ///   `CRADVISE_BACKEND` has a bad value.
-/// * EBADF: `fd` is negative; or PRESERVE was asked of a number that is not open
-///   or not below RLIMIT_NOFILE. IGNORE alone needs no open file: it names a
-///   number of the image.
+/// * EBADF: `fd` is negative; or PRESERVE was asked of a number that is not open.
+///   IGNORE alone needs no open file: it names a number of the image.
 /// * ENOTSUP: a child of vfork(2), on the table.
 /// * ENOMEM: no memory for the table.
 /// * ENOSYS: the kernel backend was forced, and there is none.
@@ -95,7 +99,8 @@ pub fn cradvise(fd: RawFd, advice: c_int) -> io::Result<()> {
 /// # Errors
 /// * EBADF: `fd` is negative.
 /// * ESTALE: the number was advised PRESERVE, and holds another file by now
-///   (table only: a kernel clears the mark when the number is closed).
+///   (table without libckptadv.so only: a kernel and the library clear the mark
+///   when the number is closed).
 /// * EINVAL, ENOSYS: as for [`cradvise`].
 ///
 /// A number that is merely closed by now has lost its PRESERVE; that is no error.
@@ -140,8 +145,9 @@ pub fn cradvise_reset() -> io::Result<()> {
 /// # Errors
 /// [`Error::Stale`] where a number to preserve holds another file by now: to
 /// hand that file to somebody would be a mistake that nobody notices. A number
-/// that is closed by now has lost its PRESERVE. [`Error::Variable`] and
-/// [`Error::NoCall`], as for [`cradvise`].
+/// that is closed by now has lost its PRESERVE. [`Error::NotOpen`] where one is not
+/// below RLIMIT_NOFILE, which was lowered since: no task could have it.
+/// [`Error::Variable`] and [`Error::NoCall`], as for [`cradvise`].
 ///
 /// ```standalone_crate
 /// cradvise::cradvise(7, cradvise::CR_ADV_IGNORE)?;
@@ -150,7 +156,12 @@ pub fn cradvise_reset() -> io::Result<()> {
 /// ```
 pub fn advice() -> Result<Vec<Item>, Error> {
     let mut items = Vec::new();
+    let limit = sys::descriptor_limit();
+    let mut beyond = None;
     backend::for_each(|fd, advice| {
+        if advice & CR_ADV_PRESERVE != 0 && fd as u64 >= limit {
+            beyond.get_or_insert(fd);
+        }
         let action = match advice {
             CR_ADV_PRESERVE => Action::Add,
             CR_ADV_IGNORE => Action::Ignore,
@@ -164,5 +175,8 @@ pub fn advice() -> Result<Vec<Item>, Error> {
             text: fd.to_string(),
         });
     })?;
-    Ok(items)
+    match beyond {
+        Some(fd) => Err(Error::NotOpen(fd)),
+        None => Ok(items),
+    }
 }

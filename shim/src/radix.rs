@@ -100,17 +100,29 @@ impl Radix {
     /// Every number with a word that is not 0, in order. Only levels that exist
     /// are walked.
     pub fn iter(&self) -> impl Iterator<Item = (i32, &AtomicU64)> {
-        fn levels<T: Level>(links: &[AtomicPtr<T>]) -> impl Iterator<Item = (usize, &'static T)> {
-            let there = |(at, link)| Some((at, existing(link)?));
-            links.iter().enumerate().filter_map(there)
+        self.between(0, i32::MAX)
+    }
+
+    /// The same, of the numbers from `first` to `last`, which are not negative.
+    pub fn between(&self, first: i32, last: i32) -> impl Iterator<Item = (i32, &AtomicU64)> {
+        fn levels<T: Level>(
+            links: &[AtomicPtr<T>],
+            before: usize,
+            (first, last): (usize, usize),
+        ) -> impl Iterator<Item = (usize, &'static T)> {
+            let begin = first.saturating_sub(before).min(links.len());
+            let end = (last + 1).saturating_sub(before).clamp(begin, links.len());
+            let numbered = (before + begin..).zip(&links[begin..end]);
+            numbered.filter_map(|(at, link)| Some((at, existing(link)?)))
         }
-        levels(&self.0)
-            .flat_map(|(root, branch)| levels(&branch.0).map(move |(at, l)| (root * FAN + at, l)))
-            .flat_map(|(leaf, words)| {
-                let number = move |(at, word)| ((leaf * FAN + at) as i32, word);
-                words.0.iter().enumerate().map(number)
+        let (first, last) = (first.max(0) as usize, last.max(0) as usize);
+        levels(&self.0, 0, (first / FAN / FAN, last / FAN / FAN))
+            .flat_map(move |(at, branch)| levels(&branch.0, at * FAN, (first / FAN, last / FAN)))
+            .flat_map(|(at, leaf)| (at * FAN..).zip(&leaf.0))
+            .filter(move |&(number, word)| {
+                word.load(Acquire) != 0 && (first..=last).contains(&number)
             })
-            .filter(|(_, word)| word.load(Acquire) != 0)
+            .map(|(number, word)| (number as i32, word))
     }
 }
 
@@ -132,6 +144,17 @@ mod tests {
         }
         let found: Vec<(i32, u64)> = radix.iter().map(|(n, w)| (n, w.load(Relaxed))).collect();
         assert_eq!(found, numbers.map(|n| (n, n as u64 + 1)));
+        let between = |first, last| {
+            radix
+                .between(first, last)
+                .map(|(n, _)| n)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(between(1, 1024), [1, 1023, 1024]);
+        assert_eq!(between(1024, 1024), [1024]);
+        assert_eq!(between(1025, i32::MAX - 1), [1 << 20, (1 << 20) + 1024]);
+        assert_eq!(between(i32::MAX, i32::MAX), [i32::MAX]);
+        assert_eq!(between(2, 1), []);
         assert!(radix.get(5 << 20).is_none());
         assert!(radix.get(-1).is_none());
         assert_eq!(radix.grow(-1).err(), Some(Error::NotOpen(-1)));

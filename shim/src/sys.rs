@@ -35,11 +35,41 @@ pub fn fstat(fd: RawFd) -> Result<libc::stat, i32> {
     }
 }
 
+/// Takes close-on-exec off a descriptor.
+pub fn keep_over_exec(fd: RawFd) -> Result<(), i32> {
+    // SAFETY: takes integers.
+    match unsafe { libc::fcntl(fd, libc::F_SETFD, crate::FD_CR_PRESERVE) } {
+        0 => Ok(()),
+        _ => Err(errno()),
+    }
+}
+
 /// The target of a symbolic link, cut off at the end of `target`.
 pub fn readlink<'a>(path: &CStr, target: &'a mut [u8]) -> Option<&'a [u8]> {
     // SAFETY: path ends in a zero byte; at most target.len() bytes are written.
     let length = unsafe { libc::readlink(path.as_ptr(), target.as_mut_ptr().cast(), target.len()) };
     target.get(..usize::try_from(length).ok()?)
+}
+
+/// The number of this process. Not cached: fork(2) changes it.
+pub fn process() -> i32 {
+    // SAFETY: takes nothing.
+    unsafe { libc::getpid() }
+}
+
+/// Where a symbol is that some object of the process exports.
+pub fn symbol(name: &CStr) -> Option<*mut u8> {
+    // SAFETY: name ends in a zero byte.
+    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    (!address.is_null()).then_some(address.cast())
+}
+
+/// What a pointer of this crate's leads to: a static, here or in a library that was
+/// loaded with the program.
+pub fn forever<T: Sync>(pointer: *mut T) -> &'static T {
+    // SAFETY: both callers have it from a static of this type or from the symbol
+    // that is named after its layout; neither is ever unmapped.
+    unsafe { &*pointer }
 }
 
 /// The soft limit of RLIMIT_NOFILE: the first number that no new descriptor gets.

@@ -9,27 +9,67 @@ use crate::radix::Radix;
 use crate::{CR_ADV_IGNORE, CR_ADV_PRESERVE, Error, file, sys};
 use std::ffi::c_int;
 use std::os::fd::RawFd;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Release};
+use std::ptr::null_mut;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 
 const ADVICE: u64 = (CR_ADV_PRESERVE | CR_ADV_IGNORE) as u64;
+const PRESERVE: u64 = CR_ADV_PRESERVE as u64;
+const IGNORE: u64 = CR_ADV_IGNORE as u64;
+
+/// Goes up, with the name of the exported table, when the layout changes.
+const LAYOUT: u32 = 1;
+const MAGIC: u64 = u64::from_be_bytes(*b"cradvise");
 
 /// The advice of a process.
+///
+/// Laid out to be shared by copies of this crate that were built apart: atomics
+/// and mapped memory, no code pointers.
 #[repr(C)]
-pub struct Table(Radix);
+pub struct Table {
+    magic: u64,
+    layout: u32,
+    size: u32,
+    /// Not 0: hooks tell this table of every number that is closed.
+    watched: u32,
+    /// Not 0 once there was advice.
+    used: AtomicU32,
+    /// The process that made the last change.
+    owner: AtomicI32,
+    words: Radix,
+}
+
+static OWN: Table = Table::new();
+static CURRENT: AtomicPtr<Table> = AtomicPtr::new(null_mut());
 
 /// The table of this process.
 ///
 /// The one place that decides which table that is. A program may have this crate
-/// twice, linked into itself and inside a preloaded libckptadv.so, and advice
-/// given through one copy must be found through the other. So far each copy has
-/// its own. [`Table`] is laid out to be shared (atomics and mapped memory, no
-/// code pointers): it takes a symbol exported by the preloaded copy, named after
-/// the version of the layout, which the other copies look up here when the
-/// program starts.
+/// several times, linked into itself, in a shared library and inside a preloaded
+/// libckptadv.so, and advice given through one copy must be found through the
+/// others. The preloaded library exports its table, under a name that has the
+/// version of the layout. Every copy looks for it when the program starts, and
+/// uses its own only where there is none.
 pub fn current() -> &'static Table {
-    static TABLE: Table = Table::new();
-    &TABLE
+    // A table is never unmapped or changed in kind: all that find it find the same.
+    match CURRENT.load(Acquire) {
+        found if !found.is_null() => sys::forever(found),
+        _ => find(),
+    }
+}
+
+#[cold]
+fn find() -> &'static Table {
+    let exported =
+        sys::symbol(c"cradvise_table_1").map(|table| sys::forever::<Table>(table.cast()));
+    let table = exported.filter(|table| table.is_known()).unwrap_or(&OWN);
+    CURRENT.store(std::ptr::from_ref(table).cast_mut(), Release);
+    table
+}
+
+/// Looks for the table before main, where the search may use the heap.
+pub fn settle() {
+    current();
 }
 
 fn advice_of(mark: u64) -> c_int {
@@ -48,10 +88,6 @@ fn mark(fd: RawFd, advice: c_int) -> Result<u64, Error> {
         return Ok(advice as u64);
     }
     let identity = identity(fd)?.ok_or(Error::NotOpen(fd))?;
-    // As dup2(2) judges a number: what no descriptor can have, none is given.
-    if fd as u64 >= sys::descriptor_limit() {
-        return Err(Error::NotOpen(fd));
-    }
     Ok(identity << 2 | advice as u64)
 }
 
@@ -67,20 +103,100 @@ fn identity(fd: RawFd) -> Result<Option<u64>, Error> {
 impl Table {
     /// A table without advice.
     pub const fn new() -> Self {
-        Table(Radix::new())
+        Table {
+            magic: MAGIC,
+            layout: LAYOUT,
+            size: size_of::<Table>() as u32,
+            watched: 0,
+            used: AtomicU32::new(0),
+            owner: AtomicI32::new(0),
+            words: Radix::new(),
+        }
     }
 
-    /// Sets the advice of a number.
-    pub fn set(&self, fd: RawFd, advice: c_int) -> Result<(), Error> {
-        let new = mark(fd, advice)?;
-        if self.0.get(fd).map_or(0, |word| word.load(Acquire)) == new {
+    /// A table without advice, which hooks keep exact.
+    pub const fn watched() -> Self {
+        Table {
+            watched: 1,
+            ..Table::new()
+        }
+    }
+
+    fn is_known(&self) -> bool {
+        let expected = (MAGIC, LAYOUT, size_of::<Table>() as u32);
+        (self.magic, self.layout, self.size) == expected
+    }
+
+    /// Whether hooks keep it exact.
+    pub fn is_watched(&self) -> bool {
+        self.watched != 0
+    }
+
+    /// Whether there ever was advice.
+    #[inline]
+    pub fn is_used(&self) -> bool {
+        self.used.load(Relaxed) != 0
+    }
+
+    /// Refuses a change by a task that is not the process: a vfork(2) child has
+    /// its parent's memory, and would change its parent's advice.
+    ///
+    /// A process of its own is told from such a child by a call that costs more
+    /// than getpid(2), so it is asked once for each process. The first process of
+    /// a pid namespace has its number twice, if it starts another one.
+    fn may_change(&self) -> Result<(), Error> {
+        let pid = sys::process();
+        if pid != 1 && self.owner.load(Relaxed) == pid {
             return Ok(());
         }
         if sys::may_share_memory() {
             return Err(Error::SharedMemory);
         }
-        self.0.grow(fd)?.store(new, Release);
+        self.owner.store(pid, Relaxed);
         Ok(())
+    }
+
+    fn word(&self, fd: RawFd) -> Result<&AtomicU64, Error> {
+        let word = self.words.grow(fd)?;
+        self.used.store(1, Relaxed);
+        Ok(word)
+    }
+
+    /// What is recorded of a number; 0 where nothing is.
+    #[inline]
+    pub fn mark(&self, fd: RawFd) -> u64 {
+        self.words.get(fd).map_or(0, |word| word.load(Acquire))
+    }
+
+    /// Sets the advice of a number.
+    pub fn set(&self, fd: RawFd, advice: c_int) -> Result<(), Error> {
+        let new = mark(fd, advice)?;
+        if self.mark(fd) == new {
+            return Ok(());
+        }
+        self.may_change()?;
+        self.word(fd)?.store(new, Release);
+        Ok(())
+    }
+
+    /// Sets or clears PRESERVE, and leaves IGNORE as it is.
+    pub fn preserve(&self, fd: RawFd, on: bool) -> Result<(), Error> {
+        loop {
+            let was = self.mark(fd);
+            let new = match on {
+                true => mark(fd, CR_ADV_PRESERVE)? | was & IGNORE,
+                false => was & IGNORE,
+            };
+            // Without PRESERVE a mark has no identity.
+            if was == new || !on && was & PRESERVE == 0 {
+                return Ok(());
+            }
+            self.may_change()?;
+            let replaced = self.word(fd)?.compare_exchange(was, new, Release, Acquire);
+            if replaced.is_ok() {
+                return Ok(());
+            }
+        }
     }
 
     /// The advice of a number.
@@ -88,22 +204,28 @@ impl Table {
         if fd < 0 {
             return Err(Error::NotOpen(fd));
         }
-        self.0.get(fd).map_or(Ok(0), |word| in_force(fd, word))
+        let Some(word) = self.words.get(fd) else {
+            return Ok(0);
+        };
+        if self.is_watched() {
+            return Ok(advice_of(word.load(Acquire)));
+        }
+        self.in_force(fd, word)
     }
 
     /// Clears all advice.
     pub fn reset(&self) -> Result<(), Error> {
-        if sys::may_share_memory() {
-            return Err(Error::SharedMemory);
-        }
-        self.0.iter().for_each(|(_, word)| word.store(0, Release));
+        self.may_change()?;
+        self.words
+            .iter()
+            .for_each(|(_, word)| word.store(0, Release));
         Ok(())
     }
 
     /// Every number that has advice, in order, with it.
     pub fn for_each(&self, mut each: impl FnMut(RawFd, c_int)) -> Result<(), Error> {
-        for (fd, word) in self.0.iter() {
-            match in_force(fd, word)? {
+        for (fd, word) in self.words.iter() {
+            match self.in_force(fd, word)? {
                 0 => {}
                 advice => each(fd, advice),
             }
@@ -111,41 +233,74 @@ impl Table {
         Ok(())
     }
 
+    /// The number is being closed, or refers to another file: ends PRESERVE, if it is
+    /// still the mark that was seen. Nothing comes of it in a vfork(2) child.
+    pub fn end(&self, fd: RawFd, seen: u64) {
+        if seen & PRESERVE == 0 || self.may_change().is_err() {
+            return;
+        }
+        if let Some(word) = self.words.get(fd) {
+            let _ = word.compare_exchange(seen, seen & IGNORE, Release, Acquire);
+        }
+    }
+
     /// Remembers that a number was advised, where the advice itself is kept
     /// elsewhere.
     pub fn note(&self, fd: RawFd) -> Result<(), Error> {
-        self.0.grow(fd)?.store(ADVICE, Release);
+        self.word(fd)?.store(ADVICE, Release);
         Ok(())
     }
 
-    /// Whatever was noted or advised, in order.
-    pub fn noted(&self) -> impl Iterator<Item = RawFd> {
-        self.0.iter().map(|(fd, _)| fd)
+    /// Whatever was noted or advised, in order, with what is recorded of it.
+    pub fn marks(&self) -> impl Iterator<Item = (RawFd, u64)> {
+        let loaded = |(fd, word): (RawFd, &AtomicU64)| (fd, word.load(Acquire));
+        self.words.iter().map(loaded).filter(|&(_, mark)| mark != 0)
     }
-}
 
-/// The advice that a mark still gives: PRESERVE is for the file that it was
-/// given for, and no other.
-fn in_force(fd: RawFd, word: &AtomicU64) -> Result<c_int, Error> {
-    let mark = word.load(Acquire);
-    if advice_of(mark) & CR_ADV_PRESERVE == 0 {
-        return Ok(advice_of(mark));
+    /// Whatever was noted or advised of these numbers.
+    pub fn marks_between(&self, first: RawFd, last: RawFd) -> impl Iterator<Item = (RawFd, u64)> {
+        let loaded = |(fd, word): (RawFd, &AtomicU64)| (fd, word.load(Acquire));
+        self.words.between(first, last).map(loaded)
     }
-    match identity(fd)? {
-        Some(identity) if identity == mark >> 2 => Ok(advice_of(mark)),
-        Some(_) => match word.load(Acquire) {
-            // Not advised anew while we looked.
-            now if now == mark => Err(Error::Stale(fd)),
-            now => Ok(advice_of(now)),
-        },
-        None => {
-            // close(2) ends PRESERVE; IGNORE belongs to the number and stays. A
-            // vfork child's close was not its parent's.
-            let left = mark & CR_ADV_IGNORE as u64;
-            if !sys::may_share_memory() {
-                let _ = word.compare_exchange(mark, left, Release, Acquire);
+
+    /// Takes over what another program recorded, as it is.
+    pub fn adopt(&self, fd: RawFd, mark: u64) -> Result<(), Error> {
+        self.word(fd)?.store(mark, Release);
+        Ok(())
+    }
+
+    /// What is recorded of a number, as far as it is still so for the calling task,
+    /// also if that is a vfork(2) child, whose closing the table cannot know.
+    pub fn for_this_task(&self, fd: RawFd, mark: u64) -> u64 {
+        if mark & PRESERVE == 0 {
+            return mark;
+        }
+        match identity(fd) {
+            Ok(None) => mark & IGNORE,
+            Ok(Some(identity)) if identity != mark >> 2 && sys::may_share_memory() => mark & IGNORE,
+            _ => mark,
+        }
+    }
+
+    /// The advice that a mark still gives: PRESERVE is for the file that it was
+    /// given for, and no other.
+    fn in_force(&self, fd: RawFd, word: &AtomicU64) -> Result<c_int, Error> {
+        let mark = word.load(Acquire);
+        if mark & PRESERVE == 0 {
+            return Ok(advice_of(mark));
+        }
+        match identity(fd)? {
+            Some(identity) if identity == mark >> 2 => Ok(advice_of(mark)),
+            Some(_) => match word.load(Acquire) {
+                // Not advised anew while we looked.
+                now if now == mark => Err(Error::Stale(fd)),
+                now => Ok(advice_of(now)),
+            },
+            None => {
+                // close(2) ends PRESERVE; IGNORE belongs to the number and stays.
+                self.end(fd, mark);
+                Ok(advice_of(mark & IGNORE))
             }
-            Ok(advice_of(left))
         }
     }
 }
@@ -185,5 +340,39 @@ mod tests {
         assert_eq!(count, 1 << 20);
         table.reset().unwrap();
         table.for_each(|fd, _| panic!("{fd}")).unwrap();
+    }
+
+    #[test]
+    fn what_ends_is_the_mark_that_was_seen() {
+        let table = Table::new();
+        let null = File::open("/dev/null").unwrap();
+        let fd = null.as_raw_fd();
+        table.set(fd, CR_ADV_PRESERVE | CR_ADV_IGNORE).unwrap();
+        let seen = table.mark(fd);
+        table.set(fd, CR_ADV_PRESERVE).unwrap();
+        table.end(fd, seen);
+        assert_eq!(table.query(fd).unwrap(), CR_ADV_PRESERVE, "marked anew");
+        table.end(fd, table.mark(fd));
+        assert_eq!(table.query(fd).unwrap(), 0);
+        table.set(fd, CR_ADV_IGNORE).unwrap();
+        table.end(fd, table.mark(fd));
+        assert_eq!(table.query(fd).unwrap(), CR_ADV_IGNORE);
+    }
+
+    #[test]
+    fn preserve_goes_on_and_off_beside_ignore() {
+        let table = Table::new();
+        let null = File::open("/dev/null").unwrap();
+        let fd = null.as_raw_fd();
+        table.set(fd, CR_ADV_IGNORE).unwrap();
+        table.preserve(fd, true).unwrap();
+        assert_eq!(table.query(fd).unwrap(), CR_ADV_PRESERVE | CR_ADV_IGNORE);
+        table.preserve(fd, false).unwrap();
+        assert_eq!(table.query(fd).unwrap(), CR_ADV_IGNORE);
+        assert_eq!(
+            table.preserve(i32::MAX, true),
+            Err(Error::NotOpen(i32::MAX))
+        );
+        assert_eq!(table.preserve(i32::MAX, false), Ok(()));
     }
 }
