@@ -16,6 +16,7 @@ mod files;
 mod outcome;
 
 use crate::state::State;
+use crate::table;
 use arguments::{Invocation, Verb};
 use ckpt_image::advice::Advice;
 use ckpt_image::caller::{Caller, Opening};
@@ -88,7 +89,7 @@ static SEEN: AtomicBool = AtomicBool::new(false);
 /// refusal. Forked tasks inherit it.
 static SERVED: Mutex<Option<Result<Served, c_int>>> = Mutex::new(None);
 
-/// Runs before main, where a CKPT_ variable is set: prepares a criu that restores.
+/// Runs before main, where a variable of ours is set: prepares a criu that restores.
 /// False where the process is no criu at all.
 pub fn start(state: &State) -> bool {
     if !is_criu() {
@@ -156,7 +157,7 @@ fn is_criu() -> bool {
 /// Checks what can be checked before the image is known, and lays out what criu
 /// is to inherit; `None` where nothing is asked for.
 fn prepare(settings: &Settings, invocation: Invocation) -> Result<Option<Request>, Error> {
-    let advice = &settings.advice;
+    let advice = &table::advice(settings)?;
     if advice.is_empty() && !settings.dry_run {
         if settings.report.is_some() && invocation.verb == Verb::Restore {
             outcome::report_at_exit(image::Rewrite::default());

@@ -9,15 +9,19 @@
 //! comes.
 
 use crate::state::{State, state};
+use crate::table;
+use ckpt_image::advice::{Action, Advice};
 use ckpt_image::linux_cr::begins_like_an_image;
 use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_image::listing::Engine;
 use ckpt_restart::call::{self, Shape};
 use ckpt_restart::request::{self, ABOVE, Naming, Request, Sources};
 use ckpt_restart::{Error, caller, debug, errno, log, report, reserved, warn};
+use cradvise::CALL;
 use libc::{c_char, c_int, c_long, c_uint, c_void, size_t, ssize_t};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
+use std::collections::btree_map::Entry;
 use std::ffi::{CStr, OsStr};
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -183,25 +187,32 @@ pub fn on_close(fd: c_int, real: impl FnOnce() -> c_int) -> c_int {
     if reserved::is_reserved(fd) {
         return 0;
     }
+    table::closing(fd);
     before_closing(fd);
     real()
 }
 
 /// close_range(2), the whole range or piece by piece around what is to stay.
 ///
+/// * `closes`: it is not only to make them close-on-exec.
 /// * `real`: the call, for a part of the range.
 pub fn on_close_range(
     first: c_uint,
     last: c_uint,
+    closes: bool,
     real: impl Fn(c_uint, c_uint) -> c_int,
 ) -> c_int {
-    before_closing_all(first, last);
+    if closes {
+        table::closing_all(first, last);
+        before_closing_all(first, last);
+    }
     reserved::around(first, last, real)
 }
 
 /// closefrom(3).
 pub fn on_closefrom(least: c_int, real: impl FnOnce()) {
     let first = least.max(0).cast_unsigned();
+    table::closing_all(first, c_uint::MAX);
     before_closing_all(first, c_uint::MAX);
     if !reserved::any() {
         return real();
@@ -258,7 +269,7 @@ pub fn on_dup(from: c_int, to: c_int, real: impl FnOnce() -> c_int) -> c_int {
         return -1;
     }
     before_closing(to);
-    real()
+    table::on_dup(from, to, real)
 }
 
 /// Before numbers are closed: those among them that advice takes are copied.
@@ -385,7 +396,8 @@ fn prepare(
 ) -> Result<Option<Request>, Error> {
     let settings = &state.settings;
     settings.begin()?;
-    if settings.advice.is_empty() && !settings.dry_run {
+    let advice = table::advice(settings)?;
+    if advice.is_empty() && !settings.dry_run {
         return Ok(None);
     }
     let mut sources = Sources::new();
@@ -396,7 +408,14 @@ fn prepare(
         sources.insert(kept.number, copy);
     }
     KEEPING.store(false, Ordering::Release);
-    let mut request = Request::new(&settings.advice, sources, Naming::Inherited, Some(fd))?;
+    for number in marked(&advice) {
+        if let Entry::Vacant(place) = sources.entry(number) {
+            let copy = caller::copy_above(number, ABOVE).map_err(|_| could_not_keep(number))?;
+            reserved::reserve(copy);
+            place.insert(copy);
+        }
+    }
+    let mut request = Request::new(&advice, sources, Naming::Inherited, Some(fd))?;
     if let Some(start) = start {
         // SAFETY: the program has it open for the length of its call.
         let image = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -416,6 +435,13 @@ fn prepare(
     }
     debug!("advice is ready for the restart");
     Ok(Some(request))
+}
+
+/// The numbers that cradvise(2) preserves.
+fn marked(advice: &Advice) -> impl Iterator<Item = i32> {
+    let given = advice.items.iter().filter(|item| item.variable == CALL);
+    let preserved = given.filter(|item| item.action != Action::Ignore);
+    preserved.filter_map(|item| Some(item.target.numbers()?.0))
 }
 
 fn could_not_keep(number: i32) -> Error {

@@ -1,8 +1,10 @@
 //! The two moments at which the library acts by itself: before main, and at exit.
 
+use crate::exec;
 use crate::state::{self, State};
 use ckpt_restart::settings::Settings;
 use ckpt_restart::{caller, log};
+use cradvise::upkeep;
 use std::ffi::{CStr, c_char, c_int};
 
 #[used]
@@ -17,15 +19,25 @@ static END: extern "C" fn() = end;
 extern "C" fn start(argc: c_int, argv: *const *const c_char, envp: *const *const c_char) {
     crate::hooks::resolve();
     // SAFETY: getauxval takes an integer and reads the auxiliary vector.
-    if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 || !strings(envp).any(is_ours) {
+    if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
         return;
     }
+    if strings(envp).any(is_ours) {
+        begin(argc, argv, envp);
+    }
+    state::started();
+}
+
+fn begin(argc: c_int, argv: *const *const c_char, envp: *const *const c_char) {
     let environment = strings(envp).filter_map(|entry| {
         let entry = entry.to_bytes();
         let equals = entry.iter().position(|&b| b == b'=')?;
         Some((entry[..equals].to_vec(), entry[equals + 1..].to_vec()))
     });
-    let settings = Settings::read(environment, caller::descriptor_limit());
+    let mut settings = Settings::read(environment, caller::descriptor_limit());
+    if let Err(mistake) = adopt_table(envp) {
+        settings.mistake.get_or_insert(mistake);
+    }
     log::start(settings.log.unwrap_or(log::Level::Warn));
     let count = usize::try_from(argc).unwrap_or(0);
     let state = State {
@@ -37,11 +49,41 @@ extern "C" fn start(argc: c_int, argv: *const *const c_char, envp: *const *const
             .map(|a| a.to_bytes().to_vec())
             .collect(),
     };
+    state::started();
     if let Some(state) = state::keep(state)
         && !crate::criu::start(state)
     {
         crate::linux_cr::start(state);
     }
+}
+
+/// Takes over the table of the program that made this one, and takes it out of the
+/// environment: what this process advises from now on must not be found beside what
+/// it was started with. Not by unsetenv(3), which shells replace.
+fn adopt_table(envp: *const *const c_char) -> Result<(), ckpt_image::Error> {
+    let Some(index) = strings(envp).position(exec::is_table) else {
+        return Ok(());
+    };
+    let value = strings(envp)
+        .nth(index)
+        .and_then(exec::value_of_table)
+        .unwrap_or_default();
+    let adopted = value.is_empty() || upkeep::read(value);
+    let mistake = || ckpt_image::Error::Syntax {
+        variable: upkeep::CRADVISE_TABLE.to_owned(),
+        item: String::from_utf8_lossy(value).into_owned(),
+        column: 1,
+        reason: "expected what this version of the library writes: unset it".to_owned(),
+    };
+    let result = if adopted { Ok(()) } else { Err(mistake()) };
+    let count = strings(envp).count();
+    // SAFETY: the array is the process's own to write, and the null at its end is moved
+    // with the rest. There are no threads yet.
+    unsafe {
+        let gone = envp.add(index).cast_mut();
+        std::ptr::copy(gone.add(1), gone, count - index);
+    }
+    result
 }
 
 /// Runs at exit(3).
@@ -52,8 +94,10 @@ extern "C" fn end() {
     }
 }
 
+/// CRADVISE_NR is one of them: a kernel may have advice that this process never gave.
 fn is_ours(entry: &CStr) -> bool {
-    entry.to_bytes().starts_with(b"CKPT_")
+    let entry = entry.to_bytes();
+    entry.starts_with(b"CKPT_") || entry.starts_with(b"CRADVISE_")
 }
 
 /// The strings of a NULL-terminated array, as exec(2) makes them.

@@ -63,6 +63,9 @@ pub const CR_ADV_IGNORE: c_int = 2;
 /// preload library is what makes it work.
 pub const FD_CR_PRESERVE: c_int = 2;
 
+/// What the items of [`advice`] say they came from.
+pub const CALL: &str = "cradvise";
+
 /// Sets the advice of descriptor number `fd` in this process, in place of what
 /// was set before.
 ///
@@ -171,7 +174,7 @@ pub fn advice() -> Result<Vec<Item>, Error> {
             action,
             task: None,
             target: Target::Number(fd),
-            variable: "cradvise".to_owned(),
+            variable: CALL.to_owned(),
             text: fd.to_string(),
         });
     })?;

@@ -102,7 +102,7 @@ fn identity(fd: RawFd) -> Result<Option<u64>, Error> {
 
 impl Table {
     /// A table without advice.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Table {
             magic: MAGIC,
             layout: LAYOUT,
