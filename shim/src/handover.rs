@@ -67,8 +67,9 @@ fn write_run(out: &mut impl Write, run: Option<(RawFd, RawFd)>) -> fmt::Result {
     }
 }
 
-/// Takes over the advice that another program handed on. False, and nothing taken,
-/// where the text is not what this version writes, or there is no memory.
+/// Takes over the advice that another program handed on, but PRESERVE of what exec has
+/// closed. False where the text is not what this version writes, of which nothing is
+/// taken, or there is no memory.
 pub fn read(text: &[u8]) -> bool {
     let table = backend::current();
     let Ok(text) = std::str::from_utf8(text) else {
@@ -76,7 +77,7 @@ pub fn read(text: &[u8]) -> bool {
     };
     items(text, |_, _, _| true)
         && items(text, |first, last, mark| {
-            (first..=last).all(|fd| table.adopt(fd, mark).is_ok())
+            (first..=last).all(|fd| table.adopt(fd, table.for_this_task(fd, mark)).is_ok())
         })
 }
 

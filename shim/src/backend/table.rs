@@ -265,6 +265,9 @@ impl Table {
 
     /// Takes over what another program recorded, as it is.
     pub fn adopt(&self, fd: RawFd, mark: u64) -> Result<(), Error> {
+        if mark == 0 {
+            return Ok(());
+        }
         self.word(fd)?.store(mark, Release);
         Ok(())
     }

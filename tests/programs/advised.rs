@@ -1,0 +1,192 @@
+//! A program that is linked with the crate, and does what its arguments say, one after the other:
+//!
+//! ```text
+//! set FD ADVICE | query FD | reset | status          the crate's calls
+//! setfd FD FLAGS | getfd FD                          fcntl(2)
+//! open FD PATH | close FD | raw-close FD | dup2 A B | dup3 A B | dup A | dupfd A B
+//! close-range A B | cloexec-range A B | closefrom A | fclose FD
+//! fork … end | vfork … end                           a child does what stands between
+//! restart                                            the crate's, of itself, from 0
+//! exec PROGRAM ARGUMENTS… | execl PROGRAM ARGUMENT | execle PROGRAM ARGUMENT | spawn PROGRAM …
+//! advised LIBRARY PROGRAM ARGUMENTS…                 the crate's command
+//! ```
+//!
+//! What returns something says so on standard output, a line each: the result, or the name of the error.
+
+use cradvise::{Advised, cradvise, cradvise_query, cradvise_reset};
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+struct Words(std::vec::IntoIter<String>);
+
+impl Words {
+    fn word(&mut self) -> String {
+        self.0.next().expect("a word")
+    }
+
+    fn number(&mut self) -> c_int {
+        self.word().parse().expect("a number")
+    }
+
+    fn rest(&mut self) -> Command {
+        let mut command = Command::new(self.word());
+        command.args(self.0.by_ref());
+        command
+    }
+}
+
+fn main() {
+    let mut words = Words(std::env::args().skip(1).collect::<Vec<_>>().into_iter());
+    while let Some(verb) = words.0.next() {
+        act(&verb, &mut words);
+    }
+}
+
+fn act(verb: &str, words: &mut Words) {
+    match verb {
+        "set" => say(cradvise(words.number(), words.number()).map(|()| 0)),
+        "query" => say(cradvise_query(words.number())),
+        "reset" => say(cradvise_reset().map(|()| 0)),
+        "status" => say(Ok(cradvise::status())),
+        "restart" => say(cradvise::restart(std::process::id() as i32, 0, 1, -1)),
+        "open" => open(words.number(), &words.word()),
+        "exec" => say::<i32>(Err(words.rest().exec())),
+        "spawn" => end(words.rest().status()),
+        "advised" => {
+            let library = words.word();
+            let mut command = words.rest();
+            end(command.advised(library).and_then(Command::status));
+        }
+        "execl" | "execle" => execl(verb, &words.word(), &words.word()),
+        "fork" | "vfork" => child(verb, words),
+        _ => say(numbers(verb, words)),
+    }
+}
+
+fn say<T: Display>(result: io::Result<T>) {
+    let mut out = io::stdout();
+    let _ = match result {
+        Ok(value) => writeln!(out, "{value}"),
+        Err(error) => writeln!(out, "{}", name(error.raw_os_error().unwrap_or(0))),
+    };
+}
+
+fn name(errno: i32) -> String {
+    match errno {
+        libc::EBADF => "EBADF".to_owned(),
+        libc::EEXIST => "EEXIST".to_owned(),
+        libc::EINVAL => "EINVAL".to_owned(),
+        libc::ENOSYS => "ENOSYS".to_owned(),
+        libc::ENOTSUP => "ENOTSUP".to_owned(),
+        libc::ESTALE => "ESTALE".to_owned(),
+        other => format!("errno {other}"),
+    }
+}
+
+fn end(status: io::Result<std::process::ExitStatus>) {
+    match status {
+        Ok(status) => std::process::exit(status.code().unwrap_or(125)),
+        Err(error) => say::<i32>(Err(error)),
+    }
+}
+
+fn open(number: c_int, path: &str) {
+    let file = File::options().read(true).write(true).open(path);
+    let file = file.or_else(|_| File::open(path)).expect("a file");
+    // SAFETY: the number is the test's.
+    assert_eq!(unsafe { libc::dup2(file.as_raw_fd(), number) }, number);
+}
+
+/// The calls of libc that take numbers only.
+fn numbers(verb: &str, words: &mut Words) -> io::Result<c_int> {
+    let a = words.number();
+    let mut b = || words.number();
+    // SAFETY: no memory is involved but a stream that is closed at once; the numbers are the test's.
+    let result = unsafe {
+        match verb {
+            "setfd" => libc::fcntl(a, libc::F_SETFD, b()),
+            "getfd" => libc::fcntl(a, libc::F_GETFD),
+            "close" => libc::close(a),
+            "raw-close" => libc::syscall(libc::SYS_close, a) as c_int,
+            "fclose" => libc::fclose(libc::fdopen(a, c"r".as_ptr())),
+            "dup" => libc::dup(a),
+            "dup2" => libc::dup2(a, b()),
+            "dup3" => libc::dup3(a, b(), libc::O_CLOEXEC),
+            "dupfd" => libc::fcntl(a, libc::F_DUPFD, b()),
+            "close-range" => libc::close_range(a as u32, b() as u32, 0),
+            "cloexec-range" => {
+                libc::close_range(a as u32, b() as u32, libc::CLOSE_RANGE_CLOEXEC as c_int)
+            }
+            "closefrom" => {
+                closefrom(a);
+                0
+            }
+            _ => panic!("{verb}?"),
+        }
+    };
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        result => Ok(result),
+    }
+}
+
+unsafe extern "C" {
+    fn closefrom(least: c_int);
+}
+
+fn execl(verb: &str, program: &str, argument: &str) {
+    let program = CString::new(program).unwrap();
+    let argument = CString::new(argument).unwrap();
+    let more = [c"7", c"query", c"8", c"query", c"9"].map(|word| word.as_ptr());
+    let null = std::ptr::null::<c_char>();
+    let environment = [c"ONLY=this".as_ptr(), null];
+    // SAFETY: strings, ended by a null; the environment ends in one, too.
+    unsafe {
+        let (p, a) = (program.as_ptr(), argument.as_ptr());
+        let [b, c, d, e, f] = more;
+        match verb {
+            "execl" => libc::execl(p, p, a, b, c, d, e, f, null),
+            _ => libc::execle(p, p, a, b, c, d, e, f, null, environment.as_ptr()),
+        };
+    }
+    say::<i32>(Err(io::Error::last_os_error()));
+}
+
+/// The words up to `end` are a child's: of fork(2), or one that has our memory, as those of vfork(2) have.
+fn child(verb: &str, words: &mut Words) {
+    let of_child = words.0.by_ref().take_while(|word| word != "end");
+    let mut of_child = Words(of_child.collect::<Vec<_>>().into_iter());
+    extern "C" fn run(words: *mut c_void) -> c_int {
+        // SAFETY: made of a reference below, which outlives the child.
+        let words = unsafe { &mut *words.cast::<Words>() };
+        while let Some(verb) = words.0.next() {
+            act(&verb, words);
+        }
+        0
+    }
+    let argument = (&raw mut of_child).cast::<c_void>();
+    let mut stack = vec![0u8; 1 << 20];
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: one thread; the stack outlives the child, for which CLONE_VFORK waits. What it prints passes no
+    // buffer, since each line is flushed.
+    let pid = unsafe {
+        match verb {
+            "vfork" => {
+                let top = stack.as_mut_ptr().add(stack.len() - 16).cast();
+                libc::clone(run, top, flags, argument)
+            }
+            _ => match libc::fork() {
+                0 => libc::_exit(run(argument)),
+                pid => pid,
+            },
+        }
+    };
+    assert!(pid > 0);
+    // SAFETY: the child is ours.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut 0, 0) }, pid);
+}
