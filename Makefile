@@ -31,7 +31,9 @@ test: build setup
 
 bench: build
 	$(CARGO) bench --locked --package ckptadv-tests --bench whole
+	$(CARGO) bench --locked --package ckptadv-tests --bench hooks
 	$(CARGO) bench --locked --package ckpt-image --bench engine
+	$(CARGO) bench --locked --package cradvise --bench call
 
 install: build
 	$(INSTALL) -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBDIR) \
