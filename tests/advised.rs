@@ -162,6 +162,67 @@ fn calls_say_the_same_with_the_library_but_for_what_only_that_can_know() {
     }
 }
 
+/// Where a kernel keeps the advice, with or without the library, the answers are those of the table with it, but for
+/// these: what only hooks can answer (FD_CR_PRESERVE), and a child with its parent's memory, whose file table is its own.
+const OF_A_KERNEL: &[(&str, &str)] = &[
+    (
+        "open 50 /dev/null set 50 1 vfork close 50 set 51 2 reset end query 50 query 51",
+        "0 0 0 0 1 0",
+    ),
+    ("open 50 /dev/null vfork setfd 50 3 end getfd 50", "0 0"),
+    (
+        "open 50 /dev/null set 50 1 raw-close 50 open 50 /dev/null query 50",
+        "0 0 0",
+    ),
+    ("status", "kernel, call 10000: CRADVISE_BACKEND is set"),
+];
+
+fn on_a_kernel(preload: bool, words: &str) -> String {
+    let mut command = Command::new(binary("advised"));
+    command.arg("kernel").arg("/usr/bin/env");
+    command.args(["CRADVISE_NR=10000", "CRADVISE_BACKEND=kernel"]);
+    if preload {
+        command.arg(format!("LD_PRELOAD={}", library().display()));
+    }
+    let output = command
+        .arg(binary("advised"))
+        .args(words.split_whitespace())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{words}: {output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{words}");
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .trim()
+        .replace('\n', " ")
+}
+
+#[test]
+fn a_kernel_that_has_the_call_says_the_same() {
+    let differs = |words: &str| OF_A_KERNEL.iter().any(|(other, _)| *other == words);
+    for (words, _, with) in CALLS.iter().filter(|(words, ..)| !differs(words)) {
+        assert_eq!(on_a_kernel(true, words), *with, "with the library: {words}");
+        if !words.contains("getfd") && !words.contains("setfd") {
+            assert_eq!(on_a_kernel(false, words), *with, "{words}");
+        }
+    }
+    for (words, kernel) in OF_A_KERNEL {
+        assert_eq!(on_a_kernel(false, words), *kernel, "{words}");
+    }
+    let advised = binary("advised");
+    let exec = format!(
+        "open 50 /dev/null set 50 1 set 7 2 open 51 /dev/null set 51 3 setfd 51 1 exec {} query 50 query 51 query 7",
+        advised.display()
+    );
+    for preload in [false, true] {
+        assert_eq!(
+            on_a_kernel(preload, &exec.replace("setfd 51 1", "setfd 51 1")),
+            "0 0 0 0 1 2 2"
+        );
+    }
+}
+
 #[test]
 fn advice_lives_over_exec_where_the_descriptor_does() {
     let advised = binary("advised");

@@ -57,7 +57,9 @@ fn set_preserve() {
 }
 
 /// What is measured, how often it calls, and the most that it may be of an fcntl(F_GETFD).
-const MEASURED: &[(&str, fn(), u32, f64)] = &[
+type Measured = (&'static str, fn(), u32, f64);
+
+const MEASURED: &[Measured] = &[
     ("query a number without advice", || query(PLAIN), 1, 1.0),
     ("query IGNORE", || query(IGNORED), 1, 1.0),
     ("set IGNORE, or clear it", set_ignore, 2, 1.0),

@@ -9,9 +9,13 @@
 //! restart                                            the crate's, of itself, from 0
 //! exec PROGRAM ARGUMENTS… | execl PROGRAM ARGUMENT | execle PROGRAM ARGUMENT | spawn PROGRAM …
 //! advised LIBRARY PROGRAM ARGUMENTS…                 the crate's command
+//! kernel PROGRAM ARGUMENTS…                          a child on a kernel that has the call
 //! ```
 //!
 //! What returns something says so on standard output, a line each: the result, or the name of the error.
+
+#[path = "../../shim/tests/support/simulated_kernel.rs"]
+mod simulated_kernel;
 
 use cradvise::{Advised, cradvise, cradvise_query, cradvise_reset};
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -61,6 +65,10 @@ fn act(verb: &str, words: &mut Words) {
             let library = words.word();
             let mut command = words.rest();
             end(command.advised(library).and_then(Command::status));
+        }
+        "kernel" => {
+            simulated_kernel::install();
+            end(words.rest().status());
         }
         "execl" | "execle" => execl(verb, &words.word(), &words.word()),
         "fork" | "vfork" => child(verb, words),
