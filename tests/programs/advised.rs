@@ -9,6 +9,7 @@
 //! restart                                            the crate's, of itself, from 0
 //! exec PROGRAM ARGUMENTS… | execl PROGRAM ARGUMENT | execle PROGRAM ARGUMENT | spawn PROGRAM …
 //! advised LIBRARY PROGRAM ARGUMENTS…                 the crate's command
+//! torture ROUNDS                                     threads mark, close, fork and exec; 0 where all was right
 //! kernel PROGRAM ARGUMENTS…                          a child on a kernel that has the call
 //! ```
 //!
@@ -66,6 +67,7 @@ fn act(verb: &str, words: &mut Words) {
             let mut command = words.rest();
             end(command.advised(library).and_then(Command::status));
         }
+        "torture" => say(Ok(torture(words.number()))),
         "kernel" => {
             simulated_kernel::install();
             end(words.rest().status());
@@ -197,4 +199,58 @@ fn child(verb: &str, words: &mut Words) {
     assert!(pid > 0);
     // SAFETY: the child is ours.
     assert_eq!(unsafe { libc::waitpid(pid, &mut 0, 0) }, pid);
+}
+
+/// How often an answer was wrong, while threads mark and close numbers of their own, fork and start programs.
+fn torture(rounds: c_int) -> usize {
+    let threads = |job: fn(c_int, c_int) -> bool, numbers: std::ops::Range<c_int>| {
+        let start = |number| {
+            std::thread::spawn(move || (0..rounds).filter(|&round| !job(number, round)).count())
+        };
+        numbers.map(start).collect::<Vec<_>>()
+    };
+    let mut all = threads(mark_and_close, 300..303);
+    all.extend(threads(mark_and_fork, 310..312));
+    all.extend(threads(mark_and_spawn, 320..321));
+    all.into_iter().map(|thread| thread.join().unwrap()).sum()
+}
+
+fn is(fd: c_int, advice: c_int) -> bool {
+    cradvise_query(fd).is_ok_and(|now| now == advice)
+}
+
+fn mark_and_close(fd: c_int, round: c_int) -> bool {
+    open(fd, "/dev/null");
+    let mut right = cradvise(fd, 1 + round % 3).is_ok() && is(fd, 1 + round % 3);
+    // Where the table grows, and numbers that are all of this thread.
+    let far = 1_000_000 + fd * 10_000 + round;
+    right &= cradvise(far, 2).is_ok() && is(far, 2) && cradvise(far, 0).is_ok() && is(far, 0);
+    // SAFETY: the number is this thread's.
+    unsafe { libc::close(fd) };
+    // Asked before it is open again, the table knows without the library, too.
+    right & is(fd, (1 + round % 3) & 2)
+}
+
+fn mark_and_fork(fd: c_int, round: c_int) -> bool {
+    open(fd, "/dev/null");
+    let mut right = cradvise(fd, round % 4).is_ok();
+    // SAFETY: the child calls nothing that is not async-signal-safe.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let mut right = is(fd, round % 4) && cradvise(fd, (round + 1) % 4).is_ok();
+        right &= is(fd, (round + 1) % 4) && cradvise_reset().is_ok() && is(fd, 0);
+        // SAFETY: ends the child at once.
+        unsafe { libc::_exit(i32::from(!right)) };
+    }
+    let mut status = -1;
+    // SAFETY: the child is ours.
+    right &= unsafe { libc::waitpid(pid, &mut status, 0) } == pid && status == 0;
+    right & is(fd, round % 4)
+}
+
+fn mark_and_spawn(fd: c_int, _: c_int) -> bool {
+    open(fd, "/dev/null");
+    let right = cradvise(fd, 1).is_ok() && cradvise(fd + 1, 2).is_ok();
+    let started = Command::new("/bin/true").status();
+    right && started.is_ok_and(|status| status.success()) && is(fd, 1) && is(fd + 1, 2)
 }
