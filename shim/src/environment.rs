@@ -13,6 +13,13 @@ pub static CRADVISE_BACKEND: Variable = Variable::new(c"CRADVISE_BACKEND", backe
 /// The number of the restart call.
 pub static CKPT_RESTART_NR: Variable = Variable::new(c"CKPT_RESTART_NR", call_number);
 
+/// The table of the program before exec(2), which libckptadv.so reads. Internal: its form
+/// changes with the version in it.
+pub const CRADVISE_TABLE: &str = match c"CRADVISE_TABLE".to_str() {
+    Ok(name) => name,
+    Err(_) => unreachable!(),
+};
+
 /// `CRADVISE_BACKEND=kernel`.
 pub const KERNEL: i64 = 0;
 /// `CRADVISE_BACKEND=table`.

@@ -13,8 +13,7 @@ use crate::backend::{self, Backend, Table};
 use std::fmt::{self, Write};
 use std::os::fd::RawFd;
 
-/// The variable. Internal: its form changes with the version in it.
-pub const CRADVISE_TABLE: &str = "CRADVISE_TABLE";
+pub use crate::environment::CRADVISE_TABLE;
 
 const VERSION: &str = "1";
 const ADVICE: u64 = 3;
