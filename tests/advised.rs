@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use harness::build::{binary, program};
+use harness::build::{binary, program, shared_object};
 use harness::criu::{World, library};
 use harness::linux_cr::{Feed, Outcome, Restart, Verdict, exit_code, image};
 
@@ -222,6 +222,28 @@ fn a_kernel_that_has_the_call_says_the_same() {
     );
     for preload in [false, true] {
         assert_eq!(on_a_kernel(preload, &exec), "0 0 0 0 1 2 2");
+    }
+}
+
+#[test]
+fn calls_before_the_librarys_constructor_do_no_harm() {
+    let early = shared_object("early");
+    for libraries in [[library(), early.clone()], [early, library()]] {
+        let output = Command::new(binary("advised"))
+            .args(["getfd", "0", "query", "7"])
+            .env(
+                "LD_PRELOAD",
+                format!("{}:{}", libraries[0].display(), libraries[1].display()),
+            )
+            .env("CRADVISE_TABLE", "1,7=2")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "2\n2\n",
+            "{output:?}"
+        );
     }
 }
 
@@ -558,7 +580,9 @@ fn the_crates_restart_leaves_the_advice_to_a_library_that_is_loaded() {
                 .scenario("files")
                 .feed(feed)
                 .program(binary("advised"))
-                .args(["set", "20", "1", "set", "7", "2", "restart"])
+                .args([
+                    "setfd", "20", "1", "set", "20", "1", "set", "7", "2", "restart",
+                ])
                 .env("CKPT_RESTART_NR", "302")
                 .descriptor(20, log);
             if preload {
@@ -569,6 +593,15 @@ fn the_crates_restart_leaves_the_advice_to_a_library_that_is_loaded() {
             let task = outcome.tasks[0].0;
             assert_eq!(outcome.link(task, 20), path, "{preload}");
             assert_eq!(outcome.numbers(task), [0, 1, 2, 3, 4, 5, 6, 8, 9, 20, 60]);
+            // As the caller's own is.
+            let info = format!("/proc/{}/fdinfo/20", outcome.pid(task));
+            let info = std::fs::read_to_string(info).unwrap();
+            let flags = info
+                .lines()
+                .find_map(|line| line.strip_prefix("flags:"))
+                .unwrap();
+            let flags = i32::from_str_radix(flags.trim(), 8).unwrap();
+            assert_ne!(flags & libc::O_CLOEXEC, 0, "{preload}");
         }
     }
 }

@@ -408,14 +408,21 @@ fn prepare(
         sources.insert(kept.number, copy);
     }
     KEEPING.store(false, Ordering::Release);
+    let mut close_on_exec = Vec::new();
     for number in marked(&advice) {
         if let Entry::Vacant(place) = sources.entry(number) {
             let copy = caller::copy_above(number, ABOVE).map_err(|_| could_not_keep(number))?;
             reserved::reserve(copy);
             place.insert(copy);
+            if caller::closes_on_exec(number) {
+                close_on_exec.push(number);
+            }
         }
     }
     let mut request = Request::new(&advice, sources, Naming::Inherited, Some(fd))?;
+    close_on_exec
+        .into_iter()
+        .for_each(|number| request.closes_on_exec(number));
     if let Some(start) = start {
         // SAFETY: the program has it open for the length of its call.
         let image = unsafe { BorrowedFd::borrow_raw(fd) };

@@ -1,7 +1,7 @@
 //! The table of cradvise(2) in this process: the one that every copy of the crate
 //! uses while this library is loaded, and that the hooks keep exact.
 
-use ckpt_image::advice::{Action, Advice, Item};
+use ckpt_image::advice::{Action, Advice, Item, Target};
 use ckpt_restart::settings::Settings;
 use ckpt_restart::{Error, errno};
 use cradvise::FD_CR_PRESERVE;
@@ -90,7 +90,8 @@ pub fn on_fcntl(fd: c_int, command: c_int, argument: usize, real: impl FnOnce() 
 /// The advice of the environment and of cradvise(2), as it is now.
 ///
 /// One number may have both. What the environment gives it wins; an IGNORE there and
-/// a PRESERVE here are what PRESERVE and IGNORE are together.
+/// a PRESERVE here are what PRESERVE and IGNORE are together. A range there need not
+/// have the number: it means what was open when the program started.
 ///
 /// # Errors
 /// ESTALE and others of cradvise(2).
@@ -101,15 +102,20 @@ pub fn advice(settings: &Settings) -> Result<Advice, Error> {
         Error::system(format!("cradvise: {error}"), errno)
     };
     for mut item in cradvise::advice().map_err(refused)? {
-        let Some((number, _)) = item.target.numbers() else {
+        let Target::Number(number) = item.target else {
             continue;
         };
-        let of_number = |given: &&Item| {
+        let covers = |given: &&Item| {
             let numbers = given.target.numbers();
             given.task.is_none() && numbers.is_some_and(|(a, b)| (a..=b).contains(&number))
         };
-        let given: Vec<_> = settings.advice.items.iter().filter(of_number).collect();
-        if given.iter().any(|given| given.action != Action::Ignore) {
+        let given: Vec<_> = settings.advice.items.iter().filter(covers).collect();
+        let wins = |given: &&Item| match given.action {
+            Action::Ignore => false,
+            Action::Substitute(_) => true,
+            Action::Preserve | Action::Add => given.target == item.target,
+        };
+        if given.iter().any(wins) {
             continue;
         }
         if item.action == Action::Add && !given.is_empty() {

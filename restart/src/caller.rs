@@ -102,6 +102,11 @@ pub fn copy_above(fd: i32, least: i32) -> io::Result<i32> {
     }
 }
 
+/// Whether a descriptor is close-on-exec.
+pub fn closes_on_exec(fd: i32) -> bool {
+    fcntl(fd, libc::F_GETFD, 0).is_ok_and(|flags| flags & libc::FD_CLOEXEC != 0)
+}
+
 /// Examines one descriptor of the caller.
 ///
 /// * `fd`: where it is now (a copy will do).

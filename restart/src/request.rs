@@ -167,6 +167,14 @@ impl Request {
         Ok(Planner::new(&self.advice, self.caller.clone(), false)?.with_paths(paths))
     }
 
+    /// A descriptor that is added shall be close-on-exec, since the caller's own is. (A
+    /// copy of it does not tell.)
+    pub fn closes_on_exec(&mut self, number: i32) {
+        if let Some(file) = self.caller.files.get_mut(&number) {
+            file.close_on_exec = true;
+        }
+    }
+
     /// Starts the processes that copy between the caller's pipes and the fifos that
     /// tasks get in their stead. Called before any task exists.
     ///
