@@ -607,6 +607,32 @@ fn the_crates_restart_leaves_the_advice_to_a_library_that_is_loaded() {
 }
 
 #[test]
+fn advice_that_a_kernel_keeps_is_carried_out_too() {
+    if !harness::is_root() {
+        return;
+    }
+    let scratch = Scratch::new("kernel");
+    let (log, path) = scratch.log("log");
+    let advised = binary("advised");
+    let outcome = restart("files")
+        .program(&advised)
+        .args([
+            "kernel",
+            "/usr/bin/env",
+            "CRADVISE_NR=10000",
+            "CRADVISE_BACKEND=kernel",
+        ])
+        .args([&advised])
+        .args(["set", "20", "1", "set", "7", "2", "exec"])
+        .args([program("restart")])
+        .descriptor(20, log)
+        .run();
+    assert_restarted(&outcome);
+    assert_eq!(outcome.link(FILES, 20), path);
+    assert_eq!(outcome.numbers(FILES), [0, 1, 2, 3, 4, 5, 6, 8, 9, 20, 60]);
+}
+
+#[test]
 fn a_command_carries_advice_and_descriptors_and_nothing_else() {
     if !harness::is_root() {
         return;
