@@ -8,7 +8,7 @@
 #![allow(clippy::undocumented_unsafe_blocks)] // The real calls, with the caller's own arguments.
 
 use crate::exec::{self, Strings};
-use crate::lean::is_quiet;
+use crate::state::is_quiet;
 use crate::{criu, lean_hooks, linux_cr, table};
 use libc::{
     DIR, FILE, c_char, c_int, c_long, c_uint, c_void, dirent64, mode_t, msghdr, pid_t, size_t,

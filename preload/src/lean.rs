@@ -4,7 +4,6 @@
 //! redhook's hooks look behind a lock and guard against a panic at every call, which
 //! costs some 30 ns; these do only when there is something to do.
 
-use crate::state;
 use ckpt_restart::errno;
 use libc::c_long;
 use std::ffi::{CStr, c_void};
@@ -52,12 +51,6 @@ impl Real {
 extern "C" fn missing() -> c_long {
     errno::set(libc::ENOSYS);
     -1
-}
-
-/// Whether hooks have nothing to do.
-#[inline]
-pub fn is_quiet() -> bool {
-    state::is_quiet()
 }
 
 /// Defines hooks: the function, and what it does where it is not `quiet` with `real`,
