@@ -1432,6 +1432,28 @@ fn two_items_that_give_one_descriptor_are_a_contradiction() {
 }
 
 #[test]
+fn an_image_that_builds_on_another_is_restored_and_rewritten() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &["7=reg:@f", "8=eventfd"], &[]) else {
+        return;
+    };
+    let mut expected = native(&image, &[]);
+    expected[0].remove(&7);
+    let next = image.built_on(&world.path("next"));
+    let restored = next.restore().advice("IGNORE", "7").run().restored();
+    assert_eq!(tables(&next, &restored), expected);
+    drop(restored);
+    let directory = next.directory.to_string_lossy().into_owned();
+    fs::create_dir(world.path("elsewhere")).expect("a directory");
+    for new in ["new", "elsewhere/new"] {
+        let new = world.path(new);
+        ckptadv(&["rewrite", "--ignore", "7", &directory, "-o", &new]);
+        let restored = next.at(&new).restore().run().restored();
+        assert_eq!(tables(&next, &restored), expected);
+    }
+}
+
+#[test]
 fn a_rewritten_image_opens_a_path_without_the_library() {
     let Some(world) = World::new() else { return };
     let words = ["7=append:@f", "8=dup:7", "9=reg:@g"];

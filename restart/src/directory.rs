@@ -106,7 +106,7 @@ fn fill(new: &Path, from: &Path, changed: &BTreeMap<String, Vec<u8>>) -> io::Res
         let place = new.join(&name);
         if kind.is_symlink() {
             // Of an image that builds on another: "parent".
-            std::os::unix::fs::symlink(fs::read_link(entry.path())?, place)?;
+            std::os::unix::fs::symlink(target_from(new, from, &entry.path())?, place)?;
         } else if kind.is_file() {
             // What criu writes when it restores, logs and statistics, it writes into
             // the directory that it restores from: that must not be the old one's.
@@ -122,4 +122,18 @@ fn fill(new: &Path, from: &Path, changed: &BTreeMap<String, Vec<u8>>) -> io::Res
         fs::write(new.join(name), bytes)?;
     }
     Ok(())
+}
+
+/// What a link of one directory has to say in another, to lead to the same.
+fn target_from(new: &Path, old: &Path, link: &Path) -> io::Result<PathBuf> {
+    let target = fs::read_link(link)?;
+    if target.is_absolute() || beside(new)? == beside(old)? {
+        return Ok(target);
+    }
+    fs::canonicalize(old.join(&target)).or(Ok(target))
+}
+
+/// The directory that a directory is in.
+fn beside(directory: &Path) -> io::Result<Option<PathBuf>> {
+    Ok(fs::canonicalize(directory)?.parent().map(Path::to_owned))
 }

@@ -448,6 +448,28 @@ impl<'w> Image<'w> {
         }
     }
 
+    /// An image that builds on this one, as a dump with --prev-images-dir: it has no
+    /// page of its own. (Kernels without soft-dirty bits make none.)
+    ///
+    /// # Panics
+    /// This is no image.
+    pub fn built_on(&self, directory: &str) -> Image<'w> {
+        fs::create_dir(directory).expect("a directory for an image");
+        let next = self.at(directory);
+        for (name, mut bytes) in self.files() {
+            if name.starts_with("pagemap-") {
+                bytes = pages_of_parent(&bytes);
+            } else if name.starts_with("pages-") {
+                bytes.clear();
+            }
+            fs::write(next.directory.join(name), bytes).expect("a file of an image");
+        }
+        let name = self.directory.file_name().expect("a name");
+        let way = std::path::Path::new("..").join(name);
+        std::os::unix::fs::symlink(way, next.directory.join("parent")).expect("a link");
+        next
+    }
+
     /// The names of the files of the image with their bytes.
     ///
     /// # Panics
@@ -708,4 +730,26 @@ fn same(task: i32, number: i32, other: i32, other_number: i32) -> bool {
         unsafe { libc::syscall(libc::SYS_kcmp, task, other, KCMP_FILE, number, other_number) };
     assert!(order >= 0, "kcmp: {}", io::Error::last_os_error());
     order == 0
+}
+
+/// A pagemap-N.img of which every run of pages is in the parent image.
+fn pages_of_parent(pagemap: &[u8]) -> Vec<u8> {
+    /// The field of flags, and PE_PARENT.
+    const FLAGS: [u8; 2] = [4 << 3, 1];
+    let (head, mut rest) = pagemap.split_at(8);
+    let mut new = head.to_vec();
+    let mut first = true;
+    while let Some((length, entries)) = rest.split_first_chunk() {
+        let (entry, next) = entries.split_at(u32::from_ne_bytes(*length) as usize);
+        rest = next;
+        let mut entry = entry.to_vec();
+        if !std::mem::take(&mut first) {
+            let flags = entry.len() - FLAGS.len();
+            assert_eq!(entry[flags], FLAGS[0], "flags come last");
+            entry[flags..].copy_from_slice(&FLAGS);
+        }
+        new.extend((entry.len() as u32).to_ne_bytes());
+        new.extend(entry);
+    }
+    new
 }
