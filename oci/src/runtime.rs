@@ -29,6 +29,16 @@ const DIRECTORIES: &[&str] = &[
     "/usr/lib",
 ];
 
+/// Where programs of the system are.
+const PROGRAMS: &[&str] = &[
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+];
+
 /// The real runtime.
 pub struct Runtime(PathBuf);
 
@@ -58,7 +68,7 @@ impl Runtime {
             None => in_path(name).ok_or_else(|| {
                 Refusal::new(
                     name.display(),
-                    "no such runtime in PATH: name it in /etc/ckptadv/oci.toml",
+                    "no such runtime in PATH or /usr: name it in /etc/ckptadv/oci.toml",
                 )
             })?,
         };
@@ -210,10 +220,12 @@ fn installed() -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
+/// A program in PATH, or where programs of the system are: Podman deletes containers with no PATH at all.
 fn in_path(name: &OsStr) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
-    let path = std::env::var_os("PATH")?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
+        .chain(PROGRAMS.iter().map(PathBuf::from))
         .filter(|directory| directory.is_absolute())
         .map(|directory| directory.join(name))
         .find(|path| {

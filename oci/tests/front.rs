@@ -346,9 +346,18 @@ fn the_name_says_which_runtime() {
         symlink(env!("CARGO_BIN_EXE_ckptadv-oci"), &link).expect("a link");
         link
     };
+    let none = named("ckptadv-oci-no-such-runtime");
+    let said = refused(place.call(&none, "start known"));
+    assert!(
+        said.contains("no-such-runtime: no such runtime in PATH"),
+        "{said}"
+    );
+    // Podman deletes containers with no PATH at all.
+    let env = named("ckptadv-oci-env");
+    let mut command = place.call(&env, "--version");
+    command.env_remove("PATH");
+    assert!(became(command).0.starts_with("env (GNU"));
     let crun = named("ckptadv-oci-crun");
-    let said = refused(place.call(&crun, "start known"));
-    assert!(said.contains("crun: no such runtime in PATH"), "{said}");
     place.program("crun", "crun");
     assert!(
         became(place.call(&crun, "start known"))
