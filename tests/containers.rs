@@ -127,16 +127,28 @@ fn annotations_advise_runc() {
         return;
     };
     let mut container = yard.container(&yard.front(), WORDS);
+    container.run(&output(&yard, "out"));
+    // criu has no standard error then: what the library says stands beside criu's log.
     annotate(
         &mut container,
-        &[
-            ("preserve", "1,2"),
-            ("ignore", "7,8"),
-            ("substitute", "8=/tmp/new,9=/log"),
-            ("strict", "strict"),
-        ],
+        &[("ignore", "1,2,7,55"), ("strict", "strict")],
     );
-    container.run(&output(&yard, "out"));
+    container.describe();
+    container.checkpoint("refused", &[]).fails();
+    let log = fs::read_to_string(yard.path("refused/ckptadv.log")).expect("a log");
+    assert!(
+        log.contains("dump refused: nothing matched: CKPT_IGNORE=55"),
+        "{log}"
+    );
+
+    let annotations = [
+        ("preserve", "1,2"),
+        ("ignore", "7,8"),
+        ("substitute", "8=/tmp/new,9=/log"),
+        ("strict", "strict"),
+    ];
+    annotate(&mut container, &annotations);
+    container.describe();
     for round in ["first", "second"] {
         // The second time 8 and 9 lie outside the container's mounts, since they were given from there.
         if round == "second" {

@@ -75,6 +75,8 @@ pub enum Verb {
     Checkpoint {
         /// Its name.
         container: OsString,
+        /// Where criu's log goes.
+        work: Option<PathBuf>,
     },
     /// Restore the container of this bundle.
     Restore {
@@ -175,14 +177,15 @@ fn restore(arguments: &[OsString]) -> Verb {
 
 fn checkpoint(arguments: &[OsString]) -> Verb {
     let arguments = Arguments::read(arguments);
+    let work = arguments.work.or(arguments.image);
     let mut others = arguments.others.into_iter();
     match (others.next(), others.next(), arguments.unknown) {
         _ if arguments.help => Verb::Other,
-        (Some(container), None, _) => Verb::Checkpoint { container },
+        (Some(container), None, _) => Verb::Checkpoint { container, work },
         // One of them may be the option's value.
         (Some(_), Some(_), Some(option)) => Verb::Doubtful(option),
         // The runtime complains of the others.
-        (Some(container), Some(_), None) => Verb::Checkpoint { container },
+        (Some(container), Some(_), None) => Verb::Checkpoint { container, work },
         (None, ..) => Verb::Other,
     }
 }
@@ -191,6 +194,8 @@ fn checkpoint(arguments: &[OsString]) -> Verb {
 #[derive(Default)]
 struct Arguments {
     bundle: Option<PathBuf>,
+    work: Option<PathBuf>,
+    image: Option<PathBuf>,
     help: bool,
     /// An option that is not known.
     unknown: Option<String>,
@@ -218,6 +223,8 @@ impl Arguments {
             };
             match (name.as_str(), value) {
                 ("bundle" | "b", Some(path)) => it.bundle = Some(path.into()),
+                ("work-path", Some(path)) => it.work = Some(path.into()),
+                ("image-path", Some(path)) => it.image = Some(path.into()),
                 ("help" | "h" | "?" | "usage", None) => it.help = true,
                 (_, None) if !ALONE.contains(&name.as_str()) => {
                     it.unknown = Some(argument.to_string_lossy().into_owned());
@@ -253,9 +260,12 @@ mod tests {
         Invocation::read(line.split_whitespace().map(OsString::from).collect())
     }
 
-    fn checkpoint(container: &str) -> Verb {
+    fn checkpoint(container: &str, work: &str) -> Verb {
         Verb::Checkpoint {
             container: container.into(),
+            work: Some(work)
+                .filter(|work| !work.is_empty())
+                .map(PathBuf::from),
         }
     }
 
@@ -274,13 +284,13 @@ mod tests {
             ("create --bundle /b --pid-file /p ID", Verb::Other),
             ("start ID", Verb::Other),
             ("checkpoint --help", Verb::Other),
-            ("checkpoint --image-path /i --work-path /w ID", checkpoint("ID")),
+            ("checkpoint --image-path /i --work-path /w ID", checkpoint("ID", "/w")),
             ("delete --force ID", Verb::Other),
             ("restore --bundle /b --pid-file /p --detach --image-path /i --work-path /w ID", restore("/b")),
             ("--log-format=json --log /l restore -b /b ID", restore("/b")),
             // What containerd calls.
             ("--root /r --log /l --log-format json --systemd-cgroup restore --image-path /i --bundle /b --no-pivot --detach ID", restore("/b")),
-            ("--root /r --log /l checkpoint --leave-running --file-locks ID", checkpoint("ID")),
+            ("--root /r --log /l checkpoint --leave-running --file-locks ID", checkpoint("ID", "")),
             // Ways to write it.
             ("", Verb::Other),
             ("--version", Verb::Other),
@@ -294,15 +304,16 @@ mod tests {
             ("restore --pid-file=x -h", Verb::Other),
             ("restore --", restore(".")),
             ("--debug --root restore state ID", Verb::Other),
-            ("--root=restore checkpoint ID", checkpoint("ID")),
-            ("--rootless true --criu /c checkpoint ID", checkpoint("ID")),
+            ("--root=restore checkpoint ID", checkpoint("ID", "")),
+            ("--rootless true --criu /c checkpoint ID", checkpoint("ID", "")),
             ("--cgroup-manager disabled restore ID", restore(".")),
-            ("checkpoint -- --help", checkpoint("--help")),
+            ("checkpoint -- --help", checkpoint("--help", "")),
             ("checkpoint", Verb::Other),
-            ("checkpoint a b", checkpoint("a")),
-            ("checkpoint --page-server 1.2.3.4:5 --status-fd 3 ID", checkpoint("ID")),
-            ("checkpoint --new ID", checkpoint("ID")),
-            ("checkpoint --new=value ID", checkpoint("ID")),
+            ("checkpoint a b", checkpoint("a", "")),
+            ("checkpoint --image-path /i ID", checkpoint("ID", "/i")),
+            ("checkpoint --page-server 1.2.3.4:5 --status-fd 3 ID", checkpoint("ID", "")),
+            ("checkpoint --new ID", checkpoint("ID", "")),
+            ("checkpoint --new=value ID", checkpoint("ID", "")),
             // Options that nobody knows.
             ("--new restore ID", restore(".")),
             ("--new value restore ID", doubtful("--new")),

@@ -5,12 +5,14 @@
 //! * [`bundle`]: what config.json says of the container;
 //! * [`annotations`]: the advice in it, judged: it is not trusted;
 //! * [`administrator`]: what /etc/ckptadv/oci.toml says, which is;
-//! * [`runtime`]: the real runtime, and the environment that it gets.
+//! * [`runtime`]: the real runtime, and the environment that it gets;
+//! * [`log`]: where the library says what it does.
 
 mod administrator;
 mod annotations;
 mod bundle;
 mod invocation;
+mod log;
 mod refusal;
 mod runtime;
 
@@ -41,7 +43,7 @@ fn run(name: &OsString, invocation: &Invocation) -> Result<Infallible, Refusal> 
         Verb::Other => return Err(runtime.become_it(&invocation.arguments, Vec::new())),
         Verb::Doubtful(option) => return Err(Refusal::doubtful(option)),
         Verb::Restore { bundle } => (Moment::Restore, bundle.clone()),
-        Verb::Checkpoint { container } => {
+        Verb::Checkpoint { container, .. } => {
             let bundle = runtime.bundle_of(&invocation.globals, container)?;
             (Moment::Checkpoint, bundle)
         }
@@ -51,6 +53,15 @@ fn run(name: &OsString, invocation: &Invocation) -> Result<Infallible, Refusal> 
     let mut environment = Vec::new();
     if !advice.is_empty() {
         environment = runtime::environment(advice, &administrator)?;
+        if let (
+            Verb::Checkpoint {
+                work: Some(work), ..
+            },
+            None,
+        ) = (&invocation.verb, &administrator.log_file)
+        {
+            environment.extend(log::beside_that_of_criu(work));
+        }
     }
     Err(runtime.become_it(&invocation.arguments, environment))
 }

@@ -107,7 +107,7 @@ impl Drop for Place {
 }
 
 const RESTORE: &str = "--root /r restore --bundle @/bundle --image-path /i known";
-const CHECKPOINT: &str = "--root /r checkpoint --image-path /i known";
+const CHECKPOINT: &str = "--root /r checkpoint --image-path /no/such/image known";
 
 /// How the runtime was called, and what of the environment is ours to set.
 fn became(mut command: Command) -> (String, Vec<String>) {
@@ -174,9 +174,10 @@ fn advice_reaches_checkpoint_and_restore_and_nothing_else() {
         environment,
         [
             "CKPT_IGNORE=7",
+            "CKPT_LOG_FILE=/no/such/image/ckptadv.log",
             "CKPT_PRESERVE=1,2",
             "CKPT_STRICT=strict",
-            &preload
+            &preload,
         ]
     );
     // The bundle is the working directory where none is named.
