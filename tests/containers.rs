@@ -1,11 +1,14 @@
 //! End to end, with real runtimes: what becomes of the descriptors of a container that is checkpointed and restored with
 //! advice, in the environment of the runtime or in annotations, seen in /proc/PID/fd.
 
-use harness::containers::{Container, Yard};
+use harness::containers::{Call, Container, Yard};
 use serde_json::json;
-use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 fn runc() -> Vec<String> {
     vec!["runc".to_owned()]
@@ -295,7 +298,13 @@ struct Pod<'y> {
 }
 
 impl<'y> Pod<'y> {
-    fn new(yard: &'y Yard, runtime: &str) -> Self {
+    fn new(yard: &'y Yard) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Podman calls a runtime by its path alone.
+        let front = yard.path("bin/front");
+        let text = format!("#!/bin/sh\nexec {} \"$@\"\n", yard.front().join(" "));
+        yard.write("bin/front", &text);
+        fs::set_permissions(&front, Permissions::from_mode(0o755)).expect("a program");
         let mut options = vec!["podman".to_owned()];
         for (option, value) in [
             ("root", yard.path("store")),
@@ -304,77 +313,99 @@ impl<'y> Pod<'y> {
             ("storage-driver", "vfs".to_owned()),
             ("events-backend", "file".to_owned()),
             ("cgroup-manager", "cgroupfs".to_owned()),
-            ("runtime", runtime.to_owned()),
+            ("runtime", front),
         ] {
             options.push(format!("--{option}={value}"));
         }
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Pod {
             yard,
             options,
-            name: format!("ckptadv-{}", std::process::id()),
+            name: format!("ckptadv-{}-{number}", std::process::id()),
         }
     }
 
-    fn podman(&self, words: &[&str]) -> harness::containers::Call<'y> {
+    fn podman(&self, words: &[&str]) -> Call<'y> {
         let mut line = self.options.clone();
         line.extend(words.iter().map(|&word| word.to_owned()));
         self.yard.command(&line)
     }
 
-    fn links(&self) -> std::collections::BTreeMap<i32, String> {
+    /// Runs the holder until it has a number.
+    ///
+    /// * `what`: an image, or `--rootfs` and a directory.
+    fn run(&self, annotations: &[&str], what: &[&str], words: &[&str], until: i32) {
+        let mut line = vec!["run", "--detach", "--name", &self.name, "--network", "none"];
+        // The default profile has no io_uring.
+        line.extend(["--security-opt", "seccomp=unconfined"]);
+        // Podman's own are higher, and raising them may not be allowed.
+        line.extend([
+            "--ulimit",
+            "nofile=1024:1024",
+            "--ulimit",
+            "nproc=1000:1000",
+        ]);
+        let annotations = annotations.iter().flat_map(|one| ["--annotation", one]);
+        line.extend(annotations);
+        line.extend(what);
+        line.extend(["/holder", "/tmp/ready"]);
+        line.extend(words);
+        self.podman(&line).succeeds();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let links = self.links();
+            let is_busy = links.values().any(|link| link.ends_with("/tmp/ready"));
+            if links.contains_key(&until) && !is_busy && links.keys().all(|&number| number < 600) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the holder is not ready: {links:?}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn links(&self) -> BTreeMap<i32, String> {
         let pid = self
             .podman(&["inspect", "--format", "{{.State.Pid}}", &self.name])
             .succeeds();
         harness::criu::links(pid.trim().parse().expect("a pid"))
     }
+
+    fn remove(&self) -> (bool, String) {
+        self.podman(&["rm", "--force", "--time", "0", &self.name])
+            .run()
+    }
 }
 
 impl Drop for Pod<'_> {
     fn drop(&mut self) {
-        let _ = self
-            .podman(&["rm", "--force", "--time", "0", &self.name])
-            .run();
+        self.remove();
     }
 }
 
+const PODMAN: &[&str] = &["podman", "conmon", "runc", "iptables"];
+
 #[test]
 fn annotations_advise_podman() {
-    let Some(yard) = Yard::new(&["podman", "conmon", "runc", "iptables"]) else {
+    let Some(yard) = Yard::new(PODMAN) else {
         return;
     };
-    // Podman calls a runtime by its path alone.
-    let front = yard.path("bin/front");
-    let text = format!("#!/bin/sh\nexec {} \"$@\"\n", yard.front().join(" "));
-    yard.write("bin/front", &text);
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(&front, mode).expect("a program");
-    let pod = Pod::new(&yard, &front);
-    let rootfs = yard.path("bundle/rootfs");
-    let mut line = vec!["run", "--detach", "--name", &pod.name, "--network", "none"];
-    line.extend(["--security-opt", "seccomp=unconfined"]);
-    // Those of the caller, where raising them is not allowed.
-    line.extend([
-        "--ulimit",
-        "nofile=1024:1024",
-        "--ulimit",
-        "nproc=1000:1000",
-    ]);
-    for annotation in [
+    let pod = Pod::new(&yard);
+    let annotations = [
         "\"org.ckptadv.ignore=7,8\"",
         "\"org.ckptadv.substitute=8=/tmp/new,9=1\"",
         "org.ckptadv.strict=strict",
-    ] {
-        line.extend(["--annotation", annotation]);
-    }
-    line.extend(["--rootfs", &rootfs, "/holder", "/tmp/ready"]);
-    line.extend([
+    ];
+    let rootfs = ["--rootfs", &yard.path("bundle/rootfs")];
+    let words = [
         "7=unwritable:ring",
         "8=append:/log",
         "9=append:/log",
         "count",
-    ]);
-    pod.podman(&line).succeeds();
-    yard.wait_until_ready();
+    ];
+    pod.run(&annotations, &rootfs, &words, 9);
     let before = pod.links();
     assert_eq!(before[&7], "anon_inode:[io_uring]");
 
@@ -393,31 +424,69 @@ fn annotations_advise_podman() {
 }
 
 #[test]
-fn podman_tells_what_an_annotation_may_not() {
-    let Some(yard) = Yard::new(&["podman", "conmon", "runc", "iptables"]) else {
+fn advice_travels_with_an_exported_checkpoint() {
+    let Some(yard) = Yard::new(PODMAN) else {
         return;
     };
-    let front = harness::build::product("ckptadv-oci").display().to_string();
-    let mut pod = Pod::new(&yard, &front);
-    pod.name += "-hostile";
-    let rootfs = yard.path("bundle/rootfs");
-    let mut line = vec!["run", "--detach", "--name", &pod.name, "--network", "none"];
-    line.extend([
-        "--ulimit",
-        "nofile=1024:1024",
-        "--ulimit",
-        "nproc=1000:1000",
-    ]);
-    line.extend(["--annotation", "org.ckptadv.preserve=3"]);
-    line.extend([
-        "--rootfs",
+    let mut pod = Pod::new(&yard);
+    let (rootfs, archive) = (yard.path("bundle/rootfs"), yard.path("rootfs.tar"));
+    let tar = [
+        "tar",
+        "--create",
+        "--file",
+        &archive,
+        "--directory",
         &rootfs,
-        "/holder",
-        "/tmp/ready",
-        "8=append:/log",
-    ]);
-    pod.podman(&line).succeeds();
-    yard.wait_until_ready();
+        ".",
+    ];
+    yard.command(&tar.map(str::to_owned)).succeeds();
+    let image = "localhost/ckptadv-holder:1";
+    pod.podman(&["import", "--quiet", &archive, image])
+        .succeeds();
+    let annotations = [
+        "org.ckptadv.ignore=7",
+        "org.ckptadv.substitute=8=/tmp/new",
+        "org.ckptadv.strict=strict",
+    ];
+    pod.run(
+        &annotations,
+        &[image],
+        &["7=unwritable:ring", "8=append:/log"],
+        8,
+    );
+    let exported = yard.path("checkpoint.tar.gz");
+    pod.podman(&["container", "checkpoint", "--export", &exported, &pod.name])
+        .succeeds();
+    let (removed, said) = pod.remove();
+    assert!(removed, "{said}");
+
+    // Perhaps on another machine, where nobody gives advice.
+    pod.name += "-again";
+    pod.podman(&[
+        "container",
+        "restore",
+        "--import",
+        &exported,
+        "--name",
+        &pod.name,
+    ])
+    .succeeds();
+    let links = pod.links();
+    assert_eq!(links.get(&7), None);
+    assert!(links[&8].ends_with("/tmp/new"), "{links:?}");
+    let (_, said) = pod.remove();
+    let (removed, more) = pod.podman(&["rmi", "--force", image]).run();
+    assert!(removed, "{said}{more}");
+}
+
+#[test]
+fn podman_tells_what_an_annotation_may_not() {
+    let Some(yard) = Yard::new(PODMAN) else {
+        return;
+    };
+    let pod = Pod::new(&yard);
+    let rootfs = ["--rootfs", &yard.path("bundle/rootfs")];
+    pod.run(&["org.ckptadv.preserve=3"], &rootfs, &["8=append:/log"], 8);
     let before = pod.links();
     let said = pod.podman(&["container", "checkpoint", &pod.name]).fails();
     assert!(
@@ -425,4 +494,33 @@ fn podman_tells_what_an_annotation_may_not() {
         "{said}"
     );
     assert_eq!(pod.links(), before, "it goes on");
+}
+
+#[test]
+fn podman_tells_what_the_library_refuses() {
+    let Some(yard) = Yard::new(PODMAN) else {
+        return;
+    };
+    let pod = Pod::new(&yard);
+    let rootfs = ["--rootfs", &yard.path("bundle/rootfs")];
+    pod.run(
+        &["org.ckptadv.substitute=8=/tmp"],
+        &rootfs,
+        &["8=append:/log"],
+        8,
+    );
+    pod.podman(&["container", "checkpoint", "--keep", &pod.name])
+        .succeeds();
+    let said = pod
+        .podman(&["container", "restore", "--keep", &pod.name])
+        .fails();
+    assert!(
+        said.contains("ckptadv: restart refused: ") && said.contains("only regular files"),
+        "{said}"
+    );
+    // Once the reason is gone, it is restored after all.
+    fs::rename(yard.inside("tmp"), yard.inside("old")).expect("another name");
+    pod.podman(&["container", "restore", "--keep", &pod.name])
+        .succeeds();
+    assert_eq!(pod.links()[&8], yard.inside("tmp"));
 }
