@@ -167,10 +167,25 @@ impl Drop for Yard {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("left for you to look at: {}", self.directory.display());
-        } else {
-            let _ = fs::remove_dir_all(&self.directory);
+            return;
         }
+        // conmon has Podman clean up behind a container, and ends later than that is removed.
+        let deadline = Instant::now() + PATIENCE;
+        while is_named_by_a_process(&self.directory) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Whether a process has a path in its arguments.
+fn is_named_by_a_process(path: &Path) -> bool {
+    let path = path.as_os_str().as_encoded_bytes();
+    let names = |arguments: Vec<u8>| arguments.windows(path.len()).any(|part| part == path);
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|process| fs::read(process.path().join("cmdline")).ok())
+        .any(names)
 }
 
 /// A program that a daemon starts.
