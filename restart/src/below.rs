@@ -355,4 +355,53 @@ mod tests {
         outside.sort();
         assert_eq!(outside, ["root", "secret"]);
     }
+
+    /// Somebody exchanges what is there, all the time.
+    fn raced(place: &Place, a: &str, b: &str, check: impl Fn(&Below)) {
+        let path = |name: &str| {
+            let path = place.root().join(name);
+            CString::new(path.as_os_str().as_bytes()).expect("a path")
+        };
+        let (a, b) = (path(a), path(b));
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let (at, exchange) = (libc::AT_FDCWD, libc::RENAME_EXCHANGE);
+                    // SAFETY: the paths are NUL-terminated strings.
+                    unsafe { libc::renameat2(at, a.as_ptr(), at, b.as_ptr(), exchange) };
+                }
+            });
+            for _ in 0..3000 {
+                check(&place.below());
+            }
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn nothing_is_gained_by_exchanging_what_is_there() {
+        let place = Place::new("raced");
+        fs::write(place.root().join("sub/secret"), "inside").expect("a file");
+        symlink("../../..", place.root().join("out")).expect("a link");
+        let opened = std::cell::Cell::new(0);
+        raced(&place, "sub", "out", |below| {
+            if let Ok(fd) = Tree::open(below, &opening("/sub/../sub/secret", false)) {
+                let mut text = String::new();
+                File::from(fd).read_to_string(&mut text).expect("text");
+                assert_eq!(text, "inside");
+                opened.set(opened.get() + 1);
+            }
+        });
+        assert_ne!(opened.get(), 0, "now and then it is there");
+        // A file, then a directory: what is opened is never a directory.
+        fs::write(place.root().join("x"), "").expect("a file");
+        fs::create_dir(place.root().join("y")).expect("a directory");
+        raced(&place, "x", "y", |below| {
+            if let Ok(fd) = Tree::open(below, &opening("/x", false)) {
+                let status = File::from(fd).metadata().expect("its status");
+                assert!(status.is_file());
+            }
+        });
+    }
 }
