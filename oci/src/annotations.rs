@@ -66,8 +66,9 @@ pub fn judge(
                 continue;
             }
             if !allow.host_paths {
-                let root = judge_paths(name, &items, bundle)?;
-                variables.push(("CKPT_SOURCE_ROOT", root));
+                judge_paths(name, &items, bundle)?;
+                let root = bundle.root.as_ref();
+                variables.extend(root.map(|root| ("CKPT_SOURCE_ROOT", root.path.clone().into())));
             }
         }
         variables.push((kind.variable(), value.into()));
@@ -145,11 +146,8 @@ fn judge_number(name: &str, item: &Item, allow: &Allow) -> Result<(), Refusal> {
     ))
 }
 
-/// The directory that paths as source are looked up in.
-///
-/// # Errors
-/// A path cannot be what is meant.
-fn judge_paths(name: &str, items: &[Item], bundle: &Bundle) -> Result<OsString, Refusal> {
+/// Paths as source can be what is meant, as far as is seen from here.
+fn judge_paths(name: &str, items: &[Item], bundle: &Bundle) -> Result<(), Refusal> {
     let refused = |item: &Item, why: &str| {
         Err(Refusal::new(
             name,
@@ -181,11 +179,7 @@ fn judge_paths(name: &str, items: &[Item], bundle: &Bundle) -> Result<OsString, 
             return refused(item, &why);
         }
     }
-    Ok(match &bundle.root {
-        Some(root) => root.path.clone().into(),
-        // No item has a path then.
-        None => "/nonexistent".into(),
-    })
+    Ok(())
 }
 
 /// A path as it would be were there no links.
@@ -411,7 +405,8 @@ mod tests {
                 .contains("no root")
         );
         assert!(substitute("7=1", readonly()).is_ok());
-        assert!(substitute("7=1", None).is_ok());
+        let expected = vec![("CKPT_SUBSTITUTE", "7=1".into())];
+        assert_eq!(substitute("7=1", None), Ok(expected));
     }
 
     #[test]
