@@ -791,6 +791,9 @@ const REFUSED: &[Refused] = &[
     Refused { words: &[], options: &[], advice: &[("LOG", "loud")], says: "CKPT_LOG: " },
     Refused { words: &[], options: &[], advice: &[("ACCEPT", "-")], says: "CKPT_ACCEPT: " },
     Refused { words: &[], options: &[], advice: &[("RESTART_NR", "x")], says: "CKPT_RESTART_NR: " },
+    Refused { words: &[], options: &[], advice: &[("SOURCE_ROOT", "there")], says: "expected an absolute path" },
+    Refused { words: &[], options: &[], advice: &[("SUBSTITUTE", "1=/log"), ("SOURCE_ROOT", "/nowhere")], says: "CKPT_SOURCE_ROOT=/nowhere: No such file" },
+    Refused { words: &[], options: &[], advice: &[("SUBSTITUTE", "1=/null"), ("SOURCE_ROOT", "/dev")], says: "only regular files and fifos" },
     Refused { words: &[], options: &[], advice: &[("LOG_FILE", "/nowhere/log")], says: "CKPT_LOG_FILE=/nowhere/log" },
     Refused { words: &[], options: &[], advice: &[("REPORT", "/nowhere/report")], says: "CKPT_REPORT=/nowhere/report" },
     // What is not done yet.

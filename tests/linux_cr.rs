@@ -393,6 +393,7 @@ fn a_typo_restarts_nothing() {
             ("CKPT_LOG", "loud", "trace"),
             ("CKPT_LOG_FILE", "/nowhere/at/all", "No such file"),
             ("CKPT_ACCEPT", "x", "column 1"),
+            ("CKPT_SOURCE_ROOT", "there", "absolute path"),
             ("CKPT_RESTART_NR", "-1", "system call"),
             // Right, and for a later version.
             ("CKPT_REPORT", "/nowhere/at/all", "No such file"),
@@ -405,6 +406,21 @@ fn a_typo_restarts_nothing() {
             }
         }
     }
+}
+
+#[test]
+fn a_root_for_paths_is_refused_where_tasks_open_them() {
+    if !harness::is_root() {
+        return;
+    }
+    let rooted = || restart("files").env("CKPT_SOURCE_ROOT", "/tmp");
+    let mut outcome = rooted().env("CKPT_SUBSTITUTE", "1=/log").run();
+    assert_refused(
+        &mut outcome,
+        &["CKPT_SOURCE_ROOT", "give numbers as sources"],
+    );
+    let outcome = rooted().env("CKPT_IGNORE", "3").run();
+    assert_restarted(&outcome);
 }
 
 #[test]

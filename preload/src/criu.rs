@@ -19,13 +19,14 @@ use crate::state::State;
 use crate::table;
 use arguments::{Invocation, Verb};
 use ckpt_image::advice::Advice;
-use ckpt_image::caller::{Caller, Opening};
+use ckpt_image::caller::{Caller, Opening, Paths};
 use ckpt_image::criu::{self as image, Directory, Image, Naming, What, record};
 use ckpt_image::listing::Engine;
 use ckpt_image::plan::Planner;
+use ckpt_restart::below::Below;
 use ckpt_restart::call::outcome_of_check;
 use ckpt_restart::log::{self, Level};
-use ckpt_restart::paths::{self, Looking};
+use ckpt_restart::paths::{self, Looking, Own, Tree};
 use ckpt_restart::settings::Settings;
 use ckpt_restart::{Error, caller, errno, info, report, warn};
 use files::{Opened, in_memory};
@@ -39,6 +40,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::panic::{self, AssertUnwindSafe};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -68,6 +70,8 @@ struct Advised {
     /// What criu inherits until the files that are opened by path are known, by
     /// the name.
     placeholders: BTreeMap<String, c_int>,
+    /// Below which paths as source are looked up.
+    root: Option<PathBuf>,
     /// It is only to be shown.
     dry_run: bool,
 }
@@ -193,6 +197,7 @@ fn prepare(settings: &Settings, invocation: Invocation) -> Result<Option<Request
         advice: advice.clone(),
         caller,
         placeholders,
+        root: settings.source_root.clone(),
         dry_run: settings.dry_run,
     })))
 }
@@ -320,12 +325,17 @@ impl Request {
 
 impl Advised {
     fn rewrite(&self, directory: c_int, files: &Opened<'_>) -> Result<Served, Error> {
+        let below = self.root.as_deref().map(Below::new).transpose()?;
+        let paths: Box<dyn Paths> = match &below {
+            Some(below) => Box::new(below.clone()),
+            None => Box::new(Looking),
+        };
         let mut rewrite = image::rewrite(
             &Image::read(files)?,
             files,
             &self.advice,
             self.caller.clone(),
-            Box::new(Looking),
+            paths,
             Naming::Inherited,
         )?;
         let planned = rewrite.report(outcome_of_check(self.dry_run));
@@ -335,7 +345,11 @@ impl Advised {
         if self.dry_run {
             return Err(Error::DryRun);
         }
-        self.fill_places(&rewrite.openings)?;
+        let tree: &dyn Tree = match &below {
+            Some(below) => below,
+            None => &Own,
+        };
+        self.fill_places(&rewrite.openings, tree)?;
         let directory = caller::identity(directory)
             .map_err(|error| Error::system("the image directory", error))?;
         let files = std::mem::take(&mut rewrite.files);
@@ -344,9 +358,9 @@ impl Advised {
     }
 
     /// Puts files that are opened by path where criu inherits them.
-    fn fill_places(&self, openings: &[(String, Opening)]) -> Result<(), Error> {
+    fn fill_places(&self, openings: &[(String, Opening)], tree: &dyn Tree) -> Result<(), Error> {
         let all: Vec<Opening> = openings.iter().map(|(_, o)| o.clone()).collect();
-        for held in paths::hold(&all, out_of_the_way())? {
+        for held in paths::hold(&all, tree, out_of_the_way())? {
             let named = openings.iter().find(|(_, o)| o == held.opening());
             let place = named.and_then(|(name, _)| self.placeholders.get(name));
             let Some(&place) = place else { continue };

@@ -396,6 +396,13 @@ fn prepare(
 ) -> Result<Option<Request>, Error> {
     let settings = &state.settings;
     settings.begin()?;
+    if settings.source_root.is_some() && !settings.advice.paths().is_empty() {
+        return Err(ckpt_image::Error::unsupported(
+            "CKPT_SOURCE_ROOT",
+            "a restarting task of Linux-CR opens paths itself: give numbers as sources, or unset it",
+        )
+        .into());
+    }
     let advice = table::advice(settings)?;
     if advice.is_empty() && !settings.dry_run {
         return Ok(None);

@@ -6,7 +6,8 @@
 //! * [`settings`]: the CKPT_ variables, read once;
 //! * [`caller`]: what the caller's descriptors are, and copies of them out of
 //!   the way;
-//! * [`paths`]: files that advice names by path;
+//! * [`paths`]: files that advice names by path, and [`below`]: those below a
+//!   directory, for advice that is not trusted outside it;
 //! * [`request`]: advice bound to the caller, and checked against an image
 //!   before anything is restored;
 //! * [`relay`]: what stands between the caller's pipes and tasks that can only
@@ -21,6 +22,7 @@
 //! * [`report`]: all of it, for a program to read (CKPT_REPORT);
 //! * [`errno`]: as the program's calls find it.
 
+pub mod below;
 pub mod call;
 pub mod caller;
 pub mod directory;

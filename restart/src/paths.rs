@@ -2,13 +2,13 @@
 //!
 //! Three who answer a planner: [`Looking`] makes nothing, [`Making`] opens what
 //! is needed at the moment it is, for an image that comes through a pipe, and
-//! [`Holding`] has opened all of it in advance.
+//! [`Holding`] has opened all of it in advance. A [`Tree`] is where paths begin.
 
 use crate::caller;
 use crate::error::Error;
 use ckpt_image::advice::Kind;
 use ckpt_image::caller::{CallerFile, CannotOpen, Opened, Opening, Paths};
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -17,6 +17,32 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// FMODE_LSEEK, FMODE_PREAD and FMODE_PWRITE, which a regular file has.
 const SEEKS: u32 = 0x1c;
+
+/// Where paths are looked up.
+pub trait Tree {
+    /// Whether a file is there.
+    fn has(&self, path: &[u8]) -> bool;
+
+    /// Opens a file, at its offset; makes it if it is to be written.
+    ///
+    /// # Errors
+    /// What open(2) says.
+    fn open(&self, opening: &Opening) -> Result<OwnedFd, CannotOpen>;
+}
+
+/// The root directory of this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Own;
+
+impl Tree for Own {
+    fn has(&self, path: &[u8]) -> bool {
+        Path::new(OsStr::from_bytes(path)).exists()
+    }
+
+    fn open(&self, opening: &Opening) -> Result<OwnedFd, CannotOpen> {
+        open(opening)
+    }
+}
 
 /// Looks, and makes nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -99,22 +125,23 @@ impl Paths for Holding {
 /// Opens files and holds them out of the way: those that are there first, so that
 /// none is made where another cannot be opened.
 ///
+/// * `tree`: where they are.
 /// * `least`: their numbers, or above, if there is room.
 ///
 /// # Errors
 /// What open(2) says.
-pub fn hold(openings: &[Opening], least: i32) -> Result<Vec<Held>, Error> {
-    let (there, missing): (Vec<_>, Vec<_>) = openings.iter().partition(|opening| {
-        let path = Path::new(OsStr::from_bytes(&opening.path));
-        path.exists()
-    });
+pub fn hold(openings: &[Opening], tree: &dyn Tree, least: i32) -> Result<Vec<Held>, Error> {
+    let (there, missing): (Vec<_>, Vec<_>) =
+        openings.iter().partition(|opening| tree.has(&opening.path));
     let mut held = Vec::with_capacity(openings.len());
     for opening in there.into_iter().chain(missing) {
         let path = String::from_utf8_lossy(&opening.path);
-        let fd = open(opening).map_err(|CannotOpen { errno, why }| Error::Path {
-            what: format!("{path}: {why}"),
-            errno,
-        })?;
+        let fd = tree
+            .open(opening)
+            .map_err(|CannotOpen { errno, why }| Error::Path {
+                what: format!("{path}: {why}"),
+                errno,
+            })?;
         let high = caller::copy_above(fd.as_raw_fd(), least)
             .map_err(|e| Error::system(format!("no descriptor for {path}"), e))?;
         held.push(Held {
@@ -157,49 +184,68 @@ fn kind_of(path: &[u8]) -> Kind {
 /// other end would notice.
 fn look(opening: &Opening) -> Result<Opened, CannotOpen> {
     let real = real_path(opening)?;
-    let path = match Found::at(&real) {
-        Ok(found) if found.is_fifo => {
-            caller::may(&real, opening.access).map_err(|e| system(opening, e))?;
-            let mut file = expected(opening, Kind::Fifo, 0);
-            if found.link.starts_with("pipe:") {
-                file.kind = Kind::Pipe;
-                file.not_by_name = caller::without_a_name(Kind::Pipe);
-            }
-            return Ok(Opened {
-                file,
-                position: 0,
-                missing: false,
-            });
-        }
-        Ok(_) => real,
+    match Found::at(&real) {
+        Ok(found) => look_at(opening, &found, real),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             may_be_made(opening, &real)?;
-            return Ok(Opened {
-                file: expected(opening, Kind::Reg, SEEKS),
-                position: opening.start(0),
-                missing: true,
-            });
+            Ok(to_be_made(opening))
         }
-        Err(error) => return Err(system(opening, error)),
-    };
+        Err(error) => Err(system(opening, error)),
+    }
+}
+
+/// The same of what is there.
+///
+/// * `path`: by which it can be opened.
+pub(crate) fn look_at(
+    opening: &Opening,
+    found: &Found,
+    path: CString,
+) -> Result<Opened, CannotOpen> {
+    if found.is_fifo {
+        caller::may(&path, opening.access).map_err(|e| system(opening, e))?;
+        let mut file = expected(opening, Kind::Fifo, 0);
+        if found.link.starts_with("pipe:") {
+            file.kind = Kind::Pipe;
+            file.not_by_name = caller::without_a_name(Kind::Pipe);
+        }
+        return Ok(Opened {
+            file,
+            position: 0,
+            missing: false,
+        });
+    }
     let fd = open_there(opening, &path)?;
     opened(opening, &fd, path.into_bytes())
 }
 
+/// What will be of a file that is made.
+pub(crate) fn to_be_made(opening: &Opening) -> Opened {
+    Opened {
+        file: expected(opening, Kind::Reg, SEEKS),
+        position: opening.start(0),
+        missing: true,
+    }
+}
+
 /// What is at a path, without opening it.
-struct Found {
+pub(crate) struct Found {
     is_fifo: bool,
     link: String,
 }
 
 impl Found {
     fn at(path: &CString) -> io::Result<Self> {
-        let fd = call_open(path, libc::O_PATH)?;
+        call_open(path, libc::O_PATH).map(|fd| Found::of(&fd))
+    }
+
+    /// What a descriptor is.
+    pub(crate) fn of(fd: &OwnedFd) -> Self {
         let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-        Ok(Found {
+        Found {
             is_fifo: caller::is_pipe(fd.as_raw_fd()),
             link: link.map_or(String::new(), |link| link.to_string_lossy().into_owned()),
-        })
+        }
     }
 }
 
@@ -251,7 +297,8 @@ fn open(opening: &Opening) -> Result<OwnedFd, CannotOpen> {
     }
 }
 
-fn open_there(opening: &Opening, path: &CString) -> Result<OwnedFd, CannotOpen> {
+/// Opens what is there, at its offset.
+pub(crate) fn open_there(opening: &Opening, path: &CString) -> Result<OwnedFd, CannotOpen> {
     // Nobody waits for the other end of a fifo or for a line to be up.
     let flags = opening.flags() | libc::O_NOCTTY | libc::O_NONBLOCK;
     let fd = call_open(path, flags).map_err(|error| match error.raw_os_error() {
@@ -308,14 +355,7 @@ fn real_path(opening: &Opening) -> Result<CString, CannotOpen> {
 
 /// Whether a file that is not there can be made.
 fn may_be_made(opening: &Opening, path: &CString) -> Result<(), CannotOpen> {
-    if !opening.access.write {
-        return Err(CannotOpen {
-            errno: libc::ENOENT,
-            why: "it is to be read and is not there (only what is to be written is made): give a \
-                  file that is there"
-                .to_owned(),
-        });
-    }
+    is_written(opening)?;
     let mut path = PathBuf::from(OsStr::from_bytes(path.as_bytes()));
     // A link that leads nowhere: the file is made where it leads.
     for _ in 0..40 {
@@ -328,14 +368,36 @@ fn may_be_made(opening: &Opening, path: &CString) -> Result<(), CannotOpen> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let directory = CString::new(directory.as_os_str().as_bytes());
     let directory = directory.map_err(|e| system(opening, e.into()))?;
+    may_be_made_in(&directory)
+}
+
+/// Whether a file can be made in a directory.
+pub(crate) fn may_be_made_in(directory: &CStr) -> Result<(), CannotOpen> {
     let mode = libc::W_OK | libc::X_OK;
-    caller::may_access(&directory, mode).map_err(|error| CannotOpen {
+    caller::may_access(directory, mode).map_err(cannot_make)
+}
+
+pub(crate) fn cannot_make(error: io::Error) -> CannotOpen {
+    CannotOpen {
         errno: error.raw_os_error().unwrap_or(libc::EIO),
         why: format!("it is not there, and cannot be made in its directory: {error}"),
+    }
+}
+
+/// Whether a file would be made.
+pub(crate) fn is_written(opening: &Opening) -> Result<(), CannotOpen> {
+    if opening.access.write {
+        return Ok(());
+    }
+    Err(CannotOpen {
+        errno: libc::ENOENT,
+        why: "it is to be read and is not there (only what is to be written is made): give a \
+              file that is there"
+            .to_owned(),
     })
 }
 
-fn system(opening: &Opening, error: io::Error) -> CannotOpen {
+pub(crate) fn system(opening: &Opening, error: io::Error) -> CannotOpen {
     let what = match (opening.access.read, opening.access.write) {
         (true, true) => "reading and writing",
         (_, true) => "writing",

@@ -3,7 +3,7 @@
 
 use crate::caller;
 use crate::error::Error;
-use crate::paths::{self, Holding, Looking, Making};
+use crate::paths::{self, Holding, Looking, Making, Own};
 use crate::relay::{self, Relay};
 use crate::reserved;
 use crate::stream;
@@ -348,7 +348,7 @@ impl Request {
     /// # Errors
     /// What open(2) says.
     pub fn hold(&mut self, least: i32) -> Result<(), Error> {
-        let held = paths::hold(&self.openings, least)?;
+        let held = paths::hold(&self.openings, &Own, least)?;
         held.iter()
             .for_each(|held| reserved::reserve(held.as_raw_fd()));
         self.holding = Some(Holding(Arc::new(held)));

@@ -19,6 +19,8 @@ pub struct Settings {
     pub log_file: Option<PathBuf>,
     /// CKPT_REPORT.
     pub report: Option<PathBuf>,
+    /// CKPT_SOURCE_ROOT: paths as source are looked up below this directory, and never outside it.
+    pub source_root: Option<PathBuf>,
     /// CKPT_RESTART_NR.
     pub restart_nr: Option<i64>,
     /// Variables whose name begins with CKPT_ and that nobody knows.
@@ -39,6 +41,7 @@ pub const VARIABLES: &[&str] = &[
     "CKPT_LOG_FILE",
     "CKPT_REPORT",
     "CKPT_ACCEPT",
+    "CKPT_SOURCE_ROOT",
     "CKPT_RESTART_NR",
 ];
 
@@ -86,6 +89,7 @@ impl Settings {
             "CKPT_DRY_RUN" => self.dry_run = switch(&name, &value)?,
             "CKPT_LOG" => self.log = Some(level(&name, &value)?),
             "CKPT_LOG_FILE" => self.log_file = Some(path(value)),
+            "CKPT_SOURCE_ROOT" => self.source_root = Some(absolute(&name, value)?),
             "CKPT_RESTART_NR" => self.restart_nr = Some(number(&name, &value)?),
             "CKPT_ACCEPT" => {
                 list(Action::Preserve)?;
@@ -168,6 +172,13 @@ fn number(name: &str, value: &[u8]) -> Result<i64, Error> {
     match text.parse::<i64>() {
         Ok(number) if text.bytes().all(|b| b.is_ascii_digit()) && number < 1 << 20 => Ok(number),
         _ => Err(bad(name, value, "expected the number of a system call")),
+    }
+}
+
+fn absolute(name: &str, value: Vec<u8>) -> Result<PathBuf, Error> {
+    match value.first() {
+        Some(b'/') => Ok(path(value)),
+        _ => Err(bad(name, &value, "expected an absolute path")),
     }
 }
 

@@ -5,18 +5,23 @@ use std::process::Command;
 
 /// The C program `tests/programs/NAME.c`, compiled.
 pub fn program(name: &str) -> PathBuf {
-    compiled(name, &[])
+    compiled(name, name, &[])
+}
+
+/// The same, for a root file system without libraries.
+pub fn static_program(name: &str) -> PathBuf {
+    compiled(name, &format!("{name}-static"), &["-static"])
 }
 
 /// `tests/programs/NAME.c` as a library to preload.
 pub fn shared_object(name: &str) -> PathBuf {
-    compiled(name, &["-shared", "-fPIC"])
+    compiled(name, name, &["-shared", "-fPIC"])
 }
 
-fn compiled(name: &str, options: &[&str]) -> PathBuf {
+fn compiled(source: &str, name: &str, options: &[&str]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("programs")
-        .join(name)
+        .join(source)
         .with_extension("c");
     let directory = built().join("programs");
     std::fs::create_dir_all(&directory).expect("a place for programs in the target directory");

@@ -4,6 +4,7 @@
 use std::io::Write;
 
 pub mod build;
+pub mod containers;
 pub mod criu;
 pub mod edit;
 pub mod large;
