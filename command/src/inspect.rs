@@ -1,7 +1,7 @@
 //! `ckptadv inspect`: what an image holds.
 
-use crate::image;
 use crate::table::{Row, Table, printable, room};
+use crate::{image, standard};
 use ckpt_image::advice::Kind;
 use ckpt_image::criu::Image;
 use ckpt_image::linux_cr::survey::Surveyor;
@@ -27,7 +27,7 @@ pub fn inspect(path: &Path, json: bool) -> Result<(), Error> {
         true => Image::read(&Stored(path))?.listing(&Stored(path))?,
         false => linux_cr(path)?,
     };
-    let stdout = io::stdout().lock();
+    let stdout = standard::output()?;
     let shown = match json {
         true => report::print(&listing, stdout),
         false => show(&listing, room(), stdout),

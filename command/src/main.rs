@@ -1,10 +1,13 @@
-//! The ckptadv command: what an image holds, and the image as advice wants it.
+//! The ckptadv command: a restart program with advice, what an image holds, and the
+//! image as advice wants it.
 
 mod advice;
 mod image;
 mod inspect;
 mod plan;
 mod rewrite;
+mod run;
+mod standard;
 mod table;
 
 use ckpt_restart::{log, refuse};
@@ -22,6 +25,9 @@ struct Command {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Run a restart program with advice for the descriptors of what it restarts
+    #[command(override_usage = "ckptadv run [OPTIONS] [--] PROGRAM [ARGUMENT]...")]
+    Run(run::Options),
     /// Show what an image holds: tasks, descriptors and open file descriptions
     Inspect {
         /// As JSON, for programs
@@ -65,7 +71,16 @@ fn return_large_memory() {
 fn main() -> ExitCode {
     return_large_memory();
     log::start(log::Level::Warn);
-    let result = match Command::parse().verb {
+    let command = Command::try_parse().unwrap_or_else(|error| {
+        let _ = error.print();
+        std::process::exit(match error.exit_code() {
+            0 => 0,
+            _ if run::is_meant() => run::FAILED.into(),
+            status => status,
+        })
+    });
+    let result = match command.verb {
+        Verb::Run(options) => Ok(run::run(&options)),
         Verb::Inspect { json, image } => inspect::inspect(&image, json).map(|()| ExitCode::SUCCESS),
         Verb::Plan {
             advice,

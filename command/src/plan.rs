@@ -1,8 +1,8 @@
 //! `ckptadv plan`: what advice would do at the restart, and why.
 
 use crate::advice::Options;
-use crate::image;
 use crate::table::{Row, Table, printable, room};
+use crate::{image, standard};
 use ckpt_image::criu::{self, Image};
 use ckpt_image::listing::Engine;
 use ckpt_image::plan::{Change, Fate, Origin};
@@ -82,7 +82,7 @@ fn linux_cr(options: &Options, json: bool, path: &Path) -> Result<(), Error> {
 }
 
 fn show(json: bool, planned: &Report<'_>) -> Result<(), Error> {
-    let stdout = io::stdout().lock();
+    let stdout = standard::output()?;
     let shown = match json {
         true => report::print(planned, stdout),
         false => write(planned, room(), stdout),

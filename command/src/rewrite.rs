@@ -1,6 +1,7 @@
 //! `ckptadv rewrite`: the image as advice wants it.
 
 use crate::advice::Options;
+use crate::standard;
 use ckpt_image::report::Outcome;
 use ckpt_restart::request::{self, Naming};
 use ckpt_restart::stream::Until;
@@ -62,7 +63,7 @@ struct Output {
 impl Output {
     fn open(path: Option<&Path>) -> Result<Self, Error> {
         let Some(path) = path.filter(|path| *path != Path::new("-")) else {
-            let stdout = io::stdout();
+            let stdout = standard::output()?;
             if stdout.is_terminal() {
                 return Err(Error::system(
                     "an image is not for a terminal: give -o OUTPUT",
