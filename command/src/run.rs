@@ -24,6 +24,7 @@ const REFUSED: u8 = 121;
 
 /// What to run, and how.
 #[derive(clap::Args)]
+#[group(skip)]
 pub struct Options {
     #[command(flatten)]
     advice: advice::Options,
@@ -46,12 +47,7 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     restart_nr: Option<u16>,
     /// The restart program, or one that starts it, and its arguments
-    #[arg(
-        value_name = "PROGRAM",
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true)]
     program: Vec<OsString>,
 }
 

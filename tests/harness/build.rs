@@ -5,28 +5,33 @@ use std::process::Command;
 
 /// The C program `tests/programs/NAME.c`, compiled.
 pub fn program(name: &str) -> PathBuf {
-    compiled(name, &[])
+    compiled(name, name, &[])
+}
+
+/// The same, statically linked.
+pub fn static_program(name: &str) -> PathBuf {
+    compiled(name, &format!("{name}-static"), &["-static"])
 }
 
 /// `tests/programs/NAME.c` as a library to preload.
 pub fn shared_object(name: &str) -> PathBuf {
-    compiled(name, &["-shared", "-fPIC"])
+    compiled(name, name, &["-shared", "-fPIC"])
 }
 
-fn compiled(name: &str, options: &[&str]) -> PathBuf {
+fn compiled(name: &str, output: &str, options: &[&str]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("programs")
         .join(name)
         .with_extension("c");
     let directory = built().join("programs");
     std::fs::create_dir_all(&directory).expect("a place for programs in the target directory");
-    let program = directory.join(name);
+    let program = directory.join(output);
     if is_newer(&program, &source) {
         return program;
     }
     // Tests of one run may build the same program at once: each its own, and the last rename stays.
     let beside = directory.join(format!(
-        "{name}.{}.{:?}",
+        "{output}.{}.{:?}",
         std::process::id(),
         std::thread::current().id()
     ));
