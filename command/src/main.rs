@@ -2,14 +2,17 @@
 //! image as advice wants it.
 
 mod advice;
+mod diff;
 mod image;
 mod inspect;
 mod plan;
+mod progress;
 mod rewrite;
 mod run;
 mod standard;
 mod table;
 
+use crate::inspect::Form;
 use ckpt_restart::{log, refuse};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -33,9 +36,24 @@ enum Verb {
         /// As JSON, for programs
         #[arg(long)]
         json: bool,
+        /// As a picture, for dot(1) of Graphviz
+        #[arg(long, conflicts_with = "json")]
+        dot: bool,
         /// A Linux-CR image (a file, or - for standard input), or a directory that criu wrote
         #[arg(value_name = "IMAGE")]
         image: PathBuf,
+    },
+    /// Show what tells the descriptors of two images apart
+    Diff {
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+        /// A Linux-CR image (a file, or - for standard input), or a directory that criu wrote
+        #[arg(value_name = "A")]
+        a: PathBuf,
+        /// Another
+        #[arg(value_name = "B")]
+        b: PathBuf,
     },
     /// Show what advice would do at the restart of an image, and why
     Plan {
@@ -79,9 +97,21 @@ fn main() -> ExitCode {
             status => status,
         })
     });
+    let mut failure = ExitCode::FAILURE;
     let result = match command.verb {
         Verb::Run(options) => Ok(run::run(&options)),
-        Verb::Inspect { json, image } => inspect::inspect(&image, json).map(|()| ExitCode::SUCCESS),
+        Verb::Inspect { json, dot, image } => {
+            let form = match (json, dot) {
+                (true, _) => Form::Json,
+                (_, true) => Form::Dot,
+                _ => Form::Text,
+            };
+            inspect::inspect(&image, form).map(|()| ExitCode::SUCCESS)
+        }
+        Verb::Diff { json, a, b } => {
+            failure = ExitCode::from(diff::TROUBLE);
+            diff::diff([&a, &b], json)
+        }
         Verb::Plan {
             advice,
             json,
@@ -96,10 +126,10 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(status) => status,
-        Err(error) if error.errno() == libc::EPIPE => ExitCode::FAILURE,
+        Err(error) if error.errno() == libc::EPIPE => failure,
         Err(error) => {
             refuse!("{error}");
-            ExitCode::FAILURE
+            failure
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `ckptadv rewrite`: the image as advice wants it.
 
 use crate::advice::Options;
+use crate::progress::Progress;
 use crate::standard;
 use ckpt_image::report::Outcome;
 use ckpt_restart::request::{self, Naming};
@@ -29,6 +30,7 @@ pub fn rewrite(
                 io::Error::from_raw_os_error(libc::EINVAL),
             ));
         };
+        let _progress = Progress::of_time();
         return directory::rewrite_to(&options.advice()?, image, output);
     }
     let input = crate::image::open(input.unwrap_or(Path::new("-")))?;
@@ -45,7 +47,12 @@ pub fn rewrite(
         ));
     }
     let mut rewriter = request.rewriter(false)?;
+    let progress = match request::regular_at(input.as_fd()) {
+        Some(_) => Progress::of(&input, input.metadata().ok().map(|file| file.len())),
+        None => Progress::of(output.file(), None),
+    };
     stream::copy(&input, output.file(), &mut rewriter, Until::EndOfInput)?;
+    drop(progress);
     if !request.is_checked() {
         log::report(&rewriter.report(Outcome::Restarting));
     }
