@@ -223,6 +223,35 @@ fn a_linux_cr_restart_that_is_refused_or_not_seen() {
 }
 
 #[test]
+fn a_restart_program_of_another_user_is_not_heard_and_says_so() {
+    if !harness::is_root() {
+        return;
+    }
+    let other = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+    ];
+    let asked = Restart::new(&linux_cr::image("files")).scenario("files");
+    let asked = asked
+        .program(product("ckptadv"))
+        .args(["run", "--strict", "--ignore", "12", "--"])
+        .args(other)
+        .args([build::program("restart")]);
+    let mut outcome = asked.run();
+    assert_ne!(outcome.verdict, Verdict::Restarted);
+    assert_eq!(exit_code(outcome.wait()), 120);
+    let said = outcome.stderr();
+    assert!(said.contains("restart refused: "), "{said}");
+    assert!(
+        said.contains("warning: ckptadv run cannot be told of this: "),
+        "{said}"
+    );
+    assert!(last(&said).contains("loaded into setpriv"), "{said}");
+}
+
+#[test]
 fn a_program_that_becomes_the_restarted_one_was_told_before() {
     if !harness::is_root() {
         return;

@@ -7,7 +7,7 @@
 //! them, and pids and numbers are taken again: what is found under the name must be
 //! called by the token, too.
 
-use crate::report;
+use crate::{report, warn};
 use ckpt_image::json::{Json, Object};
 use ckpt_image::report::Report;
 use std::ffi::OsStr;
@@ -86,22 +86,29 @@ pub fn start(address: Address, program: &[u8]) {
 }
 
 /// Appends a line: of a restart, or that this program is there. Who does not listen
-/// any more is none of the program's concern.
+/// any more is none of the program's concern; that a restart cannot be told is a
+/// warning, as it will be said that none was seen.
 pub(crate) fn tell(report: Option<&Report<'_>>) {
     let Some((address, program)) = LISTENER.get() else {
         return;
     };
-    let Ok(mut file) = address.open() else {
-        return;
-    };
-    let mut line = Vec::new();
-    if report::print(&Line { program, report }, &mut line).is_ok() {
-        // Newlines within are white space of JSON, and strings have none.
-        line.retain(|&byte| byte != b'\n');
-        line.push(b'\n');
-        // In one piece, since others append, too.
-        let _ = file.write_all(&line);
+    match append(address, &Line { program, report }) {
+        Err(error) if report.is_some() && error.kind() != io::ErrorKind::NotFound => {
+            warn!("ckptadv run cannot be told of this: {error}");
+        }
+        _ => {}
     }
+}
+
+fn append(address: &Address, line: &Line<'_>) -> io::Result<()> {
+    let mut file = address.open()?;
+    let mut text = Vec::new();
+    report::print(line, &mut text)?;
+    // Newlines within are white space of JSON, and strings have none.
+    text.retain(|&byte| byte != b'\n');
+    text.push(b'\n');
+    // In one piece, since others append, too.
+    file.write_all(&text)
 }
 
 struct Line<'a> {
