@@ -13,6 +13,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// Copies a program by another process: what another test forks meanwhile would hold a file that this one writes, and
+/// nobody could execute it (ETXTBSY).
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg(from).arg(to).status().unwrap();
+    assert!(status.success());
+}
+
 /// A directory with the product in it, which everybody may read.
 struct Installed(PathBuf);
 
@@ -29,7 +36,7 @@ impl Installed {
         let path = std::env::temp_dir().join(name);
         for (directory, file) in [(bin, "ckptadv"), (lib, "libckptadv.so")] {
             fs::create_dir_all(path.join(directory)).unwrap();
-            fs::copy(product(file), path.join(directory).join(file)).unwrap();
+            copy(&product(file), &path.join(directory).join(file));
         }
         fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
         Installed(path)
@@ -41,8 +48,9 @@ impl Installed {
 
     /// A program of these bytes.
     fn program(&self, name: &str, bytes: &[u8]) -> PathBuf {
-        let path = self.path(name);
-        fs::write(&path, bytes).unwrap();
+        let (path, written) = (self.path(name), self.path("written"));
+        fs::write(&written, bytes).unwrap();
+        copy(&written, &path);
         fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
         path
     }
@@ -106,7 +114,7 @@ fn what_stands_in_the_way_is_named() {
     here.program("musl", &changed(loaded_at, b"/lib/ld-musl-x86_64.so.1\0"));
     here.program("bionic", &changed(loaded_at, b"/system/bin/linker64\0"));
     let at = |name: &str| here.path(name).to_str().unwrap().to_owned();
-    fs::copy(build::static_program("plain"), at("static")).unwrap();
+    copy(&build::static_program("plain"), at("static").as_ref());
     here.program("script", format!("#! {} -x\n", at("static")).as_bytes());
     here.program("second", format!("#!{}\n", at("script")).as_bytes());
     here.program("by-env", b"#!/usr/bin/env static\n");
@@ -308,13 +316,13 @@ fn a_static_program_that_starts_criu_is_looked_through() {
     let Some(world) = World::new() else { return };
     let here = Installed::new();
     let starter = here.path("starter");
-    fs::copy(build::static_program("starter"), &starter).unwrap();
+    copy(&build::static_program("starter"), &starter);
     let starter = starter.to_str().unwrap();
     let empty = here.path("empty");
     fs::create_dir(&empty).unwrap();
     let message = refused(&here.run(&[starter]).env("PATH", &empty).output().unwrap());
     assert!(message.contains("no criu that it could start"), "{message}");
-    fs::copy(build::static_program("plain"), empty.join("criu")).unwrap();
+    copy(&build::static_program("plain"), &empty.join("criu"));
     let message = refused(&here.run(&[starter]).env("PATH", &empty).output().unwrap());
     assert!(message.contains("criu is statically linked"), "{message}");
 
