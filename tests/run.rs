@@ -207,6 +207,14 @@ fn a_linux_cr_restart_that_is_refused_or_not_seen() {
         let said = outcome.stderr();
         assert!(last(&said).contains("no task has 12"), "{said}");
     }
+    // At a chroot, by a child.
+    for root in ["--root", "--root-task"] {
+        let bare = restart(&["--preserve", "20"]);
+        let bare = bare.prepare(|| fs::create_dir_all("/mnt/bare").unwrap());
+        let zero = fs::File::open("/dev/zero").unwrap();
+        let mut outcome = bare.args([root, "/mnt/bare"]).descriptor(20, zero).run();
+        assert_eq!(exit_code(outcome.wait()), 121, "{}", outcome.stderr());
+    }
     // The library does not know the call.
     let mut outcome = restart(&["--ignore", "3"]).number(399).run();
     assert_eq!(outcome.verdict, Verdict::Restarted);
