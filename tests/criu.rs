@@ -1077,6 +1077,13 @@ fn a_report_has_what_was_done_and_how_it_ended() {
     let (success, said) = over_rpc(&image, |r| r.advice("REPORT", &place).advice("IGNORE", "7"));
     assert!(success, "{said}");
     assert_eq!(reported(&world)["outcome"], "restarted");
+    let (success, said) = over_rpc(&image, |r| r.advice("REPORT", &place));
+    assert!(success, "{said}");
+    let report = reported(&world);
+    assert_eq!(
+        (&report["outcome"], &report["changes"]),
+        (&"restarted".into(), &serde_json::json!([]))
+    );
     drop(asked().advice("DRY_RUN", "1").run().refused());
     let planned = reported(&world);
     assert_eq!(planned["outcome"], "planned");

@@ -52,6 +52,21 @@ impl Options {
         Ok(advice)
     }
 
+    /// The same for the library, as variables.
+    pub fn variables(&self) -> Vec<(&'static str, OsString)> {
+        let strict = self.strict.then(|| OsString::from("strict"));
+        let all = [
+            ("CKPT_PRESERVE", self.preserve.clone()),
+            ("CKPT_IGNORE", self.ignore.clone()),
+            ("CKPT_SUBSTITUTE", self.substitute.clone()),
+            ("CKPT_STRICT", strict),
+        ];
+        let set = all
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)));
+        set.collect()
+    }
+
     /// The advice, bound to what is open here, for a Linux-CR image.
     ///
     /// # Errors

@@ -1,7 +1,12 @@
 //! The image that a command is about.
 
-use ckpt_restart::Error;
+use ckpt_image::criu::Image;
+use ckpt_image::linux_cr::survey::Surveyor;
+use ckpt_image::listing::Listing;
+use ckpt_restart::directory::Stored;
+use ckpt_restart::{Error, request};
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -18,4 +23,36 @@ pub fn open(path: &Path) -> Result<File, Error> {
             .map_err(|e| Error::system("standard input", e));
     }
     File::open(path).map_err(|e| Error::system(path.display().to_string(), e))
+}
+
+/// What an image holds: a file, a directory, or what comes from standard input.
+///
+/// # Errors
+/// What is wrong with it, or with reading it.
+pub fn listing(path: &Path) -> Result<Listing, Error> {
+    match path.is_dir() {
+        true => Ok(Image::read(&Stored(path))?.listing(&Stored(path))?),
+        false => linux_cr(path),
+    }
+}
+
+fn linux_cr(path: &Path) -> Result<Listing, Error> {
+    let mut file = open(path)?;
+    let mut surveyor = Surveyor::default();
+    if let Some(start) = request::regular_at(file.as_fd()) {
+        request::scan(&file, start, &mut surveyor)?;
+    } else {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let n = file
+                .read(&mut buffer)
+                .map_err(|e| Error::system("cannot read the image", e))?;
+            if n == 0 {
+                break;
+            }
+            surveyor.feed(&buffer[..n])?;
+        }
+    }
+    let (survey, layout) = surveyor.finish()?;
+    Ok(survey.listing(layout.as_ref()))
 }

@@ -1,62 +1,47 @@
 //! `ckptadv inspect`: what an image holds.
 
-use crate::image;
-use crate::table::{Row, Table, printable, room};
+mod dot;
+
+use crate::table::{Row, Table, printable};
+use crate::{image, standard};
 use ckpt_image::advice::Kind;
-use ckpt_image::criu::Image;
-use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_image::listing::{Description, Listing, Reference, Task, access, status_flags};
-use ckpt_restart::directory::Stored;
-use ckpt_restart::{Error, report, request};
+use ckpt_restart::{Error, report};
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::iter::once;
-use std::os::fd::AsFd;
 use std::path::Path;
 
 /// Of the things in one note, the rest is only counted.
 const MOST: usize = 8;
 
+/// How to show it.
+pub enum Form {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+    /// For dot(1).
+    Dot,
+}
+
 /// Shows an image on standard output.
 ///
 /// # Errors
 /// What is wrong with the image, or with reading it.
-pub fn inspect(path: &Path, json: bool) -> Result<(), Error> {
-    let listing = match path.is_dir() {
-        true => Image::read(&Stored(path))?.listing(&Stored(path))?,
-        false => linux_cr(path)?,
-    };
-    let stdout = io::stdout().lock();
-    let shown = match json {
-        true => report::print(&listing, stdout),
-        false => show(&listing, room(), stdout),
+pub fn inspect(path: &Path, form: Form) -> Result<(), Error> {
+    let listing = image::listing(path)?;
+    let stdout = standard::output()?;
+    let shown = match form {
+        Form::Json => report::print(&listing, stdout),
+        Form::Dot => dot::draw(&listing, stdout),
+        Form::Text => show(&listing, stdout),
     };
     shown.map_err(|e| Error::system("standard output", e))
 }
 
-fn linux_cr(path: &Path) -> Result<Listing, Error> {
-    let mut file = image::open(path)?;
-    let mut surveyor = Surveyor::default();
-    if let Some(start) = request::regular_at(file.as_fd()) {
-        request::scan(&file, start, &mut surveyor)?;
-    } else {
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let n = file
-                .read(&mut buffer)
-                .map_err(|e| Error::system("cannot read the image", e))?;
-            if n == 0 {
-                break;
-            }
-            surveyor.feed(&buffer[..n])?;
-        }
-    }
-    let (survey, layout) = surveyor.finish()?;
-    Ok(survey.listing(layout.as_ref()))
-}
-
-fn show(listing: &Listing, room: usize, out: impl Write) -> io::Result<()> {
+fn show(listing: &Listing, out: impl Write) -> io::Result<()> {
     let mut out = BufWriter::new(out);
     writeln!(out, "{}", listing.format)?;
     if !listing.advisable {
@@ -69,50 +54,19 @@ fn show(listing: &Listing, room: usize, out: impl Write) -> io::Result<()> {
     let first_tasks: HashMap<u64, i32> = tables
         .filter_map(|table| Some((table.id, *table.tasks.first()?)))
         .collect();
-    let head = Row {
-        cells: ["TASK", "PARENT"].map(str::to_owned).into(),
-        name: "COMMAND".to_owned(),
-        notes: Vec::new(),
-    };
     writeln!(out)?;
-    write_table(&mut out, room, head, || {
-        listing
-            .tasks
-            .iter()
-            .map(|task| task_row(&first_tasks, task))
+    Table::write(&mut out, || {
+        let rows = listing.tasks.iter();
+        let rows = rows.map(|task| task_row(&first_tasks, task));
+        once(Row::heading(&["TASK", "PARENT"], "COMMAND")).chain(rows)
     })?;
-    let head = Row {
-        cells: ["ID", "KIND", "FLAGS", "OFFSET", "DESCRIPTORS"]
-            .map(str::to_owned)
-            .into(),
-        name: "FILE".to_owned(),
-        notes: Vec::new(),
-    };
     writeln!(out)?;
-    write_table(&mut out, room, head, || {
-        listing
-            .descriptions
-            .iter()
-            .map(|it| description_row(listing, it))
+    Table::write(&mut out, || {
+        let head = Row::heading(&["ID", "KIND", "FLAGS", "OFFSET", "DESCRIPTORS"], "FILE");
+        let rows = listing.descriptions.iter();
+        once(head).chain(rows.map(|it| description_row(listing, it)))
     })?;
     out.flush()
-}
-
-fn write_table<I: Iterator<Item = Row>>(
-    out: &mut impl Write,
-    room: usize,
-    head: Row,
-    rows: impl Fn() -> I,
-) -> io::Result<()> {
-    let measure = Row {
-        cells: head.cells.clone(),
-        ..Row::default()
-    };
-    let table = Table::new(room, once(measure).chain(rows()));
-    for row in once(head).chain(rows()) {
-        out.write_all(table.line(&row).as_bytes())?;
-    }
-    Ok(())
 }
 
 /// * `first_tasks`: the first task of each file table.
@@ -134,6 +88,7 @@ fn task_row(first_tasks: &HashMap<u64, i32>, task: &Task) -> Row {
         cells: vec![task.pid.to_string(), task.parent.to_string()],
         name: printable(&task.command),
         notes: note.into_iter().collect(),
+        ..Row::default()
     }
 }
 
@@ -157,12 +112,20 @@ fn description_row(listing: &Listing, it: &Description) -> Row {
         ],
         name: printable(&it.name),
         notes: notes(it),
+        ..Row::default()
     }
 }
 
 /// "12:0-2 13:7": as items of advice name them.
 fn descriptors(listing: &Listing, it: &Description) -> String {
-    let mut all: Vec<(i32, i32)> = listing.descriptors(it).collect();
+    let runs = runs(listing.descriptors(it));
+    let texts = runs.iter().map(|(task, run)| format!("{task}:{run}"));
+    texts.collect::<Vec<_>>().join(" ")
+}
+
+/// The numbers of each task, those that follow each other as "0-2".
+fn runs(all: impl Iterator<Item = (i32, i32)>) -> Vec<(i32, String)> {
+    let mut all: Vec<(i32, i32)> = all.collect();
     all.sort_unstable();
     let mut runs: Vec<(i32, i32, i32)> = Vec::new();
     for (task, number) in all {
@@ -171,11 +134,11 @@ fn descriptors(listing: &Listing, it: &Description) -> String {
             _ => runs.push((task, number, number)),
         }
     }
-    let texts = runs.iter().map(|(task, from, to)| match from == to {
-        true => format!("{task}:{from}"),
-        false => format!("{task}:{from}-{to}"),
+    let texts = runs.into_iter().map(|(task, from, to)| match from == to {
+        true => (task, from.to_string()),
+        false => (task, format!("{from}-{to}")),
     });
-    texts.collect::<Vec<_>>().join(" ")
+    texts.collect()
 }
 
 fn notes(it: &Description) -> Vec<String> {

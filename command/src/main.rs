@@ -1,12 +1,18 @@
-//! The ckptadv command: what an image holds, and the image as advice wants it.
+//! The ckptadv command: a restart program with advice, what an image holds, and the
+//! image as advice wants it.
 
 mod advice;
+mod diff;
 mod image;
 mod inspect;
 mod plan;
+mod progress;
 mod rewrite;
+mod run;
+mod standard;
 mod table;
 
+use crate::inspect::Form;
 use ckpt_restart::{log, refuse};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -22,14 +28,32 @@ struct Command {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Run a restart program with advice for the descriptors of what it restarts
+    #[command(override_usage = "ckptadv run [OPTIONS] [--] PROGRAM [ARGUMENT]...")]
+    Run(run::Options),
     /// Show what an image holds: tasks, descriptors and open file descriptions
     Inspect {
         /// As JSON, for programs
         #[arg(long)]
         json: bool,
+        /// As a picture, for dot(1) of Graphviz
+        #[arg(long, conflicts_with = "json")]
+        dot: bool,
         /// A Linux-CR image (a file, or - for standard input), or a directory that criu wrote
         #[arg(value_name = "IMAGE")]
         image: PathBuf,
+    },
+    /// Show what tells the descriptors of two images apart
+    Diff {
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+        /// A Linux-CR image (a file, or - for standard input), or a directory that criu wrote
+        #[arg(value_name = "A")]
+        a: PathBuf,
+        /// Another
+        #[arg(value_name = "B")]
+        b: PathBuf,
     },
     /// Show what advice would do at the restart of an image, and why
     Plan {
@@ -65,8 +89,29 @@ fn return_large_memory() {
 fn main() -> ExitCode {
     return_large_memory();
     log::start(log::Level::Warn);
-    let result = match Command::parse().verb {
-        Verb::Inspect { json, image } => inspect::inspect(&image, json).map(|()| ExitCode::SUCCESS),
+    let command = Command::try_parse().unwrap_or_else(|error| {
+        let _ = error.print();
+        std::process::exit(match error.exit_code() {
+            0 => 0,
+            _ if run::is_meant() => run::FAILED.into(),
+            status => status,
+        })
+    });
+    let mut failure = ExitCode::FAILURE;
+    let result = match command.verb {
+        Verb::Run(options) => Ok(run::run(&options)),
+        Verb::Inspect { json, dot, image } => {
+            let form = match (json, dot) {
+                (true, _) => Form::Json,
+                (_, true) => Form::Dot,
+                _ => Form::Text,
+            };
+            inspect::inspect(&image, form).map(|()| ExitCode::SUCCESS)
+        }
+        Verb::Diff { json, a, b } => {
+            failure = ExitCode::from(diff::TROUBLE);
+            diff::diff([&a, &b], json)
+        }
         Verb::Plan {
             advice,
             json,
@@ -81,10 +126,10 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(status) => status,
-        Err(error) if error.errno() == libc::EPIPE => ExitCode::FAILURE,
+        Err(error) if error.errno() == libc::EPIPE => failure,
         Err(error) => {
             refuse!("{error}");
-            ExitCode::FAILURE
+            failure
         }
     }
 }

@@ -1,8 +1,8 @@
 //! `ckptadv plan`: what advice would do at the restart, and why.
 
 use crate::advice::Options;
-use crate::image;
-use crate::table::{Row, Table, printable, room};
+use crate::table::{Row, Style, Table, printable};
+use crate::{image, standard};
 use ckpt_image::criu::{self, Image};
 use ckpt_image::listing::Engine;
 use ckpt_image::plan::{Change, Fate, Origin};
@@ -82,38 +82,25 @@ fn linux_cr(options: &Options, json: bool, path: &Path) -> Result<(), Error> {
 }
 
 fn show(json: bool, planned: &Report<'_>) -> Result<(), Error> {
-    let stdout = io::stdout().lock();
+    let stdout = standard::output()?;
     let shown = match json {
         true => report::print(planned, stdout),
-        false => write(planned, room(), stdout),
+        false => write(planned, stdout),
     };
     shown.map_err(|e| Error::system("standard output", e))
 }
 
-fn write(planned: &Report<'_>, room: usize, out: impl Write) -> io::Result<()> {
+fn write(planned: &Report<'_>, out: impl Write) -> io::Result<()> {
     let mut out = BufWriter::new(out);
     writeln!(out, "{}", planned.format.as_deref().unwrap_or_default())?;
     if planned.changes.is_empty() {
         writeln!(out, "Every descriptor comes back as it was.")?;
     } else {
-        let head = || Row {
-            cells: ["DESCRIPTOR", "BECOMES", "ADVICE"]
-                .map(str::to_owned)
-                .into(),
-            name: "FILE".to_owned(),
-            notes: Vec::new(),
-        };
-        let rows = || once(head()).chain(planned.changes.iter().map(row));
-        let cells = rows().map(|row| Row {
-            name: String::new(),
-            notes: Vec::new(),
-            ..row
-        });
-        let table = Table::new(room, cells);
         writeln!(out)?;
-        for row in rows() {
-            out.write_all(table.line(&row).as_bytes())?;
-        }
+        Table::write(&mut out, || {
+            let head = Row::heading(&["DESCRIPTOR", "BECOMES", "ADVICE"], "FILE");
+            once(head).chain(planned.changes.iter().map(row))
+        })?;
     }
     for (what, lines) in [
         ("unmatched", planned.unmatched),
@@ -130,11 +117,11 @@ fn write(planned: &Report<'_>, room: usize, out: impl Write) -> io::Result<()> {
 }
 
 fn row(change: &Change) -> Row {
-    let becomes = match (change.fate, &change.was) {
-        (Fate::Keep, _) => "kept",
-        (Fate::Drop, _) => "dropped",
-        (Fate::Give(_), Some(_)) => "replaced",
-        (Fate::Give(_), None) => "added",
+    let (becomes, style) = match (change.fate, &change.was) {
+        (Fate::Keep, _) => ("kept", Style::Plain),
+        (Fate::Drop, _) => ("dropped", Style::Removed),
+        (Fate::Give(_), Some(_)) => ("replaced", Style::Changed),
+        (Fate::Give(_), None) => ("added", Style::Added),
     };
     let gives = match (change.fate, &change.gives) {
         (Fate::Give(Origin::Descriptor(from)), Some(gives)) => {
@@ -158,5 +145,6 @@ fn row(change: &Change) -> Row {
         ],
         name: printable(&name),
         notes: note.iter().map(|note| printable(note)).collect(),
+        style,
     }
 }

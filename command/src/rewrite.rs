@@ -1,6 +1,8 @@
 //! `ckptadv rewrite`: the image as advice wants it.
 
 use crate::advice::Options;
+use crate::progress::Progress;
+use crate::standard;
 use ckpt_image::report::Outcome;
 use ckpt_restart::request::{self, Naming};
 use ckpt_restart::stream::Until;
@@ -28,6 +30,7 @@ pub fn rewrite(
                 io::Error::from_raw_os_error(libc::EINVAL),
             ));
         };
+        let _progress = Progress::of_time();
         return directory::rewrite_to(&options.advice()?, image, output);
     }
     let input = crate::image::open(input.unwrap_or(Path::new("-")))?;
@@ -44,7 +47,12 @@ pub fn rewrite(
         ));
     }
     let mut rewriter = request.rewriter(false)?;
+    let progress = match request::regular_at(input.as_fd()) {
+        Some(_) => Progress::of(&input, input.metadata().ok().map(|file| file.len())),
+        None => Progress::of(output.file(), None),
+    };
     stream::copy(&input, output.file(), &mut rewriter, Until::EndOfInput)?;
+    drop(progress);
     if !request.is_checked() {
         log::report(&rewriter.report(Outcome::Restarting));
     }
@@ -62,7 +70,7 @@ struct Output {
 impl Output {
     fn open(path: Option<&Path>) -> Result<Self, Error> {
         let Some(path) = path.filter(|path| *path != Path::new("-")) else {
-            let stdout = io::stdout();
+            let stdout = standard::output()?;
             if stdout.is_terminal() {
                 return Err(Error::system(
                     "an image is not for a terminal: give -o OUTPUT",

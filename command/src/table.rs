@@ -2,7 +2,36 @@
 //! terminal.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
+
+/// What a line is about, for colours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Style {
+    /// Nothing special.
+    #[default]
+    Plain,
+    /// The names of the columns.
+    Heading,
+    /// Something that was not there.
+    Added,
+    /// Something that is not there any more.
+    Removed,
+    /// Something that is not as it was.
+    Changed,
+}
+
+impl Style {
+    /// As a terminal is told (ECMA-48, SGR).
+    fn code(self) -> Option<&'static str> {
+        match self {
+            Style::Plain => None,
+            Style::Heading => Some("1"),
+            Style::Added => Some("32"),
+            Style::Removed => Some("31"),
+            Style::Changed => Some("33"),
+        }
+    }
+}
 
 /// A line of a table.
 #[derive(Default)]
@@ -13,6 +42,20 @@ pub struct Row {
     pub name: String,
     /// What else there is to know, in words.
     pub notes: Vec<String>,
+    /// Its colour.
+    pub style: Style,
+}
+
+impl Row {
+    /// The names of the columns.
+    pub fn heading(cells: &[&str], name: &str) -> Self {
+        Row {
+            cells: cells.iter().map(|&cell| cell.to_owned()).collect(),
+            name: name.to_owned(),
+            notes: Vec::new(),
+            style: Style::Heading,
+        }
+    }
 }
 
 /// A table that is asked for its rows twice, so that it never holds them.
@@ -20,13 +63,21 @@ pub struct Table {
     widths: Vec<usize>,
     /// Columns of the terminal; no end where there is none.
     room: usize,
+    colours: bool,
 }
 
 /// A cell is no wider, where there is an end.
 const WIDEST: usize = 24;
 
+/// Whether lines may have colours (no-color.org).
+fn colours() -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    std::io::stdout().is_terminal() && !set("NO_COLOR") && !dumb
+}
+
 /// The columns that lines may take.
-pub fn room() -> usize {
+fn room() -> usize {
     let columns = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
     if let Some(columns) = columns {
         return columns;
@@ -49,11 +100,27 @@ pub fn room() -> usize {
 }
 
 impl Table {
+    /// Writes a table to standard output, which `out` is.
+    ///
+    /// # Errors
+    /// What writing gives.
+    pub fn write<I: Iterator<Item = Row>>(
+        out: &mut impl Write,
+        rows: impl Fn() -> I,
+    ) -> io::Result<()> {
+        let table = Table::new(room(), colours(), rows());
+        for row in rows() {
+            out.write_all(table.line(&row).as_bytes())?;
+        }
+        Ok(())
+    }
+
     /// Measures the rows.
-    pub fn new(room: usize, rows: impl Iterator<Item = Row>) -> Self {
+    fn new(room: usize, colours: bool, rows: impl Iterator<Item = Row>) -> Self {
         let mut table = Table {
             widths: Vec::new(),
             room,
+            colours,
         };
         let most = table.most();
         for row in rows {
@@ -77,7 +144,18 @@ impl Table {
     }
 
     /// A row as text.
-    pub fn line(&self, row: &Row) -> String {
+    fn line(&self, row: &Row) -> String {
+        let text = self.plain_line(row);
+        let Some(code) = row.style.code().filter(|_| self.colours) else {
+            return text;
+        };
+        let lines = text.lines();
+        lines
+            .map(|line| format!("\x1b[{code}m{line}\x1b[0m\n"))
+            .collect()
+    }
+
+    fn plain_line(&self, row: &Row) -> String {
         let cells: Vec<Vec<&str>> = row.cells.iter().map(|c| wrap(c, self.most())).collect();
         let mut text = String::new();
         let notes = row.notes.join("; ");
@@ -175,10 +253,12 @@ mod tests {
             cells: vec!["1".to_owned(), "reg".to_owned()],
             name: "/a/path".to_owned(),
             notes: vec!["mapped by 7".to_owned()],
+            style: Style::Added,
         };
         let table = |room| {
             Table::new(
                 room,
+                false,
                 [Row {
                     cells: row.cells.clone(),
                     ..Row::default()

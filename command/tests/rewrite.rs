@@ -123,3 +123,50 @@ fn a_path_to_substitute_is_written_and_not_made() {
     );
     assert!(!out.exists());
 }
+
+#[test]
+fn what_takes_long_shows_how_far_it_is_on_a_terminal() {
+    use std::io::{Read, Write};
+    use std::os::fd::{FromRawFd, OwnedFd};
+    let scratch = Scratch::new("progress");
+    let image = fs::read(IMAGE).unwrap();
+    let slowly = |stderr: std::process::Stdio, wait| {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let mut command = ckptadv();
+        command.arg("-o").arg(scratch.path("new")).stdin(reader);
+        let mut child = command.stderr(stderr).spawn().unwrap();
+        drop(command);
+        let (head, rest) = image.split_at(image.len() / 2);
+        writer.write_all(head).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+        writer.write_all(rest).unwrap();
+        drop(writer);
+        assert!(child.wait().unwrap().success());
+        assert!(is_rewritten(&scratch.path("new")));
+    };
+    let terminal = || {
+        let (mut master, mut slave) = (-1, -1);
+        let none = std::ptr::null_mut();
+        // SAFETY: there is room for two descriptors, which are then owned.
+        unsafe {
+            libc::openpty(&mut master, &mut slave, none, none.cast(), none.cast());
+            (
+                File::from(OwnedFd::from_raw_fd(master)),
+                OwnedFd::from_raw_fd(slave),
+            )
+        }
+    };
+    for (wait, expected) in [(1600, "ckptadv: 0 MiB\x1b[K\r"), (0, "")] {
+        let (mut master, slave) = terminal();
+        slowly(slave.into(), wait);
+        let mut text = Vec::new();
+        let _ = master.read_to_end(&mut text);
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.starts_with(expected), "{text:?}");
+        assert!(text.is_empty() || text.ends_with("\r\x1b[K"), "{text:?}");
+        assert!(wait > 0 || text.is_empty(), "{text:?}");
+    }
+    let log = scratch.path("stderr");
+    slowly(File::create(&log).unwrap().into(), 1600);
+    assert_eq!(fs::read_to_string(log).unwrap(), "");
+}

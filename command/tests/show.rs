@@ -3,7 +3,8 @@
 
 use serde_json::Value;
 use std::fs::File;
-use std::io::{PipeReader, Write};
+use std::io::{PipeReader, Read, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::{Command, Output, Stdio};
 
 fn image(name: &str) -> String {
@@ -245,4 +246,105 @@ fn a_plan_is_made_of_what_comes_through_a_pipe() {
     let shown = text(&command.stdin(cat).output().unwrap());
     assert!(line(&shown, "557:3").contains(&"dropped".to_owned()));
     assert!(line(&shown, "unmatched:").join(" ").contains("--ignore=9"));
+}
+
+#[test]
+fn output_that_is_closed_is_an_error() {
+    let close = "exec \"$@\" >&-";
+    for verb in ["inspect", "plan", "rewrite"] {
+        let mut command = Command::new("sh");
+        command.args(["-c", close, "sh", env!("CARGO_BIN_EXE_ckptadv"), verb]);
+        let output = command.arg(image("files")).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            said.contains("standard output: Bad file descriptor"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_picture_has_every_task_table_and_description_and_what_they_lead_to() {
+    let drawn = text(&run(&["inspect", "--dot", &image("eventfd-epoll")]));
+    for line in [
+        "digraph image {",
+        "  task373 [shape=box, label=\"373 crh\"];",
+        "  file10 [label=\"id=10 eventfd rw\"];",
+        "  file11 -> file13 [dir=none, style=bold];",
+        "  file14 -> file10 [style=dashed, label=\"watches 3\"];",
+        "  task373 -> file16 [style=dotted, label=\"executable\"];",
+        "}",
+    ] {
+        assert!(drawn.lines().any(|it| it == line), "{line} in {drawn}");
+    }
+    assert!(drawn.contains("-> file11 [label=\"4,8\"];"), "{drawn}");
+    assert!(drawn.contains("-> file9 [label=\"1-2\"];"), "{drawn}");
+    let both = run(&["inspect", "--dot", "--json", &image("files")]);
+    assert_eq!(both.status.code(), Some(2));
+}
+
+#[test]
+fn names_are_quoted_in_a_picture() {
+    let bytes = std::fs::read(image("files")).unwrap();
+    let (from, to) = (b"/mnt/files/a\0", b"/m\"];\\\n\x1b[2Jx\0");
+    let at = bytes.windows(from.len()).position(|w| w == from).unwrap();
+    let mut evil = bytes.clone();
+    evil[at..at + to.len()].copy_from_slice(to);
+    let path = std::env::temp_dir().join(format!("ckptadv-quoted-{}", std::process::id()));
+    std::fs::write(&path, evil).unwrap();
+    let drawn = text(&run(&["inspect", "--dot", path.to_str().unwrap()]));
+    std::fs::remove_file(&path).unwrap();
+    assert!(drawn.contains("\\n/m\\\"];\\\\\\n?[2Jx\"];"), "{drawn}");
+}
+
+/// What is written to a terminal of so many columns.
+fn on_terminal(columns: u16, arguments: &[&str], variables: &[(&str, &str)]) -> String {
+    let (mut master, mut slave) = (-1, -1);
+    let (none, size) = (std::ptr::null_mut(), [24, columns, 0, 0]);
+    // SAFETY: there is room for two descriptors, and the size is a winsize.
+    let opened = unsafe {
+        libc::openpty(
+            &mut master,
+            &mut slave,
+            none,
+            none.cast(),
+            size.as_ptr().cast(),
+        )
+    };
+    assert_eq!(opened, 0);
+    // SAFETY: they were made just now, for nobody else.
+    let (master, slave) = unsafe { (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
+    let mut command = ckptadv(arguments);
+    command
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .envs(variables.iter().copied());
+    let mut child = command.stdout(slave).spawn().unwrap();
+    drop(command);
+    let mut text = Vec::new();
+    // It ends with EIO.
+    let _ = File::from(master).read_to_end(&mut text);
+    child.wait().unwrap();
+    String::from_utf8(text).unwrap().replace("\r\n", "\n")
+}
+
+#[test]
+fn colours_are_for_terminals_and_for_who_wants_them() {
+    let plan = ["plan", "--ignore", "3", &image("files")];
+    let coloured = on_terminal(80, &plan, &[]);
+    assert!(coloured.contains("\x1b[1mDESCRIPTOR"), "{coloured:?}");
+    assert!(
+        coloured.contains("\x1b[31m534:3 ") && coloured.contains("a\x1b[0m\n"),
+        "{coloured:?}"
+    );
+    let plain = text(&run(&plan));
+    assert_eq!(on_terminal(80, &plan, &[("NO_COLOR", "1")]), plain);
+    assert_eq!(on_terminal(80, &plan, &[("TERM", "dumb")]), plain);
+    assert!(!plain.contains('\x1b'));
+    let narrow = on_terminal(40, &["inspect", &image("tcp-conn")], &[("NO_COLOR", "1")]);
+    assert!(narrow.lines().count() > 12, "{narrow}");
+    for line in narrow.lines().skip(1) {
+        assert!(line.chars().count() <= 40, "{line}");
+    }
 }

@@ -9,6 +9,7 @@
 //! * [`plan`]: advice met with the file tables of an image: what becomes of
 //!   every descriptor. One planner for both engines.
 //! * [`listing`]: what an image holds, for people and as [`json`];
+//! * [`difference`]: what tells two of them apart;
 //! * [`report`]: what advice makes of it, the same way.
 //! * [`linux_cr`], [`criu`]: the two kinds of image, and how each carries a
 //!   plan out.
@@ -17,6 +18,7 @@
 pub mod advice;
 pub mod caller;
 pub mod criu;
+pub mod difference;
 pub mod error;
 pub mod json;
 pub mod linux_cr;

@@ -163,10 +163,11 @@ fn is_criu() -> bool {
 fn prepare(settings: &Settings, invocation: Invocation) -> Result<Option<Request>, Error> {
     let advice = &table::advice(settings)?;
     if advice.is_empty() && !settings.dry_run {
-        if settings.report.is_some() && invocation.verb == Verb::Restore {
+        if settings.reports() && invocation.verb == Verb::Restore {
             outcome::report_at_exit(image::Rewrite::default());
         }
-        return Ok(log::says(Level::Info).then_some(Request::Tell));
+        let tells = log::says(Level::Info) || settings.reports();
+        return Ok(tells.then_some(Request::Tell));
     }
     if invocation.streams {
         return Err(ckpt_image::Error::unsupported(
@@ -301,7 +302,10 @@ impl Request {
         SEEN.store(true, Ordering::Relaxed);
         let advised = match self {
             Request::Tell => {
-                tell(files);
+                if log::says(Level::Info) {
+                    tell(files);
+                }
+                outcome::report_at_exit(image::Rewrite::default());
                 return Ok(Served::default());
             }
             Request::Refused(error) => {

@@ -251,7 +251,7 @@ pub unsafe fn on_chroot(path: *const c_char, real: impl FnOnce() -> c_int) -> c_
         unsafe { CStr::from_ptr(path) }.to_bytes(),
     ));
     if let Err(error) = request.can_be_rooted(root) {
-        log::refused(&error);
+        report::refused(Engine::LinuxCr, &error);
         saw_restart();
         errno::set(error.errno());
         return -1;

@@ -3,7 +3,7 @@
 use crate::exec;
 use crate::state::{self, State};
 use ckpt_restart::settings::Settings;
-use ckpt_restart::{caller, log};
+use ckpt_restart::{caller, handshake, log};
 use cradvise::upkeep;
 use std::ffi::{CStr, c_char, c_int};
 
@@ -49,6 +49,9 @@ fn begin(argc: c_int, argv: *const *const c_char, envp: *const *const c_char) {
             .map(|a| a.to_bytes().to_vec())
             .collect(),
     };
+    if let Some(address) = state.settings.run {
+        handshake::start(address, state.arguments.first().map_or(b"", Vec::as_slice));
+    }
     state::started();
     if let Some(state) = state::keep(state)
         && !crate::criu::start(state)

@@ -20,6 +20,7 @@
 //! * [`tasks`]: tasks that a CRIU is dumping;
 //! * [`log`]: one line, where the user sees it;
 //! * [`report`]: all of it, for a program to read (CKPT_REPORT);
+//! * [`handshake`]: what `ckptadv run` hears of it (CKPT_RUN);
 //! * [`errno`]: as the program's calls find it.
 
 pub mod below;
@@ -28,6 +29,7 @@ pub mod caller;
 pub mod directory;
 pub mod errno;
 pub mod error;
+pub mod handshake;
 pub mod log;
 pub mod paths;
 pub mod relay;

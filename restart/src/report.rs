@@ -2,7 +2,7 @@
 //! read, which is whole whenever it is there.
 
 use crate::error::Error;
-use crate::{errno, log, warn};
+use crate::{errno, handshake, log, warn};
 use ckpt_image::json::Json;
 use ckpt_image::listing::Engine;
 use ckpt_image::report::{Failure, Outcome, Report};
@@ -19,45 +19,63 @@ static PATH: OnceLock<PathBuf> = OnceLock::new();
 /// and goes at once.
 ///
 /// # Errors
-/// What the system says of making a file there and renaming it; EINVAL for what
-/// is no regular file and would be lost.
+/// As [`make_way`].
 pub fn to_file(path: &Path) -> io::Result<()> {
     // Programs change their directory.
     let path = std::path::absolute(path)?;
-    match fs::symlink_metadata(&path) {
+    make_way(&path)?;
+    let _ = PATH.set(path);
+    Ok(())
+}
+
+/// Removes a report that is there, and makes sure that one can be written.
+///
+/// # Errors
+/// What the system says of making a file there and renaming it; EINVAL for what
+/// is no regular file and would be lost.
+pub fn make_way(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
         Ok(there) if !there.is_file() => {
             let why = "something that is no regular file is there";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         _ => {}
     }
-    let new = beside(&path);
+    let new = beside(path);
     create(&new)?;
-    let moved = fs::rename(&new, &path).and_then(|()| fs::remove_file(&path));
+    let moved = fs::rename(&new, path).and_then(|()| fs::remove_file(path));
     if moved.is_err() {
         let _ = fs::remove_file(&new);
     }
-    moved?;
-    let _ = PATH.set(path);
-    Ok(())
+    moved
 }
 
-/// Writes a report in place of the one before, if one is wanted. That it cannot
-/// be written is a warning. `errno` is left as it was.
+/// Tells `ckptadv run`, and writes a report in place of the one before, if one is
+/// wanted. That it cannot be written is a warning. `errno` is left as it was.
 pub fn write(report: &Report<'_>) {
-    let Some(path) = PATH.get() else {
-        return;
-    };
     let errno = errno::get();
+    handshake::tell(Some(report));
+    if let Some(path) = PATH.get()
+        && let Err(error) = replace(path, report)
+    {
+        warn!("CKPT_REPORT={}: {error}", path.display());
+    }
+    errno::set(errno);
+}
+
+/// Writes JSON to a file that is whole whenever it is there.
+///
+/// # Errors
+/// What the system says.
+pub fn replace(path: &Path, report: &dyn Json) -> io::Result<()> {
     let new = beside(path);
     let written = create(&new)
         .and_then(|file| print(report, file))
         .and_then(|()| fs::rename(&new, path));
-    if let Err(error) = written {
+    if written.is_err() {
         let _ = fs::remove_file(&new);
-        warn!("CKPT_REPORT={}: {error}", path.display());
     }
-    errno::set(errno);
+    written
 }
 
 /// Says that a restart is refused, and reports it. A plan that was asked for has

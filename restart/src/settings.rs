@@ -1,5 +1,6 @@
 //! The CKPT_ variables (libckptadv(8)), read once and never changed.
 
+use crate::handshake::Address;
 use crate::log::{self, Level};
 use crate::report;
 use ckpt_image::Error;
@@ -23,6 +24,8 @@ pub struct Settings {
     pub source_root: Option<PathBuf>,
     /// CKPT_RESTART_NR.
     pub restart_nr: Option<i64>,
+    /// CKPT_RUN: where `ckptadv run` is told what happens.
+    pub run: Option<Address>,
     /// Variables whose name begins with CKPT_ and that nobody knows.
     pub unknown: Vec<String>,
     /// The first value that cannot be read, or cannot be obeyed yet. It must
@@ -43,6 +46,7 @@ pub const VARIABLES: &[&str] = &[
     "CKPT_ACCEPT",
     "CKPT_SOURCE_ROOT",
     "CKPT_RESTART_NR",
+    "CKPT_RUN",
 ];
 
 impl Settings {
@@ -96,9 +100,19 @@ impl Settings {
                 return Err(not_yet(&name, "advice that travels with an image"));
             }
             "CKPT_REPORT" => self.report = Some(path(value)),
+            "CKPT_RUN" => {
+                let address = Address::parse(&value);
+                let bad = || bad(&name, &value, "expected what ckptadv run sets");
+                self.run = Some(address.ok_or_else(bad)?);
+            }
             _ => self.unknown.push(name),
         }
         Ok(())
+    }
+
+    /// Whether anybody wants to know what became of a restart.
+    pub fn reports(&self) -> bool {
+        self.report.is_some() || self.run.is_some()
     }
 
     /// What an engine does first, once it sees a restart: sends messages and the

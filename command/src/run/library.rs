@@ -1,0 +1,157 @@
+//! Where libckptadv.so is.
+
+use super::elf::{self, Program, X86_64};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+const NAME: &str = "libckptadv.so";
+
+/// Where libraries lie below a prefix; the dynamic loader of a system makes the first or
+/// the second of `$LIB`, those of others the last.
+const DIRECTORIES: [&str; 3] = ["lib/x86_64-linux-gnu", "lib64", "lib"];
+
+/// What LD_PRELOAD is to be called, so that the library is loaded last.
+///
+/// * `given`: where the user says that it is.
+///
+/// # Errors
+/// Why it cannot be loaded from anywhere, and what to do.
+pub fn preload(given: Option<&Path>) -> Result<OsString, String> {
+    let library = match given {
+        Some(path) => std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()))?,
+        None => find()?,
+    };
+    let shown = library.display();
+    if library
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .any(|b| b" :\t\n".contains(b))
+    {
+        return Err(format!(
+            "{shown}: LD_PRELOAD cannot name a path with a space or a colon: move the library, or \
+             make a link to it elsewhere"
+        ));
+    }
+    let mut files = expanded(&library);
+    let there = files.find(|path| path.exists()).unwrap_or(library.clone());
+    can_be_loaded(&there).map_err(|why| format!("{}: {why}", there.display()))?;
+    let mut value = std::env::var_os("LD_PRELOAD").unwrap_or_default();
+    if !value.is_empty() {
+        value.push(":");
+    }
+    value.push(library);
+    Ok(value)
+}
+
+fn find() -> Result<PathBuf, String> {
+    let program = std::env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
+    let places: Vec<PathBuf> = places(&program, option_env!("CKPTADV_LIBDIR")).collect();
+    match places.iter().find(|path| path.exists()) {
+        Some(path) => Ok(path.clone()),
+        None => {
+            let all = places.iter().map(|path| path.display().to_string());
+            let all = all.collect::<Vec<_>>().join(", ");
+            Err(format!(
+                "there is no {all}: install the library, or give --library"
+            ))
+        }
+    }
+}
+
+/// Where it may be.
+///
+/// * `installed`: the directory that this program was built to be installed with.
+fn places(program: &Path, installed: Option<&str>) -> impl Iterator<Item = PathBuf> {
+    let beside = program.parent().map(Path::to_owned);
+    let prefix = beside.as_deref().and_then(Path::parent).map(Path::to_owned);
+    let below = prefix
+        .into_iter()
+        .flat_map(|prefix| DIRECTORIES.map(|it| prefix.join(it)));
+    let directories = beside
+        .into_iter()
+        .chain(below)
+        .chain(installed.map(PathBuf::from));
+    directories.map(|directory| directory.join(NAME))
+}
+
+/// What the dynamic loader may make of `$LIB` in a path.
+fn expanded(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let text = path.to_string_lossy().into_owned();
+    let tokens = ["${LIB}", "$LIB"];
+    DIRECTORIES.into_iter().map(move |directory| {
+        let replace = |text: String, token: &&str| text.replace(*token, directory);
+        tokens.iter().fold(text.clone(), replace).into()
+    })
+}
+
+fn can_be_loaded(path: &Path) -> Result<(), String> {
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let elf = match elf::read(&file).map_err(|error| error.to_string())? {
+        Program::Elf(elf) => elf,
+        _ => return Err("this is no library".to_owned()),
+    };
+    if elf.machine != X86_64 {
+        return Err("this library is not for x86_64".to_owned());
+    }
+    if mount_flags(&file).is_ok_and(|flags| flags & libc::ST_NOEXEC != 0) {
+        return Err(
+            "it lies on a file system that is mounted noexec, and cannot be loaded: copy it \
+                    elsewhere, and give --library"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// How the file system of a file is mounted: ST_NOEXEC, ST_NOSUID.
+///
+/// # Errors
+/// What fstatvfs(3) says.
+pub fn mount_flags(file: &File) -> io::Result<libc::c_ulong> {
+    // SAFETY: statvfs is plain data, and is filled.
+    unsafe {
+        let mut found: libc::statvfs = std::mem::zeroed();
+        match libc::fstatvfs(file.as_raw_fd(), &raw mut found) {
+            0 => Ok(found.f_flag),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_looked_for_beside_the_program_and_where_libraries_are() {
+        let all = |program: &str| -> Vec<String> {
+            let all = places(Path::new(program), Some("/opt/lib"));
+            all.map(|path| path.to_string_lossy().into_owned())
+                .collect()
+        };
+        let expected = [
+            "/usr/bin/libckptadv.so",
+            "/usr/lib/x86_64-linux-gnu/libckptadv.so",
+            "/usr/lib64/libckptadv.so",
+            "/usr/lib/libckptadv.so",
+            "/opt/lib/libckptadv.so",
+        ];
+        assert_eq!(all("/usr/bin/ckptadv"), expected);
+        assert_eq!(all("/ckptadv")[0], "/libckptadv.so");
+    }
+
+    #[test]
+    fn the_loaders_token_stands_for_each_directory() {
+        for token in ["$LIB", "${LIB}"] {
+            let path = format!("/usr/{token}/libckptadv.so");
+            let all: Vec<PathBuf> = expanded(Path::new(&path)).collect();
+            assert_eq!(all[0], Path::new("/usr/lib/x86_64-linux-gnu/libckptadv.so"));
+            assert_eq!(all[1], Path::new("/usr/lib64/libckptadv.so"));
+        }
+    }
+}
