@@ -1,6 +1,8 @@
 //! The ckptadv command: what an image holds, and the image as advice wants it.
 
 mod advice;
+#[cfg(test)]
+mod completions;
 mod image;
 mod inspect;
 mod plan;
