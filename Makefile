@@ -27,6 +27,8 @@ ALIASES   = cradvise_query.2=cradvise.2 cradvise_reset.2=cradvise.2 \
             cradvise_restart.3=cradvise.3 cradvise_status.3=cradvise.3
 DOCUMENTS = README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE
 
+UNPUBLISHED = $(addprefix --exclude ,ckptadv-preload ckptadv-tests cradvise-c)
+
 # Every file that is installed, for uninstall.
 INSTALLED = $(addprefix $(BIN)/,$(COMMANDS)) \
             $(LIBDIR)/libckptadv.so $(LIBDIR)/libcradvise.so.0 $(LIBDIR)/libcradvise.so \
@@ -56,6 +58,7 @@ test: build setup
 	$(CARGO) clippy --workspace --all-targets --locked --quiet -- -D warnings
 	tests/check-pages
 	$(CARGO) test --workspace --locked
+	$(CARGO) package --workspace $(UNPUBLISHED) --locked --allow-dirty --quiet
 
 bench: build
 	$(CARGO) bench --locked --package ckptadv-tests --bench whole
