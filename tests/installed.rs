@@ -88,10 +88,14 @@ fn example(page: &str, name: &str, file: &str) -> PathBuf {
         .split_once(&format!("\n.EX\n/* {name}: "))
         .expect("the program");
     let (program, _) = program.split_once("\n.EE\n").expect("its end");
-    let program = program.replace("\\-", "-").replace("\\e", "\\");
     let path = PREFIX.join(file);
-    fs::write(&path, format!("/* {name}: {program}\n")).expect("a file");
+    fs::write(&path, plain(&format!("/* {name}: {program}"))).expect("a file");
     path
+}
+
+/// Text of a page, as its reader sees it.
+fn plain(text: &str) -> String {
+    text.replace("\\-", "-").replace("\\e", "\\") + "\n"
 }
 
 #[test]
@@ -227,12 +231,6 @@ fn a_rust_program_links_with_the_installed_library() {
 fn the_program_of_the_page_compiles_and_says_what_is_missing() {
     let source = example("man3/cradvise.3", "become", "said.c");
     let libraries = pkg_config(&["--libs"]);
-    compiled(
-        "become-cxx",
-        &["c++", "-x", "c++", "-std=c++17"],
-        &source,
-        &libraries,
-    );
     let program = compiled("become-c", &["cc", "-std=c11"], &source, &libraries);
     let log = PREFIX.join("become.log");
     let output = command(&program)
@@ -246,6 +244,31 @@ fn the_program_of_the_page_compiles_and_says_what_is_missing() {
     );
     let said = fs::read_to_string(log).unwrap();
     assert_eq!(said, "cradvise_restart: Function not implemented\n");
+}
+
+#[test]
+fn every_program_of_the_pages_compiles() {
+    let libraries = pkg_config(&["--libs"]);
+    let mut count = 0;
+    for page in ["man2/cradvise.2", "man3/cradvise.3"] {
+        let text = fs::read_to_string(PREFIX.join("share/man").join(page)).unwrap();
+        let (_, examples) = text.split_once("\n.SH EXAMPLES\n").expect("EXAMPLES");
+        let blocks = examples.split("\n.EX\n").skip(1);
+        let blocks = blocks.map(|block| block.split("\n.EE\n").next().unwrap());
+        for program in blocks.filter(|block| block.contains("#include <cradvise.h>")) {
+            let file = PREFIX.join(format!("example-{count}.c"));
+            fs::write(&file, plain(program)).unwrap();
+            compiled("example-c", &["cc", "-std=c11"], &file, &libraries);
+            compiled(
+                "example-cxx",
+                &["c++", "-x", "c++", "-std=c++17"],
+                &file,
+                &libraries,
+            );
+            count += 1;
+        }
+    }
+    assert!(count > 0);
 }
 
 #[test]

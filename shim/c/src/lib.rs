@@ -2,8 +2,13 @@
 #![deny(missing_docs)]
 
 #[cfg(test)]
+mod answers;
+#[cfg(test)]
 mod header;
 mod status;
+#[cfg(test)]
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 pub use status::cradvise_status;
 
