@@ -24,7 +24,7 @@ COMMANDS  = ckptadv $(if $(wildcard $(RELEASE)/ckptadv-oci),ckptadv-oci)
 PAGES     = $(notdir $(wildcard man/*.[1-8]))
 # Pages that describe calls of several names are found by each of them.
 ALIASES   = cradvise_query.2=cradvise.2 cradvise_reset.2=cradvise.2 \
-            cradvise_restart.3=cradvise.3 cradvise_status.3=cradvise.3
+            cradvise_exec.3=cradvise.3 cradvise_restart.3=cradvise.3 cradvise_status.3=cradvise.3
 DOCUMENTS = README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE
 
 UNPUBLISHED = $(addprefix --exclude ,ckptadv-preload ckptadv-tests cradvise-c)

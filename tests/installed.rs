@@ -300,3 +300,35 @@ fn the_program_of_the_page_becomes_another() {
     let numbers = outcome.numbers(534);
     assert!(numbers.contains(&4) && !numbers.contains(&3), "{numbers:?}");
 }
+
+#[test]
+fn a_c_program_starts_a_restart_program_with_its_advice() {
+    if !harness::is_root() {
+        return;
+    }
+    let libraries = pkg_config(&["--libs"]);
+    let program = compiled("again", &["cc", "-std=c11"], &source("again.c"), &libraries);
+    let log = PREFIX.join("exec.log");
+    let outcome = Restart::new(&image("files"))
+        .scenario("files")
+        .program(program)
+        .args([
+            PREFIX.join("lib/libckptadv.so"),
+            log.clone(),
+            build::program("restart"),
+        ])
+        .env("LD_LIBRARY_PATH", PREFIX.join("lib"))
+        .run();
+    let said = fs::read_to_string(&log).unwrap_or_default();
+    assert_eq!(
+        outcome.verdict,
+        Verdict::Restarted,
+        "{}{said}",
+        outcome.stderr()
+    );
+    for number in [1, 2] {
+        assert_eq!(outcome.link(534, number), log.to_string_lossy());
+    }
+    let numbers = outcome.numbers(534);
+    assert!(numbers.contains(&4) && !numbers.contains(&3), "{numbers:?}");
+}

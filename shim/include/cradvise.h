@@ -109,6 +109,21 @@ int cradvise_status(struct cradvise_status *status, size_t size);
  */
 long cradvise_restart(pid_t pid, int image_fd, unsigned long flags, int log_fd);
 
+/*
+ * Becomes another program, as execvp(3) does: a restart program of Linux-CR,
+ * criu(8), or whatever starts one of these, which gets the advice of this
+ * process, the descriptors that it preserves, and the library that carries the
+ * advice out. Usually called in a child of fork(2). Does not return where it
+ * succeeds.
+ *
+ * library: libckptadv.so, by its path, or NULL where the loader finds it.
+ * file, argv: as for execvp(3).
+ *
+ * Errors: EFAULT (file, argv or argv[0] is NULL), EBADF, ESTALE, EINVAL, ENOSYS,
+ * those of execve(2).
+ */
+int cradvise_exec(const char *library, const char *file, char *const argv[]);
+
 #ifdef __cplusplus
 }
 #endif

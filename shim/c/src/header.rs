@@ -93,6 +93,7 @@ fn values_layout_and_prototypes_are_those_of_the_crate() {
         int cradvise(int, int);\nint cradvise_query(int);\nint cradvise_reset(void);\n\
         int cradvise_status(struct cradvise_status *, size_t);\n\
         long cradvise_restart(int, int, unsigned long, int);\n\
+        int cradvise_exec(const char *, const char *, char *const *);\n\
         #ifdef __cplusplus\n}\n#endif\n";
     for compiler in [C11, CXX17] {
         compiles(compiler, &source).unwrap();

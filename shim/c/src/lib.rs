@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 mod answers;
+mod exec;
 #[cfg(test)]
 mod header;
 mod status;
@@ -10,6 +11,7 @@ mod status;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+pub use exec::cradvise_exec;
 pub use status::cradvise_status;
 
 use std::ffi::{c_int, c_long, c_ulong};
