@@ -2,6 +2,8 @@
 //! image as advice wants it.
 
 mod advice;
+#[cfg(test)]
+mod completions;
 mod diff;
 mod image;
 mod inspect;

@@ -3,44 +3,10 @@
 mod support;
 
 use ckpt_image::advice::{Action, Target};
-use cradvise::{Backend, CR_ADV_IGNORE, CR_ADV_NORMAL, CR_ADV_PRESERVE, status};
+use cradvise::{Backend, CR_ADV_PRESERVE, status};
 use cradvise::{cradvise, cradvise_query, cradvise_reset};
-use libc::{EBADF, EINVAL};
+use support::answers::{BOTH, CLOSED, OPEN, SET};
 use support::{errno, open_at, run_alone, simulated_kernel};
-
-const BOTH: i32 = CR_ADV_PRESERVE | CR_ADV_IGNORE;
-
-/// A number that is open, and one that is not.
-const OPEN: i32 = 500;
-const CLOSED: i32 = 501;
-
-/// cradvise(fd, advice): errno, then cradvise_query(fd): advice or -errno.
-const SET: &[(i32, i32, i32, i32)] = &[
-    (OPEN, CR_ADV_PRESERVE, 0, CR_ADV_PRESERVE),
-    (OPEN, CR_ADV_IGNORE, 0, CR_ADV_IGNORE),
-    (OPEN, BOTH, 0, BOTH),
-    (OPEN, BOTH, 0, BOTH),
-    (OPEN, 4, EINVAL, BOTH),
-    (OPEN, -1, EINVAL, BOTH),
-    (OPEN, i32::MIN, EINVAL, BOTH),
-    (OPEN, CR_ADV_PRESERVE | 8, EINVAL, BOTH),
-    (OPEN, CR_ADV_NORMAL, 0, CR_ADV_NORMAL),
-    (CLOSED, CR_ADV_PRESERVE, EBADF, CR_ADV_NORMAL),
-    (CLOSED, BOTH, EBADF, CR_ADV_NORMAL),
-    (CLOSED, CR_ADV_NORMAL, 0, CR_ADV_NORMAL),
-    (CLOSED, CR_ADV_IGNORE, 0, CR_ADV_IGNORE),
-    (CLOSED, CR_ADV_PRESERVE, EBADF, CR_ADV_IGNORE),
-    (CLOSED, 4, EINVAL, CR_ADV_IGNORE),
-    (1 << 20, CR_ADV_IGNORE, 0, CR_ADV_IGNORE),
-    (1 << 20, CR_ADV_PRESERVE, EBADF, CR_ADV_IGNORE),
-    (i32::MAX, CR_ADV_IGNORE, 0, CR_ADV_IGNORE),
-    (i32::MAX, CR_ADV_PRESERVE, EBADF, CR_ADV_IGNORE),
-    (-1, CR_ADV_NORMAL, EBADF, -EBADF),
-    (-1, CR_ADV_PRESERVE, EBADF, -EBADF),
-    (-1, CR_ADV_IGNORE, EBADF, -EBADF),
-    (-1, 4, EINVAL, -EBADF),
-    (i32::MIN, CR_ADV_IGNORE, EBADF, -EBADF),
-];
 
 fn every_row() {
     open_at("/dev/null", OPEN);

@@ -1,6 +1,7 @@
 //! What the tests share.
 #![allow(dead_code, reason = "no test uses all of it")]
 
+pub mod answers;
 pub mod simulated_kernel;
 
 use std::fs::File;
