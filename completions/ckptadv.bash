@@ -16,6 +16,9 @@ _ckptadv() {
             ",$1")
                 cmd="ckptadv"
                 ;;
+            ckptadv,check)
+                cmd="ckptadv__subcmd__check"
+                ;;
             ckptadv,diff)
                 cmd="ckptadv__subcmd__diff"
                 ;;
@@ -33,6 +36,9 @@ _ckptadv() {
                 ;;
             ckptadv,run)
                 cmd="ckptadv__subcmd__run"
+                ;;
+            ckptadv__subcmd__help,check)
+                cmd="ckptadv__subcmd__help__subcmd__check"
                 ;;
             ckptadv__subcmd__help,diff)
                 cmd="ckptadv__subcmd__help__subcmd__diff"
@@ -59,12 +65,38 @@ _ckptadv() {
 
     case "${cmd}" in
         ckptadv)
-            opts="-h -V --help --version run inspect diff plan rewrite help"
+            opts="-h -V --help --version run inspect diff plan check rewrite help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        ckptadv__subcmd__check)
+            opts="-h --preserve --ignore --substitute --strict --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --preserve)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ignore)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --substitute)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -87,8 +119,22 @@ _ckptadv() {
             return 0
             ;;
         ckptadv__subcmd__help)
-            opts="run inspect diff plan rewrite help"
+            opts="run inspect diff plan check rewrite help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        ckptadv__subcmd__help__subcmd__check)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

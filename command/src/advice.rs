@@ -27,6 +27,12 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether none of them is given.
+    pub fn is_empty(&self) -> bool {
+        let lists = [&self.preserve, &self.ignore, &self.substitute];
+        lists.iter().all(|list| list.is_none()) && !self.strict
+    }
+
     /// The advice that they give.
     ///
     /// # Errors

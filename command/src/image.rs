@@ -3,8 +3,9 @@
 use ckpt_image::criu::Image;
 use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_image::listing::Listing;
+use ckpt_restart::Error;
 use ckpt_restart::directory::Stored;
-use ckpt_restart::{Error, request};
+use ckpt_restart::request::{self, Reader};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -37,22 +38,26 @@ pub fn listing(path: &Path) -> Result<Listing, Error> {
 }
 
 fn linux_cr(path: &Path) -> Result<Listing, Error> {
-    let mut file = open(path)?;
     let mut surveyor = Surveyor::default();
-    if let Some(start) = request::regular_at(file.as_fd()) {
-        request::scan(&file, start, &mut surveyor)?;
-    } else {
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let n = file
-                .read(&mut buffer)
-                .map_err(|e| Error::system("cannot read the image", e))?;
-            if n == 0 {
-                break;
-            }
-            surveyor.feed(&buffer[..n])?;
-        }
-    }
+    read(&open(path)?, &mut surveyor)?;
     let (survey, layout) = surveyor.finish()?;
     Ok(survey.listing(layout.as_ref()))
+}
+
+/// Has a Linux-CR image read, from where the file's offset stands.
+///
+/// # Errors
+/// What is wrong with the image, or with reading it.
+pub fn read(mut file: &File, reader: &mut dyn Reader) -> Result<(), Error> {
+    if let Some(start) = request::regular_at(file.as_fd()) {
+        return request::scan(file, start, reader);
+    }
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => reader.feed(&buffer[..n])?,
+            Err(error) => return Err(Error::system("cannot read the image", error)),
+        }
+    }
 }

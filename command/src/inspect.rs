@@ -117,7 +117,7 @@ fn description_row(listing: &Listing, it: &Description) -> Row {
 }
 
 /// "12:0-2 13:7": as items of advice name them.
-fn descriptors(listing: &Listing, it: &Description) -> String {
+pub fn descriptors(listing: &Listing, it: &Description) -> String {
     let runs = runs(listing.descriptors(it));
     let texts = runs.iter().map(|(task, run)| format!("{task}:{run}"));
     texts.collect::<Vec<_>>().join(" ")
@@ -181,7 +181,7 @@ fn notes(it: &Description) -> Vec<String> {
 }
 
 /// One note for all that refer in the same way.
-fn references(references: &[Reference]) -> Vec<String> {
+pub fn references(references: &[Reference]) -> Vec<String> {
     let parts = |reference: &Reference| {
         let text = reference.to_string();
         match text.rsplit_once(' ') {

@@ -2,6 +2,7 @@
 //! image as advice wants it.
 
 mod advice;
+mod check;
 #[cfg(test)]
 mod completions;
 mod diff;
@@ -16,7 +17,9 @@ mod table;
 
 use crate::inspect::Form;
 use ckpt_restart::{log, refuse};
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -67,6 +70,21 @@ enum Verb {
         /// A Linux-CR image (a file, or - for standard input), or a directory that criu wrote
         #[arg(value_name = "IMAGE")]
         image: PathBuf,
+    },
+    /// Show what a restore on this machine would fail on, or lose, and what cures it
+    Check {
+        #[command(flatten)]
+        advice: advice::Options,
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+        /// A Linux-CR image (a file, or - for standard input), or a directory that criu wrote
+        /// [default: what works on this machine]
+        #[arg(value_name = "IMAGE")]
+        image: Option<PathBuf>,
+        /// Options that criu restore will have
+        #[arg(value_name = "CRIU-OPTION", last = true, requires = "image")]
+        criu: Vec<OsString>,
     },
     /// Write an image anew, as advice wants it
     Rewrite {
@@ -119,6 +137,21 @@ fn main() -> ExitCode {
             json,
             image,
         } => plan::plan(&advice, json, &image),
+        Verb::Check {
+            advice,
+            json,
+            image,
+            criu,
+        } => match image {
+            Some(image) => check::image(&advice, json, &image, &criu),
+            None if advice.is_empty() => check::machine(json),
+            None => Command::command()
+                .error(
+                    ErrorKind::MissingRequiredArgument,
+                    "advice is for an image: give IMAGE",
+                )
+                .exit(),
+        },
         Verb::Rewrite {
             advice,
             input,

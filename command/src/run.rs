@@ -3,8 +3,8 @@
 mod child;
 mod elf;
 mod heard;
-mod library;
-mod obstacle;
+pub mod library;
+pub mod obstacle;
 
 use crate::advice;
 use ckpt_restart::{log, refuse, report};

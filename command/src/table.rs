@@ -77,7 +77,7 @@ fn colours() -> bool {
 }
 
 /// The columns that lines may take.
-fn room() -> usize {
+pub fn room() -> usize {
     let columns = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
     if let Some(columns) = columns {
         return columns;
@@ -207,7 +207,7 @@ fn length(text: &str) -> usize {
 }
 
 /// Lines of at most so many characters, cut at spaces; longer words stay whole.
-fn wrap(text: &str, most: usize) -> Vec<&str> {
+pub fn wrap(text: &str, most: usize) -> Vec<&str> {
     let mut lines = Vec::new();
     let (mut start, mut end, mut wide) = (0, 0, 0);
     for word in text.split(' ') {

@@ -46,6 +46,7 @@ fuzz_target!(|input: &[u8]| {
         return;
     };
     let _ = image.listing(&files);
+    let _ = image.needs(&files);
     let advice = Advice {
         items,
         strictness: Strictness::Warn,

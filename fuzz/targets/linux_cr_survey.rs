@@ -10,7 +10,8 @@ fn survey(image: &[u8], piece: usize) -> Result<String, String> {
         surveyor.feed(piece).map_err(|e| e.to_string())?;
     }
     let (survey, layout) = surveyor.finish().map_err(|e| e.to_string())?;
-    Ok(format!("{:?}", survey.listing(layout.as_ref())))
+    let listing = survey.listing(layout.as_ref());
+    Ok(format!("{listing:?} {:?}", survey.needs()))
 }
 
 fuzz_target!(|image: &[u8]| {

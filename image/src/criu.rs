@@ -24,6 +24,7 @@ mod holders;
 mod image;
 mod listing;
 mod locks;
+mod needs;
 pub mod record;
 mod shared_table;
 mod sockets;

@@ -10,6 +10,7 @@
 //!   every descriptor. One planner for both engines.
 //! * [`listing`]: what an image holds, for people and as [`json`];
 //! * [`difference`]: what tells two of them apart;
+//! * [`needs`]: what a restart of it needs of the machine;
 //! * [`report`]: what advice makes of it, the same way.
 //! * [`linux_cr`], [`criu`]: the two kinds of image, and how each carries a
 //!   plan out.
@@ -23,6 +24,7 @@ pub mod error;
 pub mod json;
 pub mod linux_cr;
 pub mod listing;
+pub mod needs;
 pub mod plan;
 pub mod report;
 

@@ -15,6 +15,7 @@
 pub mod delivery;
 pub mod layout;
 mod listing;
+mod needs;
 pub mod records;
 pub mod rewrite;
 pub mod survey;

@@ -282,6 +282,7 @@ proptest! {
         if let Ok(image) = Image::read(&files) {
             let _ = image.references();
             let _ = image.other_references(&files);
+            let _ = image.needs(&files);
         }
     }
 

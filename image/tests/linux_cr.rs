@@ -391,6 +391,7 @@ proptest! {
         }
         prop_assert_eq!(survey.files.len(), view.files.len());
         survey.listing(Some(&layout));
+        survey.needs();
     }
 
     #[test]
@@ -592,6 +593,7 @@ proptest! {
         let surveyed = surveyor.feed(&image).and_then(|()| surveyor.finish());
         if let Ok((survey, layout)) = surveyed {
             survey.listing(layout.as_ref());
+            survey.needs();
         }
         let rewritten = rewrite(&image, &items, &caller, whole, &[]);
         let used = MOST.get() - before;

@@ -15,7 +15,8 @@
  *   N=pipe:M N=pair:M N=dgram:M N=seq:M  N and M are the ends (N the reading one)
  *   N=tcp:M N=pty:M                      likewise (N the accepted one; the master)
  *   N=stream:M                           likewise, a connection by a name that is gone
- *   N=listen:PATH N=inet N=udp           listening sockets; a bound one
+ *   N=listen:PATH N=abstract:NAME        listening sockets
+ *   N=inet N=udp                         a listening socket; a bound one
  *   N=connect:PATH N=accept:M            a stream to the listener there; what M accepts
  *   N=bound:PATH N=to:PATH               a datagram socket with a name; one that is connected to it
  *   N=tcpto:PORT                         a connection to that port here
@@ -32,6 +33,7 @@
  *   N=send:M                             M is sent into the socket N and waits at its other end
  *   N=cloexec N=close                    marked close-on-exec; closed
  *   N=write:TEXT                         written into N
+ *   job                                  (the first word) in the session that it is started in
  *   ctty                                 descriptor 0 becomes the controlling terminal
  *   count                                writes 1, 2, ... to descriptor 1, a line every 20 ms
  *   fork, clone, thread                  the rest is for a child; for one that shares the file table; another thread
@@ -52,6 +54,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -168,6 +171,17 @@ static struct sockaddr_un named(const char *path)
 
 	strncpy(address.sun_path, path, sizeof(address.sun_path) - 1);
 	return address;
+}
+
+static int abstract(const char *name)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = must(socket(AF_UNIX, SOCK_STREAM, 0), "socket");
+
+	strncpy(address.sun_path + 1, name, sizeof(address.sun_path) - 2);
+	must(bind(fd, (struct sockaddr *)&address, offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name)), name);
+	must(listen(fd, 4), "listen");
+	return fd;
 }
 
 static int listener(const char *path)
@@ -463,6 +477,8 @@ static void hold(int number, char *kind)
 		terminal(number, other);
 	else if (IS("listen"))
 		place(listener(argument), number, argument);
+	else if (IS("abstract"))
+		place(abstract(argument), number, argument);
 	else if (IS("accept"))
 		place(accept(other, NULL, NULL), number, "accept");
 	else if (IS("raw"))
@@ -566,7 +582,8 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	ready = argv[1];
-	setsid();
+	if (!argv[2] || strcmp(argv[2], "job"))
+		setsid();
 	for (fd = 3; fd < HIGHEST; fd++)
 		close(fd);
 	wanted[0] = wanted[1] = wanted[2] = 1;
@@ -575,6 +592,8 @@ int main(int argc, char **argv)
 
 		if (!strcmp(*word, "count"))
 			counts = 1;
+		else if (!strcmp(*word, "job") && word == argv + 2)
+			continue;
 		else if (!strcmp(*word, "ctty"))
 			must(ioctl(0, TIOCSCTTY, 0), "ctty");
 		else if (!strcmp(*word, "thread"))

@@ -48,7 +48,11 @@ pub fn preload(given: Option<&Path>) -> Result<OsString, String> {
     Ok(value)
 }
 
-fn find() -> Result<PathBuf, String> {
+/// Where it lies, unless the user says otherwise.
+///
+/// # Errors
+/// Where it was looked for, and what to do.
+pub fn find() -> Result<PathBuf, String> {
     let program = std::env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
     let places: Vec<PathBuf> = places(&program, option_env!("CKPTADV_LIBDIR")).collect();
     match places.iter().find(|path| path.exists()) {

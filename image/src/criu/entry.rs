@@ -44,7 +44,7 @@ impl FileType {
     }
 
     /// The field of a file entry that holds what is particular to the type.
-    fn body(self) -> Option<u32> {
+    pub fn body(self) -> Option<u32> {
         Some(match self {
             FileType::REG => 3,
             FileType::INETSK => 4,

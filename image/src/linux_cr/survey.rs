@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 const SIGNAL_TTY: usize = 312;
 const O_DIRECTORY: u32 = 0x10000;
-const O_APPEND: u32 = 0x400;
-const FMODE_LSEEK: u32 = 4;
+pub(super) const O_APPEND: u32 = 0x400;
+pub(super) const FMODE_LSEEK: u32 = 4;
 const TCP_ESTABLISHED: u8 = 1;
 const TCP_CLOSE: u8 = 7;
 const TCP_LISTEN: u8 = 10;

@@ -1,0 +1,170 @@
+//! The image that is judged: as advice leaves it.
+
+use crate::advice::Options;
+use crate::image;
+use ckpt_image::criu::{self, Directory, Image, Naming};
+use ckpt_image::linux_cr::Rewriter;
+use ckpt_image::linux_cr::survey::Surveyor;
+use ckpt_image::listing::{Description, Listing};
+use ckpt_image::needs::Needs;
+use ckpt_image::plan::{Change, Fate};
+use ckpt_restart::directory::Stored;
+use ckpt_restart::paths::Looking;
+use ckpt_restart::request::{self, Reader};
+use ckpt_restart::{Error, caller};
+use std::collections::{BTreeMap, HashSet};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// An image after advice.
+pub struct Advised {
+    pub listing: Listing,
+    pub needs: Needs,
+    /// The descriptors that advice gives.
+    given: HashSet<(i32, i32)>,
+    /// What advice has to say.
+    pub warnings: Vec<String>,
+}
+
+impl Advised {
+    /// Whether nothing of the image is left of a description.
+    pub fn is_given(&self, description: &Description) -> bool {
+        let mut all = self.listing.descriptors(description).peekable();
+        all.peek().is_some() && {
+            let tables = description.holders.iter();
+            tables.into_iter().all(|&(table, number)| {
+                let tasks = &self.listing.tables[table].tasks;
+                tasks
+                    .iter()
+                    .any(|task| self.given.contains(&(*task, number)))
+            })
+        }
+    }
+}
+
+fn given(changes: &[Change]) -> HashSet<(i32, i32)> {
+    let given = changes.iter();
+    let given = given.filter(|change| matches!(change.fate, Fate::Give(_)));
+    given.map(|change| (change.task, change.number)).collect()
+}
+
+/// Some files of a directory as they would be.
+struct Overlay<'a> {
+    below: &'a dyn Directory,
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+impl Directory for Overlay<'_> {
+    fn file(&self, name: &str) -> Result<Option<Vec<u8>>, ckpt_image::Error> {
+        match self.files.get(name) {
+            Some(bytes) => Ok(Some(bytes.clone())),
+            None => self.below.file(name),
+        }
+    }
+}
+
+/// An image directory of criu.
+///
+/// # Errors
+/// What is wrong with the image or refused of the advice.
+pub fn criu(options: &Options, path: &Path) -> Result<Advised, Error> {
+    let advice = options.advice()?;
+    let caller = caller::given(&advice).map_err(|e| Error::system("/proc/self/fd", e))?;
+    let stored = Stored(path);
+    let image = Image::read(&stored)?;
+    let rewrite = criu::rewrite(
+        &image,
+        &stored,
+        &advice,
+        caller,
+        Box::new(Looking),
+        Naming::Inherited,
+    )?;
+    let given = given(&rewrite.changes);
+    let warnings = [rewrite.unmatched, rewrite.warnings].concat();
+    let overlay = Overlay {
+        below: &stored,
+        files: rewrite.files,
+    };
+    let image = Image::read(&overlay)?;
+    Ok(Advised {
+        listing: image.listing(&overlay)?,
+        needs: image.needs(&overlay)?,
+        given,
+        warnings,
+    })
+}
+
+/// A Linux-CR image.
+///
+/// # Errors
+/// As [`criu`].
+pub fn linux_cr(options: &Options, path: &Path) -> Result<Advised, Error> {
+    let input = image::open(path)?;
+    let start = request::regular_at(input.as_fd());
+    let advised = !options.advice()?.is_empty();
+    let mut request = match advised {
+        true => Some(options.request(&input, request::Naming::Inherited)?),
+        false => None,
+    };
+    if let (Some(request), Some(start)) = (&mut request, start) {
+        request.check(input.as_fd(), start)?;
+    }
+    let mut through = Through {
+        rewriter: request.as_ref().map(|it| it.rewriter(false)).transpose()?,
+        surveyor: Surveyor::default(),
+    };
+    image::read(&input, &mut through)?;
+    let Through { rewriter, surveyor } = through;
+    if let Some(rewriter) = &rewriter {
+        rewriter.finish()?;
+    }
+    let (survey, layout) = surveyor.finish()?;
+    let report = rewriter
+        .as_ref()
+        .map(|it| it.report(ckpt_image::report::Outcome::Planned));
+    Ok(Advised {
+        listing: survey.listing(layout.as_ref()),
+        needs: survey.needs(),
+        given: report
+            .as_ref()
+            .map(|it| given(it.changes))
+            .unwrap_or_default(),
+        warnings: report
+            .map(|it| [it.unmatched, it.warnings].concat())
+            .unwrap_or_default(),
+    })
+}
+
+/// Surveys what a rewriter makes of an image; without one, the image.
+struct Through {
+    rewriter: Option<Rewriter>,
+    surveyor: Surveyor,
+}
+
+impl Reader for Through {
+    fn feed(&mut self, input: &[u8]) -> Result<(), ckpt_image::Error> {
+        let Some(rewriter) = &mut self.rewriter else {
+            return self.surveyor.feed(input);
+        };
+        rewriter.feed(input)?;
+        self.surveyor.feed(rewriter.output())?;
+        rewriter.output().clear();
+        Ok(())
+    }
+
+    fn passing(&self) -> u64 {
+        let passing = self.surveyor.passing();
+        match &self.rewriter {
+            Some(rewriter) => passing.min(rewriter.passing()),
+            None => passing,
+        }
+    }
+
+    fn passed(&mut self, bytes: u64) {
+        if let Some(rewriter) = &mut self.rewriter {
+            rewriter.passed(bytes);
+        }
+        self.surveyor.passed(bytes);
+    }
+}

@@ -1,0 +1,80 @@
+//! What a restart needs of the machine, as the kernel goes about it.
+
+use super::layout::file_type;
+use super::survey::{self, File, Name, Socket, Survey};
+use crate::advice::Kind;
+use crate::caller::Access;
+use crate::needs::{self, InTheWay, Need, Needs, Port, Protocol};
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+impl Survey {
+    /// What a restart needs. Every file is opened, whoever refers to it.
+    pub fn needs(&self) -> Needs {
+        let mut pipes: HashMap<i32, u32> = HashMap::new();
+        for file in self.files.values() {
+            if file.file_type == file_type::PIPE {
+                *pipes.entry(file.behind).or_default() |= file.mode & 3;
+            }
+        }
+        let mut needs = Needs::default();
+        for (id, file) in &self.files {
+            let found = match file.file_type {
+                file_type::GENERIC => opened(file, None),
+                file_type::FIFO => opened(file, Some(libc::S_IFIFO)),
+                file_type::PIPE if pipes[&file.behind] != 3 => Some(Need::OtherEnd),
+                file_type::SOCKET => self.sockets.get(&file.behind).and_then(named),
+                file_type::TTY => self.ttys.get(&file.behind).and_then(|end| match end.link {
+                    0 => Some(Need::Pty(end.index)),
+                    _ if self.is_outside(file.behind) => Some(Need::Terminal),
+                    _ => None,
+                }),
+                _ => None,
+            };
+            if let Some(need) = found {
+                let id = u64::from(id.cast_unsigned());
+                needs.descriptions.insert(id, vec![need]);
+            }
+        }
+        needs
+    }
+}
+
+/// * `kind`: what must be there; `None` where the image does not tell.
+fn opened(file: &File, kind: Option<u32>) -> Option<Need> {
+    let directory = file.kind(None) == Kind::Dir;
+    let appends = file.flags & survey::O_APPEND != 0;
+    let seeks = file.mode & survey::FMODE_LSEEK != 0 && !appends && !directory;
+    Some(Need::File(needs::File {
+        path: file.path.as_deref()?.to_vec(),
+        kind: kind.or(directory.then_some(libc::S_IFDIR)),
+        mode: None,
+        size: None,
+        least: if seeks { file.position } else { 0 },
+        access: Access {
+            read: file.mode & 1 != 0,
+            write: file.mode & 2 != 0,
+        },
+    }))
+}
+
+/// The name that a socket takes.
+fn named(socket: &Socket) -> Option<Need> {
+    match socket.kind {
+        Kind::Unix if !socket.takes_a_name() => None,
+        Kind::Unix if socket.name == Name::Path => {
+            Some(Need::UnixPath(socket.path()?, InTheWay::IsRemoved))
+        }
+        Kind::Unix => Some(Need::UnixName(socket.local.get(1..)?.to_vec())),
+        _ if socket.is_listening() => {
+            let [high, low, a, b, c, d] = *socket.local.first_chunk()?;
+            Some(Need::Port(Port {
+                protocol: Protocol::Tcp,
+                address: Ipv4Addr::new(a, b, c, d).into(),
+                port: u16::from_be_bytes([high, low]),
+                foreign: true,
+            }))
+        }
+        _ => None,
+    }
+}
