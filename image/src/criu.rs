@@ -26,7 +26,6 @@ mod listing;
 mod locks;
 mod needs;
 pub mod record;
-mod shared_table;
 mod sockets;
 mod split;
 mod watches;

@@ -246,12 +246,6 @@ impl Planner {
 
     /// Tells which numbers the tasks other than the root have, where the whole
     /// image is known in advance.
-    pub fn with_census(mut self, numbers: BTreeSet<i32>) -> Self {
-        self.foresee(numbers);
-        self
-    }
-
-    /// As [`Planner::with_census`].
     pub fn foresee(&mut self, numbers: BTreeSet<i32>) {
         self.census = Some(numbers);
     }
@@ -497,7 +491,8 @@ mod tests {
                 .map_err(|e| e.errno()),
             Err(libc::ENOTSUP)
         );
-        let mut p = planner("", "7").with_census([7].into());
+        let mut p = planner("", "7");
+        p.foresee([7].into());
         assert!(
             p.table(&[10], true, &descriptors(&[(0, 1)]))
                 .unwrap()
@@ -723,9 +718,8 @@ mod tests {
             all.items.extend(list);
             let caller = caller(&[0, 1, 2, 7], libc::O_RDWR);
             let planner = Planner::new(&all, caller, true).unwrap();
-            let mut p = planner
-                .with_census(BTreeSet::new())
-                .with_paths(Box::new(World));
+            let mut p = planner.with_paths(Box::new(World));
+            p.foresee(BTreeSet::new());
             let errno = p.table(&[10], true, &log()).map_err(|e| e.errno());
             assert_eq!(
                 errno.err(),

@@ -8,6 +8,9 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+/// Where a process finds its descriptors by name.
+pub(crate) const INHERITED: &str = "/proc/self/fd/";
+
 const FMODE_READ: u32 = 1;
 const FMODE_WRITE: u32 = 2;
 const FMODE_LSEEK: u32 = 4;

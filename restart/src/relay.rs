@@ -13,9 +13,8 @@
 //! no byte itself. It has a session of its own, so that Ctrl-C reaches it by its ends
 //! only: what the interrupted programs leave in the pipe still arrives.
 
-use crate::caller;
+use crate::caller::{self, INHERITED};
 use crate::error::Error;
-use crate::request::INHERITED;
 use crate::reserved;
 use crate::stream::BlockedSignals;
 use ckpt_image::advice::Kind;

@@ -1,7 +1,7 @@
 //! Advice bound to what the caller has, and checked against an image before
 //! anything is restored.
 
-use crate::caller;
+use crate::caller::{self, INHERITED};
 use crate::error::Error;
 use crate::paths::{self, Holding, Looking, Making, Own};
 use crate::relay::{self, Relay};
@@ -30,9 +30,6 @@ pub type Sources = BTreeMap<i32, i32>;
 /// Copies of the caller's descriptors go here or above, out of the way of what a
 /// restart program opens.
 pub const ABOVE: i32 = 512;
-
-/// Where a process finds its descriptors by name.
-pub(crate) const INHERITED: &str = "/proc/self/fd/";
 
 /// How a restarting task will find a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@
 //! What the tasks are comes in, what is to be changed goes out; who asks the kernel
 //! is told by a [`Kernel`].
 
+mod shared_table;
 pub mod sockets;
 mod watches;
 
@@ -16,7 +17,6 @@ use sockets::Sockets;
 pub use watches::{Watch, watches, without};
 
 use super::record::LeftOut;
-use super::shared_table;
 use crate::Error;
 use crate::advice::{Action, Advice, Kind, Target};
 use crate::caller::{Access, Caller};

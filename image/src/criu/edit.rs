@@ -145,9 +145,8 @@ pub fn rewrite(
             table.slots.iter().map(|slot| slot.number).chain(missing)
         })
         .collect();
-    let mut planner = Planner::new(advice, caller, true)?
-        .with_census(elsewhere)
-        .with_paths(paths);
+    let mut planner = Planner::new(advice, caller, true)?.with_paths(paths);
+    planner.foresee(elsewhere);
     let mut plans = BTreeMap::new();
     let mut missing = Missing::default();
     for &id in &order {
