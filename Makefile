@@ -62,6 +62,7 @@ test: build setup
 
 bench: build
 	$(CARGO) bench --locked --package ckptadv-tests --bench whole
+	$(CARGO) bench --locked --package ckptadv-tests --bench criu
 	$(CARGO) bench --locked --package ckptadv-tests --bench hooks
 	$(CARGO) bench --locked --package ckpt-image --bench engine --bench criu
 	$(CARGO) bench --locked --package cradvise --bench call

@@ -30,6 +30,7 @@
  *   N=tun N=mapped-ring                  a tun device of its own; an io_uring whose memory is mapped
  *   N=many:COUNT                         /dev/null, that many times from N on (the last word)
  *   N=fill:BYTES                         makes the file that long, and not of holes
+ *   0=memory:MIB                         so much memory, none of it alike
  *   N=send:M                             M is sent into the socket N and waits at its other end
  *   N=cloexec N=close                    marked close-on-exec; closed
  *   N=write:TEXT                         written into N
@@ -75,7 +76,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-#define HIGHEST 1024
+#define HIGHEST 16384
 #define OUT_OF_THE_WAY 600
 
 static char wanted[HIGHEST];
@@ -380,6 +381,17 @@ static void fill(int fd, long bytes)
 		must(write(fd, block, sizeof(block)), "fill");
 }
 
+static void memory(long mib)
+{
+	long words = (mib << 20) / sizeof(long);
+	long *all = mmap(NULL, mib << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (all == MAP_FAILED)
+		fail("memory");
+	for (long i = 0; i < words; i++)
+		all[i] = i;
+}
+
 static void many(int first, int count)
 {
 	int null = must(open("/dev/null", O_RDWR), "/dev/null");
@@ -526,6 +538,8 @@ static void hold(int number, char *kind)
 		many(number, other);
 	else if (IS("fill"))
 		fill(number, other);
+	else if (IS("memory"))
+		memory(other);
 	else if (IS("eventfd"))
 		place(eventfd(7, 0), number, "eventfd");
 	else if (IS("timerfd"))
