@@ -64,12 +64,14 @@ fn help(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("help is text")
 }
 
-/// The lines of the help that describe an option or a command.
+/// The lines of the help that describe an option or a command. What goes on in a
+/// line of its own, as where clap wraps, stands further in.
 fn entries(help: &str, heading: &str) -> Vec<String> {
     help.lines()
         .skip_while(|line| *line != heading)
         .skip(1)
         .take_while(|line| !line.is_empty())
+        .filter(|line| line.len() - line.trim_start().len() <= 6)
         .filter_map(|line| line.trim_start().split("  ").next())
         .map(str::to_owned)
         .collect()
