@@ -36,7 +36,6 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::panic::{self, AssertUnwindSafe};
@@ -218,7 +217,8 @@ fn hand_over(inherited: &[image::Inherited]) -> io::Result<BTreeMap<String, c_in
         let copy = match what {
             What::Descriptor(number) => caller::copy_above(*number, out_of_the_way())?,
             What::Path(..) => {
-                let nothing = File::open("/dev/null")?;
+                // Not /dev/null: in a container's cgroup devices may be out of reach.
+                let nothing = in_memory(b"", true)?;
                 let copy = caller::copy_above(nothing.as_raw_fd(), out_of_the_way())?;
                 placeholders.insert(name.clone(), copy);
                 copy
