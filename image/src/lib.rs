@@ -12,6 +12,7 @@
 //! * [`difference`]: what tells two of them apart;
 //! * [`needs`]: what a restart of it needs of the machine;
 //! * [`report`]: what advice makes of it, the same way.
+//! * [`marks`]: what a running program advises of its own descriptors.
 //! * [`linux_cr`], [`criu`]: the two kinds of image, and how each carries a
 //!   plan out.
 #![forbid(unsafe_code)]
@@ -24,6 +25,7 @@ pub mod error;
 pub mod json;
 pub mod linux_cr;
 pub mod listing;
+pub mod marks;
 pub mod needs;
 pub mod plan;
 pub mod report;

@@ -18,6 +18,7 @@
 //!   make it with a rewritten image;
 //! * [`directory`]: a CRIU image on disk;
 //! * [`tasks`]: tasks that a CRIU is dumping;
+//! * [`marks`]: what a running program advises of its own descriptors;
 //! * [`log`]: one line, where the user sees it;
 //! * [`report`]: all of it, for a program to read (CKPT_REPORT);
 //! * [`handshake`]: what `ckptadv run` hears of it (CKPT_RUN);
@@ -31,6 +32,7 @@ pub mod errno;
 pub mod error;
 pub mod handshake;
 pub mod log;
+pub mod marks;
 pub mod paths;
 pub mod relay;
 pub mod report;

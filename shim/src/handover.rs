@@ -5,18 +5,20 @@
 //! 1,7=1:2f0c55d6a1,9-12=2      version, number=advice:identity, first-last=advice
 //! ```
 //!
+//! The advice is the low bits of a word of [`ckpt_image::marks`].
+//!
 //! Only a program with libckptadv.so reads it or keeps it up to date. Nothing here
 //! uses the heap: exec happens in vfork(2) children and signal handlers.
 #![forbid(unsafe_code)]
 
 use crate::backend::{self, Backend, Table};
+use ckpt_image::marks::{FLAGS, identity_of};
 use std::fmt::{self, Write};
 use std::os::fd::RawFd;
 
 pub use crate::environment::CRADVISE_TABLE;
 
 const VERSION: &str = "1";
-const ADVICE: u64 = 3;
 
 /// Writes the advice of this process as the calling task would hand it on; nothing
 /// where there is none, and where a kernel keeps it, which does so over exec as well.
@@ -41,9 +43,9 @@ fn write_table(table: &Table, out: &mut impl Write) -> fmt::Result {
             out.write_str(VERSION)?;
             begun = true;
         }
-        if mark > ADVICE {
+        if let Some(identity) = identity_of(mark) {
             write_run(out, run.take())?;
-            write!(out, ",{fd}={}:{:x}", mark & ADVICE, mark >> 2)?;
+            write!(out, ",{fd}={}:{identity:x}", mark & FLAGS)?;
             continue;
         }
         // Without an identity it is IGNORE alone.
@@ -94,9 +96,9 @@ fn item(part: &str) -> Option<(RawFd, RawFd, u64)> {
     let number = |text: &str| text.parse::<RawFd>().ok().filter(|&fd| fd >= 0);
     let (numbers, advice) = part.split_once('=')?;
     match (numbers.split_once('-'), advice.split_once(':')) {
-        (None, Some((advice @ ("1" | "3"), identity))) => {
+        (None, Some((advice @ ("1" | "3" | "6" | "7"), identity))) => {
             let identity = u64::from_str_radix(identity, 16).ok()?;
-            let mark = identity.checked_mul(4)? | advice.parse::<u64>().ok()?;
+            let mark = identity.checked_mul(FLAGS + 1)? | advice.parse::<u64>().ok()?;
             Some((number(numbers)?, number(numbers)?, mark))
         }
         (None, None) if advice == "2" => Some((number(numbers)?, number(numbers)?, 2)),
@@ -129,10 +131,10 @@ mod tests {
             table.set(ignored, CR_ADV_IGNORE).unwrap();
         }
         let written = text(&table);
-        let identity = table.mark(fd) >> 2;
+        let identity = table.mark(fd) >> 3;
         assert_eq!(
             written,
-            format!("1,{fd}=3:{identity:x},5000-5002=2,6000=2,2147483647=2")
+            format!("1,{fd}=7:{identity:x},5000-5002=2,6000=2,2147483647=2")
         );
         let copy = Table::new();
         assert!(items(&written, |first, last, mark| {
@@ -151,12 +153,19 @@ mod tests {
         assert_eq!(text(&table), "1,536870912=2");
         // Another file: whoever uses it finds it stale.
         table.adopt(null.as_raw_fd(), 1 << 20 | 1).unwrap();
-        assert!(text(&table).contains(&format!("{}=1:{:x}", null.as_raw_fd(), 1 << 18)));
+        assert!(text(&table).contains(&format!("{}=1:{:x}", null.as_raw_fd(), 1 << 17)));
     }
 
     #[test]
     fn what_this_version_does_not_write_is_refused() {
-        for good in ["1", "1,0=2", "1,3-3=2", "1,7=1:0", "1,7=3:3fffffffffffffff"] {
+        for good in [
+            "1",
+            "1,0=2",
+            "1,3-3=2",
+            "1,7=1:0",
+            "1,7=3:1fffffffffffffff",
+            "1,7=6:5",
+        ] {
             assert!(items(good, |_, _, _| true), "{good}");
         }
         for bad in [
@@ -170,12 +179,13 @@ mod tests {
             "1,7=0",
             "1,7=4",
             "1,7=2:5",
+            "1,7=5:5",
             "1,-1=2",
             "1,9-7=2",
             "1,7-9=1:5",
             "1,7=1:",
             "1,7=1:x",
-            "1,7=1:4000000000000000",
+            "1,7=1:2000000000000000",
             "1,2147483648=2",
             "1,7=2 ",
         ] {

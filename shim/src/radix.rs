@@ -13,18 +13,25 @@
 //! wait-free (three loads), and so are writers: who loses the race to map a
 //! level takes the winner's. There is no state in between that fork(2) could
 //! copy.
+//!
+//! What lies lowest are tables of marks as [`ckpt_image::marks`] has them, to be found
+//! from outside and to travel with a checkpoint.
 
 use crate::Error;
 use crate::sys;
+use ckpt_image::marks;
 use std::ptr::null_mut;
-use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::atomic::{AtomicPtr, AtomicU64};
 
-const FAN: usize = 1024;
+const FAN: usize = marks::WORDS;
 const ROOT: usize = (1 << 31) / FAN / FAN;
 
 #[repr(C)]
-struct Leaf([AtomicU64; FAN]);
+struct Leaf {
+    header: [AtomicU64; marks::HEADER],
+    words: [AtomicU64; FAN],
+}
 
 #[repr(C)]
 struct Branch([AtomicPtr<Leaf>; FAN]);
@@ -37,12 +44,21 @@ pub struct Radix([AtomicPtr<Branch>; ROOT]);
 /// A level that can live in memory from mmap(2).
 ///
 /// # Safety
-/// All zeros is a value of the type, which has nothing to drop, no alignment
-/// above a page's, and a size of whole pages.
-unsafe trait Level: Sync + 'static {}
+/// All zeros is a value of the type, which has nothing to drop and no alignment
+/// above a page's.
+unsafe trait Level: Sync + 'static {
+    /// Before anybody else sees it.
+    fn begin(&self, _first: i32) {}
+}
 
-// SAFETY: 1024 atomics, 8 KiB; zeros are null pointers and the number 0.
-unsafe impl Level for Leaf {}
+// SAFETY: atomics; zeros are null pointers and the number 0.
+unsafe impl Level for Leaf {
+    fn begin(&self, first: i32) {
+        for (word, value) in self.header.iter().zip(marks::header(first)) {
+            word.store(value, Relaxed);
+        }
+    }
+}
 // SAFETY: as above.
 unsafe impl Level for Branch {}
 
@@ -51,11 +67,14 @@ fn existing<T: Level>(link: &AtomicPtr<T>) -> Option<&'static T> {
     unsafe { link.load(Acquire).as_ref() }
 }
 
-fn grown<T: Level>(link: &AtomicPtr<T>) -> Result<&'static T, Error> {
+/// * `first`: the lowest number that it is for.
+fn grown<T: Level>(link: &AtomicPtr<T>, first: usize) -> Result<&'static T, Error> {
     if let Some(level) = existing(link) {
         return Ok(level);
     }
     let new = sys::map(size_of::<T>()).ok_or(Error::NoMemory)?;
+    // SAFETY: zeroed memory of a Level's size.
+    unsafe { &*new.cast::<T>() }.begin(first as i32);
     match link.compare_exchange(null_mut(), new.cast(), AcqRel, Acquire) {
         // SAFETY: zeroed memory of a Level's size, which stays mapped.
         Ok(_) => Ok(unsafe { &*new.cast() }),
@@ -84,7 +103,7 @@ impl Radix {
     pub fn get(&self, number: i32) -> Option<&AtomicU64> {
         let (root, branch, leaf) = path(number)?;
         let branch = existing(&self.0[root]).and_then(|b| existing(&b.0[branch]))?;
-        Some(&branch.0[leaf])
+        Some(&branch.words[leaf])
     }
 
     /// The word of a number, to be set.
@@ -93,8 +112,9 @@ impl Radix {
     /// [`Error::NoMemory`]; [`Error::NotOpen`] of a negative number.
     pub fn grow(&self, number: i32) -> Result<&AtomicU64, Error> {
         let (root, branch, leaf) = path(number).ok_or(Error::NotOpen(number))?;
-        let level = grown(&grown(&self.0[root])?.0[branch])?;
-        Ok(&level.0[leaf])
+        let above = grown(&self.0[root], root * FAN * FAN)?;
+        let level = grown(&above.0[branch], (root * FAN + branch) * FAN)?;
+        Ok(&level.words[leaf])
     }
 
     /// Every number with a word that is not 0, in order. Only levels that exist
@@ -118,7 +138,7 @@ impl Radix {
         let (first, last) = (first.max(0) as usize, last.max(0) as usize);
         levels(&self.0, 0, (first / FAN / FAN, last / FAN / FAN))
             .flat_map(move |(at, branch)| levels(&branch.0, at * FAN, (first / FAN, last / FAN)))
-            .flat_map(|(at, leaf)| (at * FAN..).zip(&leaf.0))
+            .flat_map(|(at, leaf)| (at * FAN..).zip(&leaf.words))
             .filter(move |&(number, word)| {
                 word.load(Acquire) != 0 && (first..=last).contains(&number)
             })
@@ -129,7 +149,6 @@ impl Radix {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::Ordering::Relaxed;
 
     #[test]
     fn every_number_has_its_own_word() {

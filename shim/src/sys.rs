@@ -35,6 +35,21 @@ pub fn fstat(fd: RawFd) -> Result<libc::stat, i32> {
     }
 }
 
+/// When the file behind a descriptor was made, in seconds and nanoseconds; zeroes where
+/// nobody knows.
+pub fn born(fd: RawFd) -> (i64, u32) {
+    // SAFETY: statx is plain integers, for which zeros are a value.
+    let mut statx: libc::statx = unsafe { std::mem::zeroed() };
+    let flags = libc::AT_EMPTY_PATH;
+    // SAFETY: the path ends in a zero byte; writes one statx where it is told to.
+    match unsafe { libc::statx(fd, c"".as_ptr(), flags, libc::STATX_BTIME, &mut statx) } {
+        0 if statx.stx_mask & libc::STATX_BTIME != 0 => {
+            (statx.stx_btime.tv_sec, statx.stx_btime.tv_nsec)
+        }
+        _ => (0, 0),
+    }
+}
+
 /// Takes close-on-exec off a descriptor.
 pub fn keep_over_exec(fd: RawFd) -> Result<(), i32> {
     // SAFETY: takes integers.
@@ -113,30 +128,45 @@ pub fn with_variable<R>(name: &CStr, look: impl FnOnce(Option<&[u8]>) -> R) -> R
     look(Some(unsafe { CStr::from_ptr(value) }.to_bytes()))
 }
 
-/// New zeroed memory, a whole number of pages. Address space only, until it is
-/// written.
+/// A page of x86_64.
+const PAGE: usize = 4096;
+
+/// New zeroed memory, right behind a page that nobody may access. Address space only,
+/// until it is written.
 pub fn map(length: usize) -> Option<*mut u8> {
     // SAFETY: a new private mapping at an address of the kernel's choice.
-    let memory = unsafe {
+    let guard = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
-            length,
-            libc::PROT_READ | libc::PROT_WRITE,
+            PAGE + length,
+            libc::PROT_NONE,
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
             -1,
             0,
         )
     };
-    (memory != libc::MAP_FAILED).then_some(memory.cast())
+    if guard == libc::MAP_FAILED {
+        return None;
+    }
+    let memory: *mut u8 = guard.cast::<u8>().wrapping_add(PAGE);
+    // SAFETY: of the mapping made just now, all but the first page.
+    match unsafe { libc::mprotect(memory.cast(), length, libc::PROT_READ | libc::PROT_WRITE) } {
+        0 => Some(memory),
+        _ => {
+            // SAFETY: nobody has it.
+            unsafe { unmap(memory, length) };
+            None
+        }
+    }
 }
 
 /// Gives back what [`map`] gave.
 ///
 /// # Safety
-/// `memory` is a whole mapping of [`map`], and nothing refers to it.
+/// `memory` is what [`map`] gave for this length, and nothing refers to it.
 pub unsafe fn unmap(memory: *mut u8, length: usize) {
     // SAFETY: the caller's promise.
-    unsafe { libc::munmap(memory.cast(), length) };
+    unsafe { libc::munmap(memory.wrapping_sub(PAGE).cast(), PAGE + length) };
 }
 
 /// A descriptor of the program's, for the length of its call.

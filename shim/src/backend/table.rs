@@ -7,15 +7,14 @@
 
 use crate::radix::Radix;
 use crate::{CR_ADV_IGNORE, CR_ADV_PRESERVE, Error, file, sys};
+use ckpt_image::marks::{self, IGNORE, OF_FILE, PRESERVE, identity_of};
 use std::ffi::c_int;
 use std::os::fd::RawFd;
 use std::ptr::null_mut;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 
-const ADVICE: u64 = (CR_ADV_PRESERVE | CR_ADV_IGNORE) as u64;
-const PRESERVE: u64 = CR_ADV_PRESERVE as u64;
-const IGNORE: u64 = CR_ADV_IGNORE as u64;
+const ADVICE: u64 = PRESERVE | IGNORE;
 
 /// Goes up, with the name of the exported table, when the layout changes.
 const LAYOUT: u32 = 1;
@@ -84,11 +83,13 @@ fn mark(fd: RawFd, advice: c_int) -> Result<u64, Error> {
     if fd < 0 {
         return Err(Error::NotOpen(fd));
     }
-    if advice & CR_ADV_PRESERVE == 0 {
-        return Ok(advice as u64);
-    }
-    let identity = identity(fd)?.ok_or(Error::NotOpen(fd))?;
-    Ok(identity << 2 | advice as u64)
+    // IGNORE alone may be for a number of an image, and needs no file.
+    let identity = match advice {
+        0 => None,
+        CR_ADV_IGNORE => identity(fd).unwrap_or(None),
+        _ => Some(identity(fd)?.ok_or(Error::NotOpen(fd))?),
+    };
+    Ok(marks::word(identity, advice as u64))
 }
 
 /// `None` where the number is not open.
@@ -183,11 +184,16 @@ impl Table {
     pub fn preserve(&self, fd: RawFd, on: bool) -> Result<(), Error> {
         loop {
             let was = self.mark(fd);
-            let new = match on {
-                true => mark(fd, CR_ADV_PRESERVE)? | was & IGNORE,
+            let now = match on {
+                true => mark(fd, CR_ADV_PRESERVE)?,
+                false => was & !PRESERVE,
+            };
+            // IGNORE goes on being for the file that it was for, and for no other.
+            let new = match was & OF_FILE != 0 && identity_of(was) == identity_of(now | OF_FILE) {
+                true => now | was & (IGNORE | OF_FILE),
+                false if on => now | was & IGNORE,
                 false => was & IGNORE,
             };
-            // Without PRESERVE a mark has no identity.
             if was == new || !on && was & PRESERVE == 0 {
                 return Ok(());
             }
@@ -233,10 +239,11 @@ impl Table {
         Ok(())
     }
 
-    /// The number is being closed, or refers to another file: ends PRESERVE, if it is
-    /// still the mark that was seen. Nothing comes of it in a vfork(2) child.
+    /// The number is being closed, or refers to another file: what was for that ends, if
+    /// it is still the mark that was seen, and IGNORE of the number stays. Nothing comes
+    /// of it in a vfork(2) child.
     pub fn end(&self, fd: RawFd, seen: u64) {
-        if seen & PRESERVE == 0 || self.may_change().is_err() {
+        if identity_of(seen).is_none() || self.may_change().is_err() {
             return;
         }
         if let Some(word) = self.words.get(fd) {
@@ -275,12 +282,12 @@ impl Table {
     /// What is recorded of a number, as far as it is still so for the calling task,
     /// also if that is a vfork(2) child, whose closing the table cannot know.
     pub fn for_this_task(&self, fd: RawFd, mark: u64) -> u64 {
-        if mark & PRESERVE == 0 {
+        let Some(made_for) = identity_of(mark) else {
             return mark;
-        }
+        };
         match identity(fd) {
             Ok(None) => mark & IGNORE,
-            Ok(Some(identity)) if identity != mark >> 2 && sys::may_share_memory() => mark & IGNORE,
+            Ok(Some(now)) if now != made_for && sys::may_share_memory() => mark & IGNORE,
             _ => mark,
         }
     }
@@ -293,7 +300,7 @@ impl Table {
             return Ok(advice_of(mark));
         }
         match identity(fd)? {
-            Some(identity) if identity == mark >> 2 => Ok(advice_of(mark)),
+            Some(now) if identity_of(mark) == Some(now) => Ok(advice_of(mark)),
             Some(_) => match word.load(Acquire) {
                 // Not advised anew while we looked.
                 now if now == mark => Err(Error::Stale(fd)),

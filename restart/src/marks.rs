@@ -1,0 +1,133 @@
+//! The marks of a process that runs, or is stopped, as its memory has them.
+//!
+//! It is only looked at: its memory is read where a table may begin, and of the
+//! numbers that are marked it is asked which file they have now.
+
+use ckpt_image::marks::{self, Mark, Marks};
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// The marks of a process, ascending; none where it has ended, or has no memory.
+///
+/// # Errors
+/// EACCES or EPERM where the caller may not look into it (ptrace(2), access mode
+/// checking); EINVAL where its memory has more tables than a program makes; what else
+/// reading /proc gives.
+pub fn of(pid: i32) -> io::Result<Vec<Mark>> {
+    let mut marks = Marks::default();
+    let memory = match memory(pid, File::options().read(true)) {
+        Ok(memory) => memory,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => None,
+        Err(error) => return Err(error),
+    };
+    for (_, table) in memory.iter().flat_map(|memory| &memory.tables) {
+        for (number, word, _) in marks::words(table) {
+            marks.add(number, word, || identity(pid, number));
+        }
+    }
+    Ok(marks.into_vec())
+}
+
+/// Makes marks of a process that was restored be for what their numbers have now. It
+/// must be stopped.
+///
+/// * `made`: numbers, each with the word that it must still have.
+///
+/// # Errors
+/// As [`of`].
+pub fn renew(pid: i32, made: &[(i32, u64)]) -> io::Result<()> {
+    let Some(memory) = memory(pid, File::options().read(true).write(true))? else {
+        return Ok(());
+    };
+    for (address, table) in memory.tables {
+        for (number, word, at) in marks::words(&table) {
+            let is_made = |&(n, w): &(i32, u64)| (n, w) == (number, word);
+            let now = made
+                .iter()
+                .find(|made| is_made(made))
+                .and_then(|_| identity(pid, number));
+            let Some(now) = now else { continue };
+            let new = now << marks::BITS | word & marks::FLAGS;
+            memory
+                .file
+                .write_all_at(&new.to_ne_bytes(), address + at as u64)?;
+        }
+    }
+    Ok(())
+}
+
+/// The memory of a process, where there are tables in it.
+struct Memory {
+    file: File,
+    /// Address and bytes.
+    tables: Vec<(u64, Vec<u8>)>,
+}
+
+/// `None` where there can be no tables.
+fn memory(pid: i32, options: &OpenOptions) -> io::Result<Option<Memory>> {
+    let maps = std::fs::read(format!("/proc/{pid}/maps"))?;
+    let places = marks::places(&maps);
+    if places.is_empty() {
+        return Ok(None);
+    }
+    let file = options.open(format!("/proc/{pid}/mem"))?;
+    let mut tables = Vec::new();
+    for address in places {
+        let mut header = [0; marks::HEADER_BYTES];
+        let read = file.read_exact_at(&mut header, address);
+        if read.is_err() || marks::first_number(&header).is_none() {
+            continue;
+        }
+        if tables.len() == marks::MOST_TABLES {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut table = vec![0; marks::TABLE_BYTES];
+        if file.read_exact_at(&mut table, address).is_ok() {
+            tables.push((address, table));
+        }
+    }
+    Ok(Some(Memory { file, tables }))
+}
+
+/// Names the file that a number of a process has now; `None` where it is not open, or
+/// cannot be examined.
+fn identity(pid: i32, number: i32) -> Option<u64> {
+    let path = format!("/proc/{pid}/fd/{number}");
+    let name = CString::new(path.as_str()).ok()?;
+    // SAFETY: stat is plain integers, for which zeros are a value.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the path ends in a NUL; stat is writable and of the right type.
+    if unsafe { libc::stat(name.as_ptr(), &mut stat) } < 0 {
+        return None;
+    }
+    let kind = stat.st_mode & libc::S_IFMT;
+    let link = match kind {
+        0 => std::fs::read_link(&path).ok()?.into_os_string(),
+        _ => Default::default(),
+    };
+    Some(marks::identity(&marks::File {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+        kind,
+        born: match kind {
+            libc::S_IFREG | libc::S_IFDIR => born(&name),
+            _ => (0, 0),
+        },
+        link: link.as_encoded_bytes(),
+    }))
+}
+
+fn born(path: &CString) -> (i64, u32) {
+    // SAFETY: statx is plain integers, for which zeros are a value.
+    let mut statx: libc::statx = unsafe { std::mem::zeroed() };
+    let at = libc::AT_FDCWD;
+    // SAFETY: the path ends in a NUL; writes one statx where it is told to.
+    match unsafe { libc::statx(at, path.as_ptr(), 0, libc::STATX_BTIME, &mut statx) } {
+        0 if statx.stx_mask & libc::STATX_BTIME != 0 => {
+            (statx.stx_btime.tv_sec, statx.stx_btime.tv_nsec)
+        }
+        _ => (0, 0),
+    }
+}
