@@ -37,6 +37,9 @@ _ckptadv() {
             ckptadv,run)
                 cmd="ckptadv__subcmd__run"
                 ;;
+            ckptadv,show)
+                cmd="ckptadv__subcmd__show"
+                ;;
             ckptadv__subcmd__help,check)
                 cmd="ckptadv__subcmd__help__subcmd__check"
                 ;;
@@ -58,6 +61,9 @@ _ckptadv() {
             ckptadv__subcmd__help,run)
                 cmd="ckptadv__subcmd__help__subcmd__run"
                 ;;
+            ckptadv__subcmd__help,show)
+                cmd="ckptadv__subcmd__help__subcmd__show"
+                ;;
             *)
                 ;;
         esac
@@ -65,7 +71,7 @@ _ckptadv() {
 
     case "${cmd}" in
         ckptadv)
-            opts="-h -V --help --version run inspect diff plan check rewrite help"
+            opts="-h -V --help --version run inspect diff plan check show rewrite help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -119,7 +125,7 @@ _ckptadv() {
             return 0
             ;;
         ckptadv__subcmd__help)
-            opts="run inspect diff plan check rewrite help"
+            opts="run inspect diff plan check show rewrite help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -217,6 +223,20 @@ _ckptadv() {
             return 0
             ;;
         ckptadv__subcmd__help__subcmd__run)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        ckptadv__subcmd__help__subcmd__show)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -343,6 +363,20 @@ _ckptadv() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        ckptadv__subcmd__show)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;

@@ -31,6 +31,7 @@ complete -c ckptadv -n "__fish_ckptadv_needs_command" -f -a "inspect" -d 'Show w
 complete -c ckptadv -n "__fish_ckptadv_needs_command" -f -a "diff" -d 'Show what tells the descriptors of two images apart'
 complete -c ckptadv -n "__fish_ckptadv_needs_command" -f -a "plan" -d 'Show what advice would do at the restart of an image, and why'
 complete -c ckptadv -n "__fish_ckptadv_needs_command" -f -a "check" -d 'Show what a restore on this machine would fail on, or lose, and what cures it'
+complete -c ckptadv -n "__fish_ckptadv_needs_command" -f -a "show" -d 'Show what a running program advises of its own descriptors'
 complete -c ckptadv -n "__fish_ckptadv_needs_command" -f -a "rewrite" -d 'Write an image anew, as advice wants it'
 complete -c ckptadv -n "__fish_ckptadv_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c ckptadv -n "__fish_ckptadv_using_subcommand run" -l preserve -d 'Numbers that come from the restart program, whatever the image has' -r
@@ -65,16 +66,19 @@ complete -c ckptadv -n "__fish_ckptadv_using_subcommand check" -l substitute -d 
 complete -c ckptadv -n "__fish_ckptadv_using_subcommand check" -l strict -d 'Refuse if an item selects nothing'
 complete -c ckptadv -n "__fish_ckptadv_using_subcommand check" -l json -d 'As JSON, for programs'
 complete -c ckptadv -n "__fish_ckptadv_using_subcommand check" -s h -l help -d 'Print help'
+complete -c ckptadv -n "__fish_ckptadv_using_subcommand show" -l json -d 'As JSON, for programs'
+complete -c ckptadv -n "__fish_ckptadv_using_subcommand show" -s h -l help -d 'Print help'
 complete -c ckptadv -n "__fish_ckptadv_using_subcommand rewrite" -l preserve -d 'Numbers that come from the restart program, whatever the image has' -r
 complete -c ckptadv -n "__fish_ckptadv_using_subcommand rewrite" -l ignore -d 'Descriptors of the image to drop' -r
 complete -c ckptadv -n "__fish_ckptadv_using_subcommand rewrite" -l substitute -d 'TARGET=SOURCE: descriptors of the image to replace' -r
 complete -c ckptadv -n "__fish_ckptadv_using_subcommand rewrite" -s o -l output -d 'Where to write it [default: standard output]' -r -F
 complete -c ckptadv -n "__fish_ckptadv_using_subcommand rewrite" -l strict -d 'Refuse if an item selects nothing'
 complete -c ckptadv -n "__fish_ckptadv_using_subcommand rewrite" -s h -l help -d 'Print help'
-complete -c ckptadv -n "__fish_ckptadv_using_subcommand help; and not __fish_seen_subcommand_from run inspect diff plan check rewrite help" -f -a "run" -d 'Run a restart program with advice for the descriptors of what it restarts'
-complete -c ckptadv -n "__fish_ckptadv_using_subcommand help; and not __fish_seen_subcommand_from run inspect diff plan check rewrite help" -f -a "inspect" -d 'Show what an image holds: tasks, descriptors and open file descriptions'
-complete -c ckptadv -n "__fish_ckptadv_using_subcommand help; and not __fish_seen_subcommand_from run inspect diff plan check rewrite help" -f -a "diff" -d 'Show what tells the descriptors of two images apart'
-complete -c ckptadv -n "__fish_ckptadv_using_subcommand help; and not __fish_seen_subcommand_from run inspect diff plan check rewrite help" -f -a "plan" -d 'Show what advice would do at the restart of an image, and why'
-complete -c ckptadv -n "__fish_ckptadv_using_subcommand help; and not __fish_seen_subcommand_from run inspect diff plan check rewrite help" -f -a "check" -d 'Show what a restore on this machine would fail on, or lose, and what cures it'
-complete -c ckptadv -n "__fish_ckptadv_using_subcommand help; and not __fish_seen_subcommand_from run inspect diff plan check rewrite help" -f -a "rewrite" -d 'Write an image anew, as advice wants it'
-complete -c ckptadv -n "__fish_ckptadv_using_subcommand help; and not __fish_seen_subcommand_from run inspect diff plan check rewrite help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c ckptadv -n "__fish_ckptadv_using_subcommand help; and not __fish_seen_subcommand_from run inspect diff plan check show rewrite help" -f -a "run" -d 'Run a restart program with advice for the descriptors of what it restarts'
+complete -c ckptadv -n "__fish_ckptadv_using_subcommand help; and not __fish_seen_subcommand_from run inspect diff plan check show rewrite help" -f -a "inspect" -d 'Show what an image holds: tasks, descriptors and open file descriptions'
+complete -c ckptadv -n "__fish_ckptadv_using_subcommand help; and not __fish_seen_subcommand_from run inspect diff plan check show rewrite help" -f -a "diff" -d 'Show what tells the descriptors of two images apart'
+complete -c ckptadv -n "__fish_ckptadv_using_subcommand help; and not __fish_seen_subcommand_from run inspect diff plan check show rewrite help" -f -a "plan" -d 'Show what advice would do at the restart of an image, and why'
+complete -c ckptadv -n "__fish_ckptadv_using_subcommand help; and not __fish_seen_subcommand_from run inspect diff plan check show rewrite help" -f -a "check" -d 'Show what a restore on this machine would fail on, or lose, and what cures it'
+complete -c ckptadv -n "__fish_ckptadv_using_subcommand help; and not __fish_seen_subcommand_from run inspect diff plan check show rewrite help" -f -a "show" -d 'Show what a running program advises of its own descriptors'
+complete -c ckptadv -n "__fish_ckptadv_using_subcommand help; and not __fish_seen_subcommand_from run inspect diff plan check show rewrite help" -f -a "rewrite" -d 'Write an image anew, as advice wants it'
+complete -c ckptadv -n "__fish_ckptadv_using_subcommand help; and not __fish_seen_subcommand_from run inspect diff plan check show rewrite help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -8,6 +8,7 @@ mod completions;
 mod diff;
 mod image;
 mod inspect;
+mod marks;
 mod plan;
 mod progress;
 mod rewrite;
@@ -86,6 +87,15 @@ enum Verb {
         #[arg(value_name = "CRIU-OPTION", last = true, requires = "image")]
         criu: Vec<OsString>,
     },
+    /// Show what a running program advises of its own descriptors
+    Show {
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+        /// The program
+        #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+        pid: i32,
+    },
     /// Write an image anew, as advice wants it
     Rewrite {
         #[command(flatten)]
@@ -152,6 +162,7 @@ fn main() -> ExitCode {
                 )
                 .exit(),
         },
+        Verb::Show { json, pid } => marks::show(pid, json).map(|()| ExitCode::SUCCESS),
         Verb::Rewrite {
             advice,
             input,
