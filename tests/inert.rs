@@ -28,18 +28,20 @@ fn trace(preload: Option<&Path>, environment: &[(&str, &str)]) -> (Vec<String>, 
 
 /// What is called between the marks, as it stands.
 fn between_marks(calls: &[String]) -> Vec<&String> {
-    let mark = |call: &&String| call.contains("/mark");
+    let mark = |call: &&String| call.contains("(\"/mark");
     assert_eq!(calls.iter().filter(mark).count(), 2);
     let inside = calls
         .iter()
-        .skip_while(|call| !call.contains("/mark"))
+        .skip_while(|call| !call.contains("(\"/mark"))
         .skip(1);
-    inside.take_while(|call| !call.contains("/mark")).collect()
+    inside
+        .take_while(|call| !call.contains("(\"/mark"))
+        .collect()
 }
 
 /// The names of the calls before the first mark.
 fn before_main(calls: &[String]) -> Vec<&str> {
-    let calls = calls.iter().take_while(|call| !call.contains("/mark"));
+    let calls = calls.iter().take_while(|call| !call.contains("(\"/mark"));
     calls.map(|call| call.split('(').next().unwrap()).collect()
 }
 
