@@ -1,7 +1,7 @@
 //! End to end, with a real criu: a dump with advice leaves descriptors out, the
 //! dumped program keeps them, and a criu without the library restores the rest.
 
-use harness::criu::{Dumped, Held, Image, Restored, World, links};
+use harness::criu::{Checkpoint, Dumped, Held, Image, Restored, World, links};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -761,6 +761,18 @@ fn over_rpc<'w>(
     advice: &[(&str, &str)],
     given: &[(i32, &File)],
 ) -> (bool, Dumped<'w>) {
+    let mut checkpoint = held.checkpoint(name);
+    for (name, value) in advice {
+        checkpoint = checkpoint.advice(name, value);
+    }
+    over_rpc_with(held, checkpoint, given)
+}
+
+fn over_rpc_with<'w>(
+    held: &Held<'w>,
+    checkpoint: Checkpoint<'_, 'w>,
+    given: &[(i32, &File)],
+) -> (bool, Dumped<'w>) {
     let mut ends = [0; 2];
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
     // SAFETY: there is room for two descriptors.
@@ -768,10 +780,7 @@ fn over_rpc<'w>(
     assert_eq!(made, 0);
     // SAFETY: they were made just now, for this test.
     let [mut client, server] = ends.map(|fd| unsafe { File::from_raw_fd(fd) });
-    let mut checkpoint = held.checkpoint(name).fd(30, &server);
-    for (name, value) in advice {
-        checkpoint = checkpoint.advice(name, value);
-    }
+    let mut checkpoint = checkpoint.fd(30, &server);
     for (number, file) in given {
         checkpoint = checkpoint.fd(*number, *file);
     }
@@ -833,4 +842,24 @@ fn a_dump_over_rpc_obeys() {
     held.end();
     let (_guard, tables) = restored(&dumped.image, &[]);
     assert_eq!(tables[0].keys().copied().collect::<Vec<_>>(), [0, 1, 2, 9]);
+}
+
+#[test]
+fn a_dump_over_rpc_obeys_the_program_itself() {
+    let Some(world) = World::new() else { return };
+    let words = "open 7 /dev/fuse set 7 2 open 8 /dev/null set 8 1 hold";
+    let held = world.advise(false, words);
+    let (success, dumped) = over_rpc(&held, "image", &[], &[]);
+    assert!(!success, "without the library");
+    drop(dumped);
+    let checkpoint = held.checkpoint("marked").library();
+    let (success, dumped) = over_rpc_with(&held, checkpoint, &[]);
+    assert!(
+        success && !dumped.said.contains("ckptadv"),
+        "{}",
+        dumped.said
+    );
+    held.end();
+    let (_guard, tables) = restored(&dumped.image, &[]);
+    assert_eq!(tables[0].keys().copied().collect::<Vec<_>>(), [0, 1, 2, 8]);
 }

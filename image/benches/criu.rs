@@ -96,6 +96,7 @@ fn caller() -> Caller {
     };
     Caller {
         files: [1, 2].map(|number| (number, file(number))).into(),
+        ..Caller::default()
     }
 }
 

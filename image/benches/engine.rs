@@ -123,6 +123,7 @@ fn caller(numbers: i32) -> Caller {
     };
     Caller {
         files: (0..numbers).map(|number| (number, file(number))).collect(),
+        ..Caller::default()
     }
 }
 

@@ -33,6 +33,13 @@ impl Advice {
         self.items.iter().any(|item| item.wants(number))
     }
 
+    /// Whether some item preserves this number: it is there for who asks for it, too.
+    pub fn offers(&self, number: i32) -> bool {
+        self.items
+            .iter()
+            .any(|item| matches!(item.action, Action::Preserve | Action::Add) && item.wants(number))
+    }
+
     /// The paths that items have as their source, each once.
     pub fn paths(&self) -> Vec<Arc<[u8]>> {
         let mut paths = Vec::new();

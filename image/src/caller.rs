@@ -2,7 +2,7 @@
 //! put in place of the image's.
 
 use crate::advice::Kind;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Reading and writing, as an open file description allows them.
@@ -90,6 +90,9 @@ pub struct CallerFile {
 pub struct Caller {
     /// By number.
     pub files: BTreeMap<i32, CallerFile>,
+    /// The numbers that a program may get because it asks for them itself, by a mark that
+    /// came with its image.
+    pub offered: BTreeSet<i32>,
 }
 
 /// A file that advice gives by its path, as it has to be opened. It is never

@@ -148,6 +148,17 @@ struct Bound {
     /// For PRESERVE: each number that it adds or puts in place.
     numbers: Vec<i32>,
     matched: bool,
+    /// The program asks for it itself: it gives way to what whoever restores it says.
+    asked: Option<Asked>,
+}
+
+/// What a program asks for itself.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The number, in a task by its pid.
+    pub item: Item,
+    /// Why nothing comes of it, where the number is not offered.
+    pub not_offered: String,
 }
 
 /// What an item puts in the place of a descriptor.
@@ -226,6 +237,7 @@ impl Planner {
                 text: item.to_string().into(),
                 numbers: if substitutes { Vec::new() } else { given },
                 matched: false,
+                asked: None,
             });
         }
         Ok(Planner {
@@ -242,6 +254,21 @@ impl Planner {
             seen: Seen::default(),
             changes: Vec::new(),
         })
+    }
+
+    /// Tells what the program itself asks for: descriptors that are the image's unless
+    /// the caller offers its own, and no advice says otherwise.
+    pub fn with_asked(mut self, asked: impl Iterator<Item = Asked>) -> Self {
+        for asked in asked {
+            self.bound.push(Bound {
+                item: asked.item.clone(),
+                text: asked.item.to_string().into(),
+                numbers: Vec::new(),
+                matched: false,
+                asked: Some(asked),
+            });
+        }
+        self
     }
 
     /// Tells which numbers the tasks other than the root have, where the whole
@@ -297,6 +324,10 @@ impl Planner {
             if !self.means(index, pids) {
                 continue;
             }
+            if self.bound[index].asked.is_some() {
+                self.answer(index, &by_number, &mut chosen);
+                continue;
+            }
             for number in self.selected(index, root, task, &by_number)? {
                 self.bound[index].matched = true;
                 let other = chosen.get(&number).copied();
@@ -313,6 +344,25 @@ impl Planner {
         }
         self.note(pids, descriptors);
         self.carry_out(task, chosen, &by_number, descriptors)
+    }
+
+    /// What becomes of a descriptor that the program asks for, once all advice is met.
+    fn answer(
+        &mut self,
+        index: usize,
+        by_number: &BTreeMap<i32, &Descriptor<'_>>,
+        chosen: &mut BTreeMap<i32, usize>,
+    ) {
+        let Target::Number(number) = self.bound[index].item.target else {
+            return;
+        };
+        let offered = &self.caller.offered;
+        let is_offered = offered.contains(&number) && self.caller.files.contains_key(&number);
+        let gets = by_number.contains_key(&number) && is_offered;
+        if gets {
+            chosen.entry(number).or_insert(index);
+        }
+        self.bound[index].matched |= chosen.contains_key(&number);
     }
 
     fn carry_out(
@@ -423,6 +473,7 @@ mod tests {
         };
         Caller {
             files: numbers.iter().map(|&n| (n, file(n))).collect(),
+            ..Caller::default()
         }
     }
 
@@ -754,5 +805,46 @@ mod tests {
                 "CKPT_IGNORE=id=77: no task has a descriptor of 77; the image has 1, 2, 3",
             ]
         );
+    }
+
+    #[test]
+    fn what_the_program_asks_for_is_given_only_where_it_is_offered_and_nobody_says_otherwise() {
+        let ask = |task, number| Asked {
+            item: Item {
+                action: Action::Preserve,
+                task: Some(crate::advice::TaskSelector::Pid(task)),
+                target: Target::Number(number),
+                variable: "mark".to_owned(),
+                text: format!("{task}:{number}"),
+            },
+            not_offered: "not offered".to_owned(),
+        };
+        let plan = |ignore: &str, preserve: &str, offered: &[i32], asked: &[Asked]| {
+            let mut caller = caller(&[5, 6], libc::O_RDWR);
+            caller.offered = offered.iter().copied().collect();
+            let planner = Planner::new(&advice(ignore, preserve), caller, true).unwrap();
+            let mut planner = planner.with_asked(asked.iter().cloned());
+            planner.foresee(BTreeSet::new());
+            let there = descriptors(&[(5, 1), (7, 2)]);
+            let plan = planner.table(&[10], true, &there).unwrap();
+            (plan.fates[0], plan.added, planner.finish().unwrap())
+        };
+        let gives = |from| Fate::Give(Origin::Descriptor(from));
+        let asked = [ask(10, 5)];
+        let nothing = Vec::new;
+        assert_eq!(plan("", "", &[5], &asked), (gives(5), vec![], nothing()));
+        let (fate, _, unmatched) = plan("", "", &[6], &asked);
+        assert_eq!(
+            (fate, unmatched),
+            (Fate::Keep, vec!["mark=10:5: not offered".to_owned()])
+        );
+        assert_eq!(plan("5", "", &[5], &asked), (Fate::Drop, vec![], nothing()));
+        assert_eq!(plan("5", "", &[], &asked), (Fate::Drop, vec![], nothing()));
+        assert_eq!(plan("", "5", &[5], &asked), (gives(5), vec![], nothing()));
+        // Of a number that is not there, of one that is not open here, of another task.
+        for (asked, offered) in [(ask(10, 6), 6), (ask(10, 7), 7), (ask(11, 5), 5)] {
+            let (fate, added, unmatched) = plan("", "", &[offered], &[asked]);
+            assert_eq!((fate, added, unmatched.len()), (Fate::Keep, vec![], 1));
+        }
     }
 }

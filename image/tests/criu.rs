@@ -90,6 +90,7 @@ fn caller() -> Caller {
     let numbers = [(1, 1), (2, 1), (9, 9), (40, 40)];
     Caller {
         files: numbers.iter().map(|&(n, d)| (n, file(d))).collect(),
+        ..Caller::default()
     }
 }
 

@@ -885,6 +885,7 @@ fn a_pipe_that_is_relayed_is_opened_in_its_direction_only() {
         };
         let caller = Caller {
             files: BTreeMap::from([(number, file)]),
+            ..Caller::default()
         };
         let item = Item {
             preserve: true,

@@ -13,19 +13,20 @@
 mod arguments;
 pub mod dump;
 mod files;
+pub mod marks;
 mod outcome;
 
 use crate::state::State;
 use crate::table;
 use arguments::{Invocation, Verb};
-use ckpt_image::advice::Advice;
+use ckpt_image::advice::{Advice, Strictness};
 use ckpt_image::caller::{Caller, Opening, Paths};
 use ckpt_image::criu::{self as image, Directory, Image, Naming, What, record};
 use ckpt_image::listing::Engine;
 use ckpt_image::plan::Planner;
 use ckpt_restart::below::Below;
 use ckpt_restart::call::outcome_of_check;
-use ckpt_restart::log::{self, Level};
+use ckpt_restart::log;
 use ckpt_restart::paths::{self, Looking, Own, Tree};
 use ckpt_restart::settings::Settings;
 use ckpt_restart::{Error, caller, errno, info, report, warn};
@@ -57,8 +58,14 @@ fn out_of_the_way() -> c_int {
 enum Request {
     /// It is advised.
     Advice(Advised),
-    /// There is no advice, and it is only to be said what a dump left out.
-    Tell,
+    /// There is no advice: it is only to be said what a dump left out, and what the program
+    /// asks for.
+    Tell {
+        /// What it does that the program asks in vain.
+        strictness: Strictness,
+        /// There is a report to be written.
+        reports: bool,
+    },
     /// Nothing may be restored.
     Refused(Arc<Error>),
 }
@@ -150,23 +157,34 @@ pub fn end(state: &State) {
 }
 
 /// Whether the program is criu, whatever it is called and however it was
-/// started: it exports what its plugins call.
-fn is_criu() -> bool {
-    // SAFETY: the name is a NUL-terminated string.
-    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"criu_get_image_dir".as_ptr()) };
-    !symbol.is_null()
+/// started: it exports what its plugins call. The loader tells, by a weak reference: to
+/// ask it with dlsym(3) would take memory in every program that is not.
+pub fn is_criu() -> bool {
+    let address: usize;
+    // SAFETY: reads the entry that the loader has filled in, 0 where there is no such symbol.
+    unsafe {
+        std::arch::asm!(
+            ".weak criu_get_image_dir",
+            "mov {0}, qword ptr [rip + criu_get_image_dir@GOTPCREL]",
+            out(reg) address,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    address != 0
 }
 
 /// Checks what can be checked before the image is known, and lays out what criu
 /// is to inherit; `None` where nothing is asked for.
 fn prepare(settings: &Settings, invocation: Invocation) -> Result<Option<Request>, Error> {
     let advice = &table::advice(settings)?;
-    if advice.is_empty() && !settings.dry_run {
+    if advice.is_empty() && settings.accept.is_empty() && !settings.dry_run {
         if settings.reports() && invocation.verb == Verb::Restore {
             outcome::report_at_exit(image::Rewrite::default());
         }
-        let tells = log::says(Level::Info) || settings.reports();
-        return Ok(tells.then_some(Request::Tell));
+        return Ok(Some(Request::Tell {
+            strictness: advice.strictness,
+            reports: settings.reports(),
+        }));
     }
     if invocation.streams {
         return Err(ckpt_image::Error::unsupported(
@@ -175,10 +193,12 @@ fn prepare(settings: &Settings, invocation: Invocation) -> Result<Option<Request
         )
         .into());
     }
-    let caller = caller::given(advice)
+    let mut offers = advice.clone();
+    offers.items.extend(settings.accept.iter().cloned());
+    let caller = caller::given(&offers)
         .map_err(|e| Error::system("cannot examine the caller's descriptors", e))?;
-    Planner::new(advice, caller.clone(), true)?;
-    let inherited = image::inherited(advice, &caller);
+    Planner::new(&offers, caller.clone(), true)?;
+    let inherited = image::inherited(&offers, &caller);
     if !inherited.is_empty() && invocation.verb == Verb::Serve {
         // It ends where its configuration has descriptors to inherit.
         return Err(ckpt_image::Error::unsupported(
@@ -301,12 +321,18 @@ impl Request {
     fn carry_out(&self, directory: c_int, files: &Opened<'_>) -> Result<Served, c_int> {
         SEEN.store(true, Ordering::Relaxed);
         let advised = match self {
-            Request::Tell => {
-                if log::says(Level::Info) {
-                    tell(files);
+            Request::Tell {
+                strictness,
+                reports,
+            } => {
+                let told = tell(files, *strictness);
+                if told.is_ok() && *reports {
+                    outcome::report_at_exit(image::Rewrite::default());
                 }
-                outcome::report_at_exit(image::Rewrite::default());
-                return Ok(Served::default());
+                return told.map(|()| Served::default()).map_err(|error| {
+                    report::refused(Engine::Criu, &error);
+                    error.errno()
+                });
             }
             Request::Refused(error) => {
                 report::refused(Engine::Criu, error);
@@ -334,14 +360,16 @@ impl Advised {
             Some(below) => Box::new(below.clone()),
             None => Box::new(Looking),
         };
+        let image = Image::read(files)?;
         let mut rewrite = image::rewrite(
-            &Image::read(files)?,
+            &image,
             files,
             &self.advice,
             self.caller.clone(),
             paths,
             Naming::Inherited,
         )?;
+        marks::asked(&image.asks);
         let planned = rewrite.report(outcome_of_check(self.dry_run));
         log::report(&planned);
         rewrite.missing.iter().for_each(|entry| info!("{entry}"));
@@ -378,16 +406,38 @@ impl Advised {
     }
 }
 
-/// Says what a dump left out, where there is no advice for the image.
-fn tell(files: &Opened<'_>) {
-    let left_out = files.file(record::RECORD).and_then(|bytes| match bytes {
+/// Says what a dump left out and what the program asks for, where there is no advice for
+/// the image. It is the image's program that asks: without advice a record that cannot be
+/// read is no reason to refuse it.
+fn tell(files: &Opened<'_>, strictness: Strictness) -> Result<(), Error> {
+    let record = files.file(record::RECORD).and_then(|bytes| match bytes {
         Some(bytes) => record::read(&bytes),
-        None => Ok(Vec::new()),
+        None => Ok(record::Record::default()),
     });
-    match left_out {
-        Ok(left_out) => left_out.iter().for_each(|entry| info!("{entry}")),
-        Err(error) => warn!("{error}"),
+    let record = match record {
+        Ok(record) => record,
+        Err(error) if strictness == Strictness::Strict => return Err(error.into()),
+        Err(error) => {
+            warn!("{error}");
+            return Ok(());
+        }
+    };
+    record.left_out.iter().for_each(|entry| info!("{entry}"));
+    let unmatched = record
+        .asks
+        .iter()
+        .map(|ask| format!("{}: {}", ask.item(), ask.not_offered()));
+    match strictness {
+        Strictness::BestEffort => {}
+        Strictness::Warn => unmatched.for_each(|line| warn!("{line}")),
+        Strictness::Strict if record.asks.is_empty() => {}
+        Strictness::Strict => {
+            let items = unmatched.collect::<Vec<_>>().join("; ");
+            return Err(ckpt_image::Error::Unmatched { items }.into());
+        }
     }
+    marks::asked(&record.asks);
+    Ok(())
 }
 
 /// A descriptor of what a file is to be; `None` where it stays as it is.

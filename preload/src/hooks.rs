@@ -106,6 +106,7 @@ hook! {
 hook! {
     unsafe fn ptrace(request: c_uint, pid: pid_t, address: *mut c_void, data: *mut c_void) -> c_long
         => on_ptrace {
+        criu::marks::before_ptrace(request, pid);
         let result = unsafe { real!(ptrace)(request, pid, address, data) };
         criu::dump::after_ptrace(request, pid, result == 0);
         result

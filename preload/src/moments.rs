@@ -22,7 +22,8 @@ extern "C" fn start(argc: c_int, argv: *const *const c_char, envp: *const *const
     if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
         return;
     }
-    if strings(envp).any(is_ours) {
+    // A criu obeys what programs say of themselves, without a variable of ours.
+    if strings(envp).any(is_ours) || crate::criu::is_criu() {
         begin(argc, argv, envp);
     }
     state::started();

@@ -154,6 +154,9 @@ pub fn given(advice: &Advice) -> io::Result<Caller> {
             continue;
         }
         caller.files.insert(number, examine(number, Vec::new())?);
+        if advice.offers(number) {
+            caller.offered.insert(number);
+        }
     }
     group(&mut caller, |number| number);
     Ok(caller)

@@ -12,6 +12,8 @@ use std::path::PathBuf;
 pub struct Settings {
     /// The advice, and what an unmatched item does.
     pub advice: Advice,
+    /// CKPT_ACCEPT: numbers and ranges that an image may ask for.
+    pub accept: Vec<Item>,
     /// CKPT_DRY_RUN: print the plan and refuse the restart.
     pub dry_run: bool,
     /// CKPT_LOG.
@@ -96,8 +98,17 @@ impl Settings {
             "CKPT_SOURCE_ROOT" => self.source_root = Some(absolute(&name, value)?),
             "CKPT_RESTART_NR" => self.restart_nr = Some(number(&name, &value)?),
             "CKPT_ACCEPT" => {
-                list(Action::Preserve)?;
-                return Err(not_yet(&name, "advice that travels with an image"));
+                self.accept = list(Action::Preserve)?;
+                if let Some(item) = self.accept.iter().find(|item| item.task.is_some()) {
+                    return Err(Error::Syntax {
+                        item: item.text.clone(),
+                        variable: name,
+                        column: 1,
+                        reason: "expected numbers and ranges: what is offered is offered to every \
+                                 task that asks"
+                            .to_owned(),
+                    });
+                }
             }
             "CKPT_REPORT" => self.report = Some(path(value)),
             "CKPT_RUN" => {
@@ -138,10 +149,6 @@ impl Settings {
         }
         Ok(())
     }
-}
-
-fn not_yet(name: &str, what: &str) -> Error {
-    Error::unsupported(name, format!("{what} is not done yet: unset {name}"))
 }
 
 fn bad(name: &str, value: &[u8], reason: &str) -> Error {
@@ -233,9 +240,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_done_yet_is_refused() {
-        let error = read(&[("CKPT_ACCEPT", "3")]).mistake.expect("refused");
-        assert_eq!(error.errno(), libc::ENOTSUP);
+    fn what_is_accepted_are_numbers_of_no_task() {
+        let settings = read(&[("CKPT_ACCEPT", "3,5-9")]);
+        assert_eq!((settings.mistake, settings.accept.len()), (None, 2));
+        assert!(settings.advice.is_empty());
+        for bad in ["root:3", "/log", "type=tty", "3,,4"] {
+            let error = read(&[("CKPT_ACCEPT", bad)]).mistake.expect(bad);
+            assert_eq!(error.errno(), libc::EINVAL, "{bad}");
+        }
     }
 
     #[test]

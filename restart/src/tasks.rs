@@ -1,6 +1,6 @@
 //! Tasks that are being dumped, as /proc and kcmp(2) know them.
 
-use crate::{caller, errno};
+use crate::{caller, errno, marks};
 use ckpt_image::criu::dump::{Kernel, Open, OpenFile, Place, Task, Watch, watches};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -18,7 +18,8 @@ const KCMP_EPOLL_TFD: i32 = 7;
 ///
 /// * `traced`: threads that were traced at some time, in the order in which that
 ///   began; those that are not any more are left out.
-/// * `wanted`: whether the file of a number must be known.
+/// * `wanted`: whether the file of a number must be known, also where no task has marked
+///   its own.
 ///
 /// # Errors
 /// What reading /proc gives.
@@ -53,12 +54,26 @@ pub fn traced(traced: &[i32], wanted: &dyn Fn(i32) -> bool) -> io::Result<Vec<Ta
     let mut tables = Tables::default();
     let mut tasks = Vec::with_capacity(processes.len());
     for process in in_order(&processes, &index) {
+        let mut marks = marks::of(process.pid).unwrap_or_else(|error| {
+            crate::warn!(
+                "the marks of task {} cannot be read, and do not count: {error}",
+                process.pid
+            );
+            Vec::new()
+        });
+        marks.retain(|mark| mark.leaves_out() || mark.asks());
+        let is_marked = |number| {
+            marks
+                .binary_search_by_key(&number, |mark| mark.number)
+                .is_ok()
+        };
         tasks.push(Task {
             pid: process.pid,
             image_pid: process.image_pid,
             threads: process.threads.clone(),
             table: tables.number(process.pid),
-            descriptors: descriptors(process.pid, wanted)?,
+            descriptors: descriptors(process.pid, &|n| wanted(n) || is_marked(n))?,
+            marks,
         });
     }
     Ok(tasks)
@@ -69,6 +84,13 @@ pub fn is_traced(thread: i32) -> bool {
     // SAFETY: getpid takes nothing.
     let me = unsafe { libc::getpid() };
     matches!(Status::read(thread), Ok(Some(status)) if status.tracer == me)
+}
+
+/// The pid that a process has in its innermost namespace; `None` of another thread of it,
+/// or where it has ended.
+pub fn pid_of_process(thread: i32) -> Option<i32> {
+    let status = Status::read(thread).ok()??;
+    (status.process == thread).then_some(status.innermost)
 }
 
 struct Process {

@@ -134,20 +134,50 @@ impl World {
     /// # Panics
     /// It cannot do what the words say.
     pub fn hold_on(&self, standard: &impl AsRawFd, words: &[&str]) -> Held<'_> {
+        let mut program = Command::new(build::program("holder"));
+        program.arg(self.path("ready")).args(words).env_clear();
+        let forks = words.iter().filter(|w| ["fork", "clone"].contains(w));
+        self.start(program, standard, 1 + forks.count())
+    }
+
+    /// Starts the program that calls cradvise(2) (see its source), and marks what the words
+    /// say; `@` in them is the test's directory. Each process ends its words with `hold`.
+    ///
+    /// # Panics
+    /// It cannot do what the words say.
+    pub fn advise(&self, preload: bool, words: &str) -> Held<'_> {
+        let words = words
+            .replace("hold", "hold @ready")
+            .replace('@', &self.path(""));
+        let mut program = Command::new(build::binary("advised"));
+        program.args(words.split_whitespace()).env_clear();
+        // SAFETY: integers only; they are called in the child.
+        unsafe {
+            program.pre_exec(|| {
+                // Of whoever runs the tests.
+                libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32);
+                check(libc::setsid()).map(drop)
+            });
+        };
+        if preload {
+            program.env("LD_PRELOAD", library());
+        }
+        let null = File::options().read(true).write(true).open("/dev/null");
+        let processes = words.matches("hold").count();
+        self.start(program, &null.expect("/dev/null"), processes)
+    }
+
+    fn start(&self, mut program: Command, standard: &impl AsRawFd, count: usize) -> Held<'_> {
         let ready = self.directory.join("ready");
         let _ = fs::remove_file(&ready);
-        let mut program = Command::new(build::program("holder"));
-        program.arg(&ready).args(words).env_clear().current_dir("/");
+        program.current_dir("/");
+        let words: Vec<_> = program.get_args().map(|w| w.to_owned()).collect();
         let mut standard = [0, 1, 2].map(|number| (standard.as_raw_fd(), number));
         // SAFETY: only fcntl and dup2 are called in the child.
         unsafe { program.pre_exec(move || inherit(&mut standard)) };
         #[expect(clippy::zombie_processes, reason = "it is waited for by its pid")]
         let program = program.spawn().expect("the holder starts");
         let root = program.id() as i32;
-        let count = 1 + words
-            .iter()
-            .filter(|w| ["fork", "clone"].contains(w))
-            .count();
         let mut held = Held {
             world: self,
             tasks: Tasks {
@@ -342,13 +372,19 @@ pub struct Checkpoint<'h, 'w> {
 }
 
 impl<'w> Checkpoint<'_, 'w> {
-    /// With the library, and `CKPT_NAME=value`.
-    pub fn advice(mut self, name: &str, value: &str) -> Self {
+    /// With the library.
+    pub fn library(mut self) -> Self {
         let library = library().to_string_lossy().into_owned();
         self.environment.insert("LD_PRELOAD".to_owned(), library);
-        let value = value.to_owned();
-        self.environment.insert(format!("CKPT_{name}"), value);
         self
+    }
+
+    /// With the library, and `CKPT_NAME=value`.
+    pub fn advice(self, name: &str, value: &str) -> Self {
+        let mut this = self.library();
+        let value = value.to_owned();
+        this.environment.insert(format!("CKPT_{name}"), value);
+        this
     }
 
     /// With more options for criu.
@@ -566,9 +602,16 @@ impl Restore<'_> {
             began,
             restored: Restored {
                 root: image.root,
-                _tasks: tasks,
+                tasks,
             },
         }
+    }
+}
+
+fn check(result: i32) -> io::Result<i32> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        other => Ok(other),
     }
 }
 
@@ -576,10 +619,6 @@ impl Restore<'_> {
 /// before exec, where nothing may be allocated.
 fn inherit(descriptors: &mut [(RawFd, RawFd)]) -> io::Result<()> {
     const OUT_OF_THE_WAY: RawFd = 400;
-    let check = |result: i32| match result {
-        -1 => Err(io::Error::last_os_error()),
-        other => Ok(other),
-    };
     for (from, _) in descriptors.iter_mut() {
         // SAFETY: fcntl with integers.
         *from = check(unsafe { libc::fcntl(*from, libc::F_DUPFD_CLOEXEC, OUT_OF_THE_WAY) })?;
@@ -634,10 +673,18 @@ pub struct Restored {
     /// Its first process.
     pub root: i32,
     /// Ends them with this.
-    _tasks: Tasks,
+    tasks: Tasks,
 }
 
 impl Restored {
+    /// As a program to be dumped again.
+    pub fn hold(self, world: &World) -> Held<'_> {
+        Held {
+            world,
+            tasks: self.tasks,
+        }
+    }
+
     /// What the descriptors of a task are, as /proc/PID/fd has them, without
     /// inode numbers: `pipe:`, `socket:`.
     ///

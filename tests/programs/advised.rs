@@ -6,6 +6,11 @@
 //! open FD PATH | close FD | raw-close FD | dup2 A B | dup3 A B | dup A | dupfd A B
 //! close-range A B | cloexec-range A B | closefrom A | fclose FD
 //! fork … end | vfork … end                           a child does what stands between
+//! beside … end                                       the same, and it is not waited for
+//! hold FILE                                          adds its pid to FILE, and sleeps for ever
+//! mute                                               PR_SET_DUMPABLE 0
+//! pipe A B | eventfd FD                              on these numbers
+//! forge WHAT                                         a table of marks that is none
 //! restart                                            the crate's, of itself, from 0
 //! exec PROGRAM ARGUMENTS… | execl PROGRAM ARGUMENT | execle PROGRAM ARGUMENT | spawn PROGRAM …
 //! advised LIBRARY PROGRAM ARGUMENTS…                 the crate's command
@@ -73,7 +78,12 @@ fn act(verb: &str, words: &mut Words) {
             end(words.rest().status());
         }
         "execl" | "execle" => execl(verb, &words.word(), &words.word()),
-        "fork" | "vfork" => child(verb, words),
+        "fork" | "vfork" | "beside" => child(verb, words),
+        "hold" => hold(&words.word()),
+        "pipe" => pipe(words.number(), words.number()),
+        "forge" => forge(&words.word()),
+        // SAFETY: takes integers.
+        "mute" => assert_eq!(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) }, 0),
         _ => say(numbers(verb, words)),
     }
 }
@@ -132,6 +142,7 @@ fn numbers(verb: &str, words: &mut Words) -> io::Result<c_int> {
             "cloexec-range" => {
                 libc::close_range(a as u32, b() as u32, libc::CLOSE_RANGE_CLOEXEC as c_int)
             }
+            "eventfd" => libc::dup3(libc::eventfd(0, libc::EFD_CLOEXEC), a, 0),
             "closefrom" => {
                 closefrom(a);
                 0
@@ -197,8 +208,71 @@ fn child(verb: &str, words: &mut Words) {
         }
     };
     assert!(pid > 0);
+    if verb == "beside" {
+        return;
+    }
     // SAFETY: the child is ours.
     assert_eq!(unsafe { libc::waitpid(pid, &mut 0, 0) }, pid);
+}
+
+fn hold(ready: &str) {
+    let mut file = File::options()
+        .append(true)
+        .create(true)
+        .open(ready)
+        .expect("a file");
+    writeln!(file, "{}", std::process::id()).expect("the pid is told");
+    drop(file);
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(60));
+    }
+}
+
+fn pipe(reader: c_int, writer: c_int) {
+    let mut ends = [0; 2];
+    // SAFETY: writes two numbers; the others are the test's.
+    unsafe {
+        assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
+        assert_eq!(libc::dup2(ends[0], reader), reader);
+        assert_eq!(libc::dup2(ends[1], writer), writer);
+        libc::close(ends[0]);
+        libc::close(ends[1]);
+    }
+}
+
+/// Memory that looks like a table of marks.
+fn forge(what: &str) {
+    let mut words = ckpt_image::marks::header(0).to_vec();
+    words.resize(1 << 10, u64::MAX);
+    match what {
+        // Every number asks and leaves out, for a file that it has not.
+        "words" => {}
+        "beyond" => words[1] = u64::MAX << 32 | 1,
+        "version" => words[1] += 1,
+        _ => panic!("{what}?"),
+    }
+    let count = if what == "words" { 5000 } else { 1 };
+    for _ in 0..count {
+        const PAGE: usize = 4096;
+        let length = 3 * PAGE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: new memory, of which the first page is left alone and the others are written.
+        unsafe {
+            let guard = libc::mmap(
+                std::ptr::null_mut(),
+                PAGE + length,
+                libc::PROT_NONE,
+                flags,
+                -1,
+                0,
+            );
+            assert_ne!(guard, libc::MAP_FAILED);
+            let table = guard.cast::<u8>().add(PAGE);
+            let rights = libc::PROT_READ | libc::PROT_WRITE;
+            assert_eq!(libc::mprotect(table.cast(), length, rights), 0);
+            std::ptr::copy_nonoverlapping(words.as_ptr().cast(), table, words.len() * 8);
+        }
+    }
 }
 
 /// How often an answer was wrong, while threads mark and close numbers of their own, fork and start programs.

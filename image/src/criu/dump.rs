@@ -16,10 +16,11 @@ mod watches;
 use sockets::Sockets;
 pub use watches::{Watch, watches, without};
 
-use super::record::LeftOut;
+use super::record::{Ask, LeftOut, Record, mark_item};
 use crate::Error;
 use crate::advice::{Action, Advice, Kind, Target};
 use crate::caller::{Access, Caller};
+use crate::marks::Mark;
 use crate::plan::{Change, Descriptor, Fate, Planner};
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell};
@@ -42,6 +43,8 @@ pub struct Task {
     pub table: usize,
     /// Its descriptors, ascending.
     pub descriptors: Vec<Open>,
+    /// What it says of them itself, as far as that is to be acted on.
+    pub marks: Vec<Mark>,
 }
 
 /// What a task has open.
@@ -102,10 +105,38 @@ pub struct Plan {
     pub sockets: Sockets,
     /// What the image will lack.
     pub left_out: Vec<LeftOut>,
+    /// What the program asks whoever restores it for.
+    pub asks: Vec<Ask>,
     /// What is changed, for people.
     pub changes: Vec<Change>,
     /// The items that selected nothing, for people.
     pub unmatched: Vec<String>,
+}
+
+impl Plan {
+    /// Of tasks that nobody has anything to say about.
+    pub fn nothing(tasks: &[Task]) -> Self {
+        Plan {
+            hidden: tasks
+                .iter()
+                .map(|task| (task.pid, BTreeSet::new()))
+                .collect(),
+            ..Plan::default()
+        }
+    }
+
+    /// Whether the image is as it would be without it, and needs no record.
+    pub fn is_nothing(&self) -> bool {
+        self.left_out.is_empty() && self.asks.is_empty()
+    }
+
+    /// What is recorded beside the image.
+    pub fn record(&self) -> Record {
+        Record {
+            left_out: self.left_out.clone(),
+            asks: self.asks.clone(),
+        }
+    }
 }
 
 /// What advice means at a dump: whatever it is, to leave out.
@@ -148,13 +179,18 @@ pub fn concerns(advice: &Advice, number: i32) -> bool {
 /// Meets advice with the tasks that are being dumped.
 ///
 /// * `tasks`: the root task first.
-/// * `advice`: from [`at_a_dump`].
+/// * `advice`: from [`at_a_dump`]. What the tasks say of themselves comes after it.
 ///
 /// # Errors
 /// Those of the [`Planner`]; [`Error::Unsupported`] where what is left could not be
 /// restored.
 pub fn plan(tasks: &[Task], advice: &Advice, kernel: &dyn Kernel) -> Result<Plan, Error> {
     let tables = Tables::new(tasks);
+    for table in &tables.in_order {
+        let sharing: Vec<i32> = table.tasks.iter().map(|task| task.pid).collect();
+        shared_table::refuse_part(advice, tasks[0].pid, &sharing, &table.pids())?;
+    }
+    let advice = &with_marks(advice, &tables);
     let mut planner = Planner::new(advice, Caller::default(), true)?;
     let mut plan = Plan::default();
     let mut gone = BTreeMap::new();
@@ -162,7 +198,6 @@ pub fn plan(tasks: &[Task], advice: &Advice, kernel: &dyn Kernel) -> Result<Plan
     for table in &tables.in_order {
         let sharing: Vec<i32> = table.tasks.iter().map(|task| task.pid).collect();
         let pids = table.pids();
-        shared_table::refuse_part(advice, tasks[0].pid, &sharing, &pids)?;
         let open = &table.first().descriptors;
         let ids = match root {
             Some(root) => ids(root, table, advice, kernel),
@@ -198,6 +233,15 @@ pub fn plan(tasks: &[Task], advice: &Advice, kernel: &dyn Kernel) -> Result<Plan
                     file: String::from_utf8_lossy(&file.link).into_owned(),
                 });
             }
+            if let (Some(file), Some(mark)) = (&open.file, table.asks(open.number)) {
+                plan.asks.push(Ask {
+                    task: table.first().image_pid,
+                    number: open.number,
+                    mark,
+                    kind: file.kind,
+                    file: String::from_utf8_lossy(&file.link).into_owned(),
+                });
+            }
         }
         for pid in sharing {
             plan.hidden.insert(pid, hidden.clone());
@@ -212,6 +256,25 @@ pub fn plan(tasks: &[Task], advice: &Advice, kernel: &dyn Kernel) -> Result<Plan
         plan.sockets = split.sockets();
     }
     Ok(plan)
+}
+
+/// Advice, and after it what the tasks say of their own descriptors. One that several
+/// tasks have in a table that they share is meant as a whole, whoever says so.
+fn with_marks(advice: &Advice, tables: &Tables<'_>) -> Advice {
+    let mut advice = advice.clone();
+    for table in &tables.in_order {
+        let marks = table.tasks.iter().flat_map(|task| &task.marks);
+        let numbers: BTreeSet<i32> = marks
+            .filter(|mark| mark.leaves_out())
+            .map(|mark| mark.number)
+            .collect();
+        let pid = table.first().pid;
+        let items = numbers
+            .into_iter()
+            .map(|number| mark_item(Action::Ignore, pid, number));
+        advice.items.extend(items);
+    }
+    advice
 }
 
 impl OpenFile {
@@ -270,6 +333,13 @@ impl Table<'_> {
 
     fn place(&self, open: &Open) -> Place {
         (self.first().pid, open.number)
+    }
+
+    /// The word by which a task asks for a number.
+    fn asks(&self, number: i32) -> Option<u64> {
+        let mut marks = self.tasks.iter().flat_map(|task| &task.marks);
+        let mark = marks.find(|mark| mark.number == number && mark.asks())?;
+        Some(mark.word)
     }
 
     /// Every process that has it, each followed by its threads.

@@ -5,7 +5,7 @@ use super::entry::{
 };
 use super::holders::Holders;
 use super::image::{Directory, Image, Lookup, Table};
-use super::record::LeftOut;
+use super::record::{Ask, LeftOut};
 use super::sockets::{self, Sockets};
 use super::split::split;
 use super::wire::{File, Splices, Writer};
@@ -145,7 +145,14 @@ pub fn rewrite(
             table.slots.iter().map(|slot| slot.number).chain(missing)
         })
         .collect();
-    let mut planner = Planner::new(advice, caller, true)?.with_paths(paths);
+    // An image that is written anew goes on asking.
+    let asks = match naming {
+        Naming::Inherited => image.asks.as_slice(),
+        Naming::ByPath => &[],
+    };
+    let mut planner = Planner::new(advice, caller, true)?
+        .with_paths(paths)
+        .with_asked(asks.iter().map(Ask::asked));
     planner.foresee(elsewhere);
     let mut plans = BTreeMap::new();
     let mut missing = Missing::default();

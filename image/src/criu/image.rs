@@ -2,7 +2,7 @@
 //! descriptions that descriptors and others refer to.
 
 use super::entry::{Description, FileType, Flight, Link, Slot, Task};
-use super::record::{self, LeftOut, RECORD};
+use super::record::{self, Ask, LeftOut, RECORD};
 use super::wire::{File, Magic, Message};
 use crate::Error;
 use std::collections::{BTreeMap, BTreeSet, btree_map};
@@ -103,7 +103,9 @@ pub struct Image {
     /// The open file descriptions, by id.
     pub descriptions: BTreeMap<u32, Description>,
     /// What the dump left out, by the table that lacks it.
-    pub left_out: BTreeMap<u32, Vec<LeftOut>>,
+    pub left_out: LeftOutOf,
+    /// What the program asks for itself.
+    pub asks: Vec<Ask>,
     pub(super) flights: Vec<Flight>,
     /// The bytes of files.img.
     pub(super) files: Vec<u8>,
@@ -171,11 +173,12 @@ impl Image {
                 );
             }
         }
-        let left_out = read_record(directory, &tasks, &tables)?;
+        let (left_out, asks) = read_record(directory, &tasks, &tables, &descriptions)?;
         let image = Image {
             tasks,
             tables,
             left_out,
+            asks,
             descriptions,
             flights,
             files,
@@ -298,20 +301,26 @@ fn mapped(mapping: &Message<'_>) -> Result<Option<u32>, Error> {
     Ok(id.filter(|_| status.is_some_and(|status| status & OF_FILES != 0)))
 }
 
-/// What is recorded as left out of the tables. Where the image has the descriptor,
-/// or no such task, the record is of another image that was here before.
+/// What a dump left out, by the table that lacks it.
+type LeftOutOf = BTreeMap<u32, Vec<LeftOut>>;
+
+/// What is recorded as left out of the tables, and as asked for. Where the image has the
+/// descriptor that was left out, no such task, or another kind of file where one is asked
+/// for, the record is of another image that was here before.
 fn read_record(
     directory: &dyn Directory,
     tasks: &[Task],
     tables: &BTreeMap<u32, Table>,
-) -> Result<BTreeMap<u32, Vec<LeftOut>>, Error> {
-    let mut left_out: BTreeMap<u32, Vec<LeftOut>> = BTreeMap::new();
+    descriptions: &BTreeMap<u32, Description>,
+) -> Result<(LeftOutOf, Vec<Ask>), Error> {
+    let mut left_out = LeftOutOf::new();
     let Some(bytes) = directory.file(RECORD)? else {
-        return Ok(left_out);
+        return Ok((left_out, Vec::new()));
     };
-    for entry in record::read(&bytes)? {
-        let task = tasks.iter().find(|task| task.pid == entry.task);
-        let Some(id) = task.and_then(|task| task.table) else {
+    let table = |pid: i32| tasks.iter().find(|task| task.pid == pid)?.table;
+    let mut record = record::read(&bytes)?;
+    for entry in record.left_out {
+        let Some(id) = table(entry.task) else {
             continue;
         };
         let entries = left_out.entry(id).or_default();
@@ -320,7 +329,21 @@ fn read_record(
             entries.push(entry);
         }
     }
-    Ok(left_out)
+    record.asks.retain(|ask| {
+        let Some(id) = table(ask.task) else {
+            return false;
+        };
+        let missing = |entry: &LeftOut| entry.number == ask.number && entry.kind == ask.kind;
+        match tables[&id].slot(ask.number) {
+            Some(slot) => descriptions
+                .get(&slot.description)
+                .is_some_and(|description| description.kind == ask.kind),
+            None => left_out
+                .get(&id)
+                .is_some_and(|entries| entries.iter().any(missing)),
+        }
+    });
+    Ok((left_out, record.asks))
 }
 
 fn absent(name: &str) -> Error {

@@ -1,9 +1,11 @@
-//! What a dump left out of an image, as the file beside the image tells it
-//! (libckptadv(8), FILES).
+//! What a dump left out of an image, and what the dumped program asks whoever restores
+//! it for, as the file beside the image tells it (libckptadv(8), FILES).
 //!
 //! ```text
 //! {"ckptadv":1,"left_out":[
 //!  {"task":17,"fd":7,"id":0,"flags":2,"kind":"chr","file":"/dev/fuse"}
+//! ],"asks":[
+//!  {"task":17,"fd":5,"mark":20881,"kind":"reg","file":"/var/log/a"}
 //! ]}
 //! ```
 //!
@@ -11,7 +13,8 @@
 //! here knows are passed over, so that a later version can say more.
 
 use crate::Error;
-use crate::advice::{Kind, parse_kind};
+use crate::advice::{Action, Item, Kind, Target, TaskSelector, parse_kind};
+use crate::plan::Asked;
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 
@@ -69,6 +72,70 @@ impl fmt::Display for LeftOut {
     }
 }
 
+/// A descriptor of which a program said itself, by a mark, that whoever restores it may
+/// give theirs. It names a number, and never a file: the image's is told for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// The task, by its pid in the image.
+    pub task: i32,
+    /// The descriptor.
+    pub number: i32,
+    /// The word that its memory had ([`crate::marks`]), and has in the image.
+    pub mark: u64,
+    /// What kind of file it was.
+    pub kind: Kind,
+    /// What /proc/PID/fd showed.
+    pub file: String,
+}
+
+/// What items that come from marks say they came from.
+pub const MARK: &str = "mark";
+
+impl Ask {
+    /// As an item of advice.
+    pub fn item(&self) -> Item {
+        mark_item(Action::Preserve, self.task, self.number)
+    }
+
+    pub(super) fn asked(&self) -> Asked {
+        Asked {
+            item: self.item(),
+            not_offered: self.not_offered(),
+        }
+    }
+
+    /// Why it comes to nothing, where it was not offered.
+    pub fn not_offered(&self) -> String {
+        let Ask {
+            number, kind, file, ..
+        } = self;
+        format!(
+            "the program asks for the {number} of whoever restores it, and that is not offered \
+             (CKPT_ACCEPT={number}): it gets the image's ({kind} {file})"
+        )
+    }
+}
+
+/// What a mark comes to, as an item of advice.
+pub(super) fn mark_item(action: Action, task: i32, number: i32) -> Item {
+    Item {
+        action,
+        task: Some(TaskSelector::Pid(task)),
+        target: Target::Number(number),
+        variable: MARK.to_owned(),
+        text: format!("{task}:{number}"),
+    }
+}
+
+/// All that the file has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// What was left out.
+    pub left_out: Vec<LeftOut>,
+    /// What is asked for.
+    pub asks: Vec<Ask>,
+}
+
 /// How much of a file of an image is read at most, in bytes: one more than
 /// [`LONGEST`] of this file, everything of others.
 pub fn at_most(name: &str) -> u64 {
@@ -80,9 +147,9 @@ pub fn at_most(name: &str) -> u64 {
 }
 
 /// The bytes of the file.
-pub fn write(left_out: &[LeftOut]) -> Vec<u8> {
+pub fn write(record: &Record) -> Vec<u8> {
     let mut text = format!("{{\"ckptadv\":{VERSION},\"left_out\":[");
-    for (index, entry) in left_out.iter().enumerate() {
+    for (index, entry) in record.left_out.iter().enumerate() {
         let separator = if index == 0 { "" } else { "," };
         let LeftOut {
             task,
@@ -99,7 +166,27 @@ pub fn write(left_out: &[LeftOut]) -> Vec<u8> {
         quote(file, &mut text);
         text.push('}');
     }
-    text.push_str("\n]}\n");
+    text.push_str("\n]");
+    for (index, ask) in record.asks.iter().enumerate() {
+        let separator = if index == 0 { ",\"asks\":[" } else { "," };
+        let Ask {
+            task,
+            number,
+            mark,
+            kind,
+            file,
+        } = ask;
+        let _ = write!(
+            text,
+            "{separator}\n {{\"task\":{task},\"fd\":{number},\"mark\":{mark},\"kind\":\"{kind}\",\"file\":"
+        );
+        quote(file, &mut text);
+        text.push('}');
+    }
+    if !record.asks.is_empty() {
+        text.push_str("\n]");
+    }
+    text.push_str("}\n");
     text.into_bytes()
 }
 
@@ -122,12 +209,12 @@ fn quote(string: &str, text: &mut String) {
 /// # Errors
 /// [`Error::Image`] where it is not JSON, of a version that is not known here, or
 /// does not say of each descriptor what it must.
-pub fn read(bytes: &[u8]) -> Result<Vec<LeftOut>, Error> {
+pub fn read(bytes: &[u8]) -> Result<Record, Error> {
     let mut reader = Reader { bytes, at: 0 };
     if bytes.len() as u64 > LONGEST {
         return Err(reader.error("the file is too long"));
     }
-    let mut left_out = Vec::new();
+    let mut record = Record::default();
     reader.expect(b'{')?;
     if reader.string()? != "ckptadv" {
         return Err(reader.error("it does not begin with {\"ckptadv\":"));
@@ -139,64 +226,105 @@ pub fn read(bytes: &[u8]) -> Result<Vec<LeftOut>, Error> {
     while reader.another(b'}')? {
         let key = reader.string()?;
         reader.expect(b':')?;
-        if key == "left_out" {
-            entries(&mut reader, &mut left_out)?;
-        } else {
-            reader.pass_over()?;
+        match key.as_str() {
+            "left_out" => entries(&mut reader, |fields| {
+                record.left_out.push(fields.left_out()?);
+                Some(())
+            })?,
+            "asks" => entries(&mut reader, |fields| {
+                record.asks.push(fields.ask()?);
+                Some(())
+            })?,
+            _ => reader.pass_over()?,
         }
     }
     reader.space();
     if reader.at != bytes.len() {
         return Err(reader.error("something follows the end"));
     }
-    Ok(left_out)
+    Ok(record)
 }
 
-fn entries(reader: &mut Reader<'_>, left_out: &mut Vec<LeftOut>) -> Result<(), Error> {
+/// * `add`: takes an entry, unless it lacks something.
+fn entries(
+    reader: &mut Reader<'_>,
+    mut add: impl FnMut(Fields) -> Option<()>,
+) -> Result<(), Error> {
     let mut seen = BTreeSet::new();
     reader.expect(b'[')?;
     let mut first = true;
     while reader.element(&mut first, b']')? {
-        let entry = entry(reader)?;
-        if !seen.insert((entry.task, entry.number)) {
-            return Err(reader.error(format!(
-                "descriptor {} of task {} stands twice",
-                entry.number, entry.task
-            )));
+        let fields = Fields::read(reader)?;
+        let place = (fields.task, fields.number);
+        if let ((Some(task), Some(number)), false) = (place, seen.insert(place)) {
+            return Err(reader.error(format!("descriptor {number} of task {task} stands twice")));
         }
-        left_out.push(entry);
+        if add(fields).is_none() {
+            return Err(reader.error(
+                "an entry lacks one of task, fd, kind and file, or of id and flags (of what was \
+                 left out) or mark (of what is asked for)",
+            ));
+        }
     }
     Ok(())
 }
 
-fn entry(reader: &mut Reader<'_>) -> Result<LeftOut, Error> {
-    let (mut task, mut number, mut id, mut flags) = (None, None, None, None);
-    let (mut kind, mut file) = (None, None);
-    reader.expect(b'{')?;
-    let mut first = true;
-    while reader.element(&mut first, b'}')? {
-        let key = reader.string()?;
-        reader.expect(b':')?;
-        match key.as_str() {
-            "task" => task = Some(reader.small()?),
-            "fd" => number = Some(reader.small()?),
-            "id" => id = Some(reader.small()?.unsigned_abs()),
-            "flags" => flags = Some(reader.small()?),
-            "kind" => kind = Some(parse_kind(&reader.string()?).unwrap_or(Kind::Other)),
-            "file" => file = Some(reader.string()?),
-            _ => reader.pass_over()?,
+/// What an entry of either kind can say.
+#[derive(Default)]
+struct Fields {
+    task: Option<i32>,
+    number: Option<i32>,
+    id: Option<u32>,
+    flags: Option<i32>,
+    mark: Option<u64>,
+    kind: Option<Kind>,
+    file: Option<String>,
+}
+
+impl Fields {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Error> {
+        let mut fields = Fields::default();
+        reader.expect(b'{')?;
+        let mut first = true;
+        while reader.element(&mut first, b'}')? {
+            let key = reader.string()?;
+            reader.expect(b':')?;
+            match key.as_str() {
+                "task" => fields.task = Some(reader.small()?),
+                "fd" => fields.number = Some(reader.small()?),
+                "id" => fields.id = Some(reader.small()?.unsigned_abs()),
+                "flags" => fields.flags = Some(reader.small()?),
+                "mark" => fields.mark = Some(reader.number()?),
+                "kind" => {
+                    let kind = parse_kind(&reader.string()?);
+                    fields.kind = Some(kind.unwrap_or(Kind::Other));
+                }
+                "file" => fields.file = Some(reader.string()?),
+                _ => reader.pass_over()?,
+            }
         }
+        Ok(fields)
     }
-    match (task, number, id, flags, kind, file) {
-        (Some(task), Some(number), Some(id), Some(flags), Some(kind), Some(file)) => Ok(LeftOut {
-            task,
-            number,
-            id,
-            flags,
-            kind,
-            file,
-        }),
-        _ => Err(reader.error("an entry lacks one of task, fd, id, flags, kind and file")),
+
+    fn left_out(self) -> Option<LeftOut> {
+        Some(LeftOut {
+            task: self.task?,
+            number: self.number?,
+            id: self.id?,
+            flags: self.flags?,
+            kind: self.kind?,
+            file: self.file?,
+        })
+    }
+
+    fn ask(self) -> Option<Ask> {
+        Some(Ask {
+            task: self.task?,
+            number: self.number?,
+            mark: self.mark?,
+            kind: self.kind?,
+            file: self.file?,
+        })
     }
 }
 
@@ -392,10 +520,36 @@ mod tests {
         ]
     }
 
+    fn asks() -> Vec<Ask> {
+        let ask = |number, mark| Ask {
+            task: 17,
+            number,
+            mark,
+            kind: Kind::Reg,
+            file: "/var/log/a".to_owned(),
+        };
+        vec![ask(5, 9), ask(6, u64::MAX)]
+    }
+
+    fn record() -> Record {
+        Record {
+            left_out: left_out(),
+            asks: asks(),
+        }
+    }
+
     #[test]
     fn what_is_written_is_read() {
-        assert_eq!(read(&write(&left_out())), Ok(left_out()));
-        assert_eq!(read(&write(&[])), Ok(vec![]));
+        let whole = record();
+        assert_eq!(read(&write(&whole)), Ok(whole));
+        let only = |left_out, asks| Record { left_out, asks };
+        for record in [
+            only(left_out(), vec![]),
+            only(vec![], asks()),
+            only(vec![], vec![]),
+        ] {
+            assert_eq!(read(&write(&record)), Ok(record));
+        }
     }
 
     #[test]
@@ -411,12 +565,12 @@ mod tests {
             kind: Kind::Other,
             file: "f".to_owned(),
         };
-        assert_eq!(read(text), Ok(vec![expected]));
+        assert_eq!(read(text).map(|record| record.left_out), Ok(vec![expected]));
     }
 
     #[test]
     fn what_is_damaged_is_refused() {
-        let whole = write(&left_out());
+        let whole = write(&record());
         for length in 0..whole.len() - 1 {
             assert!(read(&whole[..length]).is_err(), "{length} bytes");
         }
@@ -428,6 +582,9 @@ mod tests {
             "{\"ckptadv\":1,\"left_out\":[{}]}",
             "{\"ckptadv\":1,\"left_out\":[{\"task\":1,\"fd\":4294967296}]}",
             "{\"ckptadv\":1,\"left_out\":[,]}",
+            "{\"ckptadv\":1,\"asks\":[{\"task\":1,\"fd\":5,\"kind\":\"reg\",\"file\":\"f\"}]}",
+            "{\"ckptadv\":1,\"asks\":[{\"task\":1,\"fd\":-5}]}",
+            "{\"ckptadv\":1,\"asks\":[{\"task\":1,\"fd\":5,\"mark\":18446744073709551616}]}",
             "{\"ckptadv\":1,\"a\":[}]}",
             "{\"ckptadv\":1,\"a\":\"\\u12\"}",
             "{\"ckptadv\":1} x",
@@ -436,7 +593,11 @@ mod tests {
             let error = read(text.as_bytes()).expect_err(text);
             assert_eq!(error.errno(), libc::EINVAL);
         }
-        let twice = [left_out()[0].clone(), left_out()[0].clone()];
+        let mut twice = record();
+        twice.left_out.push(left_out()[0].clone());
+        assert!(read(&write(&twice)).is_err());
+        let mut twice = record();
+        twice.asks.push(asks()[0].clone());
         assert!(read(&write(&twice)).is_err());
     }
 }

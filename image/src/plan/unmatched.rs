@@ -74,6 +74,14 @@ impl Planner {
 
     fn instead(&self, bound: &Bound) -> String {
         let item = &bound.item;
+        if let Some(asked) = &bound.asked
+            && !item
+                .target
+                .numbers()
+                .is_some_and(|(n, _)| self.caller.offered.contains(&n))
+        {
+            return asked.not_offered.clone();
+        }
         let tasks = &self.seen.numbers;
         if let Some(TaskSelector::Pid(pid)) = item.task
             && !tasks.contains_key(&pid)

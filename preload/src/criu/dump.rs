@@ -7,7 +7,11 @@
 //! * the listing of /proc/PID/fd lacks the numbers ([`on_readdir`]);
 //! * what is said of epoll sets and unix sockets that stay is as if they had been
 //!   closed ([`on_openat`], [`on_recvmsg`]);
-//! * when criu makes inventory.img, what was left out is recorded beside it.
+//! * when criu makes inventory.img, what was left out is recorded beside it, and what the
+//!   program asks whoever restores it for.
+//!
+//! What a task says of its own descriptors counts without a variable of ours: every dump is
+//! looked at, and where there is neither advice nor a mark, nothing else happens.
 //!
 //! The tasks are only looked at. A refusal is an errno from the call that makes
 //! files.img or inventory.img: criu lets the tasks go as they were, and what it wrote
@@ -79,7 +83,8 @@ static SEEN: AtomicBool = AtomicBool::new(false);
 /// * `streams`: its image does not come out in files.
 pub fn prepare(settings: &Settings, begun: Result<(), Arc<Error>>, streams: bool) {
     let request = match begun.and_then(|()| advice(settings, streams).map_err(Arc::new)) {
-        Ok(advice) if advice.is_empty() && !settings.dry_run => return,
+        // What is not seen cannot be obeyed.
+        Ok(advice) if advice.is_empty() && streams && !settings.dry_run => return,
         Ok(advice) => Request::Advice(advice, settings.dry_run),
         Err(error) => Request::Refused(error),
     };
@@ -102,6 +107,15 @@ pub fn is_active() -> bool {
     REQUEST.get().is_some()
 }
 
+/// Whether advice was given, so that a dump that passes by it must not succeed.
+fn is_asked() -> bool {
+    match REQUEST.get() {
+        Some(Request::Advice(advice, dry_run)) => !advice.is_empty() || *dry_run,
+        Some(Request::Refused(_)) => true,
+        None => false,
+    }
+}
+
 /// Why nothing may be dumped, if that is known already.
 pub fn refusal() -> Option<&'static Error> {
     match REQUEST.get() {
@@ -112,7 +126,7 @@ pub fn refusal() -> Option<&'static Error> {
 
 /// At exit of a criu that was started to dump.
 pub fn end() {
-    if REQUEST.get().is_some() && !SEEN.load(Ordering::Relaxed) {
+    if is_asked() && !SEEN.load(Ordering::Relaxed) {
         warn!("criu ended and did not make files.img: the advice was not used");
     }
 }
@@ -163,10 +177,16 @@ impl Dump {
             Some(Request::Refused(error)) => return Err(said(error)),
             Some(Request::Advice(advice, dry_run)) => (advice, *dry_run),
         };
-        let tasks = tasks::traced(&self.stopped, &|number| image::concerns(advice, number))
-            .map_err(|error| said(&Error::system("cannot look at the tasks", error)))?;
+        let tasks = match tasks::traced(&self.stopped, &|number| image::concerns(advice, number)) {
+            Ok(tasks) => tasks,
+            Err(_) if !is_asked() => return Ok(None),
+            Err(error) => return Err(said(&Error::system("cannot look at the tasks", error))),
+        };
         if tasks.is_empty() {
             return Ok(None);
+        }
+        if !is_asked() && tasks.iter().all(|task| task.marks.is_empty()) {
+            return Ok(Some(image::Plan::nothing(&tasks)));
         }
         let plan =
             image::plan(&tasks, advice, &tasks::ThisKernel).map_err(|error| said(&error.into()))?;
@@ -198,7 +218,7 @@ pub fn on_openat(
     let creates = flags & libc::O_CREAT != 0;
     match name.to_bytes() {
         b"files.img" if creates => begin().err().map(Err),
-        b"inventory.img" if creates => record(real).err().map(Err),
+        b"inventory.img" if creates => record(directory, real).err().map(Err),
         bytes if bytes.starts_with(b"fdinfo/") && !creates => {
             let number = std::str::from_utf8(&bytes[7..]).ok()?.parse().ok()?;
             let open = || real(name.as_ptr(), flags);
@@ -237,6 +257,7 @@ fn begin() -> io::Result<()> {
     match dump.stage {
         Stage::Planned(_) => Ok(()),
         Stage::Refused(errno) => Err(errno_of(errno)),
+        Stage::Before if !is_asked() => Ok(()),
         Stage::Before => {
             refuse!(
                 "dump refused: criu writes an image, and which tasks it has stopped was not seen: \
@@ -249,14 +270,24 @@ fn begin() -> io::Result<()> {
 }
 
 /// criu makes inventory.img: the image is whole.
-fn record(real: &dyn Fn(*const c_char, c_int) -> c_int) -> io::Result<()> {
+///
+/// * `directory`: its own.
+fn record(directory: c_int, real: &dyn Fn(*const c_char, c_int) -> c_int) -> io::Result<()> {
     let mut dump = DUMP.lock();
     let Some(dump) = dump.as_mut().filter(|dump| dump.writes) else {
         return Ok(());
     };
-    let Stage::Planned(plan) = &dump.stage else {
-        return Err(errno_of(libc::ECANCELED));
+    let plan = match &dump.stage {
+        Stage::Planned(plan) => plan,
+        Stage::Before if !is_asked() => return Ok(()),
+        _ => return Err(errno_of(libc::ECANCELED)),
     };
+    if plan.is_nothing() && !is_asked() {
+        // One that is here is of an image that is being overwritten.
+        // SAFETY: the name ends in a NUL.
+        unsafe { libc::unlinkat(directory, RECORD.as_ptr(), 0) };
+        return Ok(());
+    }
     let write = || -> io::Result<()> {
         let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
         let fd = real(RECORD.as_ptr(), flags);
@@ -265,7 +296,7 @@ fn record(real: &dyn Fn(*const c_char, c_int) -> c_int) -> io::Result<()> {
         }
         // SAFETY: the descriptor was opened just now, for nobody else.
         let mut file = unsafe { File::from_raw_fd(fd) };
-        file.write_all(&record::write(&plan.left_out))
+        file.write_all(&record::write(&plan.record()))
     };
     write().map_err(|error| {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);

@@ -1,5 +1,7 @@
 use super::*;
 use crate::advice::parse_list;
+use crate::criu::record;
+use crate::marks::{self, IGNORE, Mark, PRESERVE, State};
 
 /// Tasks as a kernel would know them.
 #[derive(Default)]
@@ -82,6 +84,7 @@ impl Model {
             threads: vec![pid + 1000],
             table: self.tasks.len(),
             descriptors,
+            marks: Vec::new(),
         });
         self
     }
@@ -290,4 +293,39 @@ fn a_slave_is_not_left_without_its_master() {
     model.controlled = [(201, 4)].into();
     assert!(model.refused("7-9").contains("descriptor 10 keeps"));
     assert!(model.ignore("7-").is_ok());
+}
+
+#[test]
+fn marks_are_for_their_task_and_its_whole_table() {
+    let mark = |number, advice| Mark {
+        number,
+        word: marks::word(Some(5), advice),
+        state: State::InForce,
+    };
+    let three = [(7, 1, "/a"), (8, 2, "/b"), (9, 3, "/c")];
+    let mut model = Model::default()
+        .task(201, &three)
+        .task(202, &three)
+        .task(203, &three);
+    model.tasks[1].table = 0;
+    model.tasks[1].marks = vec![
+        mark(7, IGNORE),
+        mark(8, PRESERVE),
+        mark(9, PRESERVE | IGNORE),
+    ];
+    let nothing = Advice::default();
+    let plan = plan(&model.tasks, &nothing, &model).expect("a plan");
+    let expected = [(201, vec![7, 9]), (202, vec![7, 9]), (203, vec![])];
+    assert_eq!(hidden(&plan), expected);
+    let asks: Vec<(i32, i32)> = plan.asks.iter().map(|a| (a.task, a.number)).collect();
+    assert_eq!(asks, [(101, 8), (101, 9)]);
+    assert_eq!(plan.left_out.len(), 2);
+    assert_eq!(
+        record::read(&record::write(&plan.record())),
+        Ok(plan.record())
+    );
+    // Together with advice, which may say the same.
+    let plan = model.ignore("*:7,203:8").expect("a plan");
+    let expected = [(201, vec![7, 9]), (202, vec![7, 9]), (203, vec![7, 8])];
+    assert_eq!(hidden(&plan), expected);
 }
