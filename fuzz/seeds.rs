@@ -19,6 +19,7 @@ mod criu;
 mod criu_files;
 
 use build::{Datagram, File, Head, Kind, Machine, Name, Process, Recipe, Sender, build, head_only};
+use ckpt_image::marks;
 use std::fs;
 use std::path::Path;
 
@@ -225,6 +226,17 @@ fn main() {
         input.extend(criu_files::input(&world.files()));
         write(&root.join("criu_rewrite").join(name), &input);
     }
+    let table = marks::header(1024)
+        .into_iter()
+        .chain([2, 41, 46, 0, 0x7ff])
+        .flat_map(u64::to_ne_bytes);
+    write(&root.join("marks/table"), &table.collect::<Vec<u8>>());
+    let maps = "7f00-7f01 ---p 00000000 00:00 0 \n7f01-7f04 rw-p 00000000 00:00 0 \n";
+    write(&root.join("marks/maps"), maps.as_bytes());
+    let record = "{\"ckptadv\":1,\"left_out\":[\n {\"task\":17,\"fd\":7,\"id\":3,\"flags\":2,\
+                  \"kind\":\"chr\",\"file\":\"/dev/fuse\"}\n],\"asks\":[\n {\"task\":17,\"fd\":5,\
+                  \"mark\":41,\"kind\":\"reg\",\"file\":\"/a \\u0041\"}\n]}\n";
+    write(&root.join("criu_record/whole"), record.as_bytes());
     let lists = [
         ("ignore", "\x000,3-5,root:7,*:9-,4242:1"),
         ("preserve", "\x010-2, 12"),

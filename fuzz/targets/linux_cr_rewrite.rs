@@ -30,6 +30,7 @@ fn caller() -> Caller {
     };
     Caller {
         files: (0..10).map(|number| (number, file(number))).collect(),
+        ..Caller::default()
     }
 }
 
