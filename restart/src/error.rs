@@ -67,7 +67,7 @@ impl fmt::Display for Error {
             Error::Rootless { root } => write!(
                 f,
                 "{root} has no proc/self/fd, by which tasks are given the caller's descriptors: \
-                 mount proc(5) there, or give CKPT_IGNORE only"
+                 mount proc(5) there, or only ignore descriptors"
             ),
             Error::DryRun => write!(f, "dry run: nothing is restored"),
         }
