@@ -979,7 +979,7 @@ fn what_no_kernel_reads_is_mended_wherever_it_stands() {
     let mut recipe = one_task(vec![Is::Udp(0, 2), Is::Device]);
     recipe.processes[0].table.remove(&4);
     recipe.processes.push(Process {
-        table: [(7, (1, false))].into(),
+        table: [(3, (0, false)), (7, (1, false))].into(),
         ..Process::default()
     });
     let image = build(&recipe);
@@ -988,6 +988,7 @@ fn what_no_kernel_reads_is_mended_wherever_it_stands() {
         let rewritten = rewrite(&image, &item, &Caller::default(), whole, &[]);
         assert_eq!(rewritten.error, None);
         assert_eq!(check(&rewritten.out).unwrap().unreadable.is_empty(), whole);
+        assert_eq!(rewritten.warnings.is_empty(), whole);
     }
 }
 

@@ -69,6 +69,7 @@ impl Rewriter {
                 removed_behind: BTreeSet::new(),
                 given: BTreeMap::new(),
                 taken: BTreeSet::new(),
+                mended: BTreeSet::new(),
                 own: Own::default(),
                 deferred: Deferred::default(),
                 soundness,
@@ -203,6 +204,8 @@ struct Editor {
     given: BTreeMap<Origin, i32>,
     /// The same objrefs.
     taken: BTreeSet<i32>,
+    /// Sockets that went out without the queues which no kernel reads.
+    mended: BTreeSet<i32>,
     own: Own,
     deferred: Deferred,
     /// Where there is advice: what asks for nothing changes nothing.

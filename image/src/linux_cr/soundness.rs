@@ -20,8 +20,9 @@ const TREE_ENTRY: u32 = 24;
 const TTY_BUFFER: u32 = 4096;
 /// A kernel takes no more fragments of one message.
 const MAX_FRAGMENTS: u16 = 17;
-/// The kinds of mapping whose file is announced.
-const FILE_MAPPINGS: [u32; 2] = [3, 6];
+/// The kinds of mapping that are shared memory without a name or of SysV, whose file is
+/// announced nowhere.
+const SHARED_MEMORY: [u32; 4] = [4, 5, 7, 8];
 
 /// What an objref names.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -338,9 +339,9 @@ impl Soundness {
             .checked_sub(1)
             .ok_or_else(|| record.error("a mapping more than the MM record before it counts"))?;
         let (kind, file) = (record.u32(8)?, record.i32(12)?);
-        match FILE_MAPPINGS.contains(&kind) && file != 0 {
-            true => self.demand(record, file, Object::File),
-            false => Ok(()),
+        match file == 0 || SHARED_MEMORY.contains(&kind) {
+            true => Ok(()),
+            false => self.demand(record, file, Object::File),
         }
     }
 }

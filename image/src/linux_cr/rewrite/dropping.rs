@@ -190,7 +190,8 @@ impl Editor {
             let socket = socket.filter(|_| file.file_type == file_type::SOCKET);
             let known = self.known_files();
             let unnamed = known.is_some_and(|known| known.unnamed.contains(&file.behind));
-            let silent = unnamed || queues.contains_key(&file.behind);
+            let mended = self.mended.contains(&file.behind);
+            let silent = unnamed || mended || queues.contains_key(&file.behind);
             let Some(socket) = socket.filter(|_| !silent) else {
                 continue;
             };

@@ -109,6 +109,8 @@ impl Editor {
             // The end of a socket that another table drops may stand in this one.
             queues.retain(|_, queues| *queues == Queues::Emptied);
         }
+        let gone = queues.iter().filter(|(_, left)| **left == Queues::Gone);
+        self.mended.extend(gone.map(|(id, _)| *id));
         self.warn_of_sockets(owner, &descs, &dropped, &held, &queues);
         let removed = |file: &&i32| held.get(file) == Some(&Left::Gone);
         let sets = self.survey.work.iter().filter_map(|work| match work {
