@@ -1366,6 +1366,18 @@ fn everything(late: bool) -> Recipe {
     recipe
 }
 
+/// The small seeds of the fuzzer, which leave out what nobody refers to.
+#[test]
+fn what_is_lean_is_edited() {
+    for late in [false, true] {
+        let image = build(&Recipe {
+            lean: true,
+            ..everything(late)
+        });
+        assert_eq!(ignore_list(&image, "3").error, None);
+    }
+}
+
 /// Each is refused under advice, by the name of a record; without, nothing is changed.
 fn is_refused(what: &str, image: &[u8], by: &str) {
     let refusal = ignore_list(image, "3").error.expect(what).to_string();
