@@ -306,8 +306,9 @@ impl Soundness {
                 if pipe <= 0 {
                     return Err(record.error(format!("pipe {pipe}")));
                 }
-                match self.objects.insert(pipe, Named::Pipe) {
-                    Some(Named::Announced(other)) => Err(record.error(format!(
+                // A kernel takes a file that was announced for the pipe's other end.
+                match *self.objects.entry(pipe).or_insert(Named::Pipe) {
+                    Named::Announced(other) if other != Object::File => Err(record.error(format!(
                         "it refers to object {pipe} as a pipe, which is a {}",
                         other.name()
                     ))),
