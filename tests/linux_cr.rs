@@ -540,7 +540,7 @@ fn a_report_tells_why_nothing_was_restarted() {
         assert_eq!(planned["outcome"], "planned", "{planned}");
         assert_eq!(planned["changes"][0]["fate"], "dropped");
 
-        let mut outcome = advised("edited/flags-creat", feed)
+        let mut outcome = advised("edited/pos-negative", feed)
             .env("CKPT_IGNORE", "9")
             .run();
         assert_ne!(outcome.verdict, Verdict::Restarted);
@@ -776,7 +776,7 @@ fn a_terminal_of_the_outside_is_taken_whole_or_not_at_all() {
         assert!(given.link(4242, 1).starts_with("/dev/pts/"));
 
         let mut partly = example().env("CKPT_IGNORE", "0,1").run();
-        assert_refused(&mut partly, &["/dev/pts/3", "CKPT_IGNORE=4242:2"]);
+        assert_refused(&mut partly, &["/dev/pts/3", "ignore 4242:2 too"]);
     }
 }
 
@@ -1184,7 +1184,7 @@ fn a_terminal_goes_to_a_path_whole() {
         .prepare(world)
         .env("CKPT_SUBSTITUTE", "0=/dev/null,1=/dev/null")
         .run();
-    assert_refused(&mut partly, &["CKPT_SUBSTITUTE=4242:2=2"]);
+    assert_refused(&mut partly, &["substitute 4242:2=2"]);
 }
 
 #[test]

@@ -32,9 +32,26 @@ pub fn open(path: &Path) -> Result<File, Error> {
 /// What is wrong with it, or with reading it.
 pub fn listing(path: &Path) -> Result<Listing, Error> {
     match path.is_dir() {
-        true => Ok(Image::read(&Stored(path))?.listing(&Stored(path))?),
+        true => criu(path),
         false => linux_cr(path),
     }
+}
+
+fn criu(path: &Path) -> Result<Listing, Error> {
+    let read = || Image::read(&Stored(path))?.listing(&Stored(path));
+    read().map_err(|error| match error {
+        // Of which directory it is a file, nobody knows but us.
+        ckpt_image::Error::Image {
+            file,
+            offset,
+            reason,
+        } => Error::Advice(ckpt_image::Error::Image {
+            file: path.join(file).display().to_string(),
+            offset,
+            reason,
+        }),
+        other => other.into(),
+    })
 }
 
 fn linux_cr(path: &Path) -> Result<Listing, Error> {

@@ -10,7 +10,7 @@ use ckpt_restart::{Error, directory, log, stream};
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Rewrites an image.
@@ -39,7 +39,7 @@ pub fn rewrite(
         let rewriter = request.check(input.as_fd(), start)?;
         log::report(&rewriter.report(Outcome::Restarting));
     }
-    let mut output = Output::open(output)?;
+    let mut output = Output::open(output, &input)?;
     if output.is(&input) {
         return Err(Error::system(
             "the image would be read from where it is written: give -o OUTPUT",
@@ -68,7 +68,8 @@ struct Output {
 }
 
 impl Output {
-    fn open(path: Option<&Path>) -> Result<Self, Error> {
+    /// * `input`: nobody may read the new file who may not read this one.
+    fn open(path: Option<&Path>, input: &File) -> Result<Self, Error> {
         let Some(path) = path.filter(|path| *path != Path::new("-")) else {
             let stdout = standard::output()?;
             if stdout.is_terminal() {
@@ -96,9 +97,15 @@ impl Output {
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{}.new", std::process::id()));
         let new = PathBuf::from(name);
+        let of_input = input.metadata().map_err(failed)?;
+        let mode = match of_input.is_file() {
+            true => of_input.mode() & 0o777,
+            false => 0o666,
+        };
         let file = File::options()
             .write(true)
             .create_new(true)
+            .mode(mode)
             .open(&new)
             .map_err(failed)?;
         Ok(Output {

@@ -1,6 +1,7 @@
 //! Where `ckptadv rewrite` writes, and where it must not.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -72,6 +73,24 @@ fn the_output_may_be_the_input_and_a_link_stays_one() {
         2,
         "nothing else is left"
     );
+}
+
+/// An image has the memory of programs in it.
+#[test]
+fn nobody_may_read_the_output_who_may_not_read_the_input() {
+    let scratch = Scratch::new("mode");
+    let image = scratch.path("image");
+    for mode in [0o600, 0o400, 0o640] {
+        fs::set_permissions(&image, fs::Permissions::from_mode(mode)).unwrap();
+        for name in ["out", "image"] {
+            let out = scratch.path(name);
+            let output = ckptadv().arg(&image).arg("-o").arg(&out).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            let has = fs::metadata(&out).unwrap().permissions().mode() & 0o777;
+            assert_eq!(has & !mode, 0, "{has:o}");
+            assert_eq!(has & 0o600, mode & 0o600);
+        }
+    }
 }
 
 #[test]

@@ -231,6 +231,14 @@ fn a_refusal_is_the_one_of_the_restart() {
 }
 
 #[test]
+fn a_directory_that_is_no_image_is_named() {
+    let here = env!("CARGO_MANIFEST_DIR");
+    let output = run(&["inspect", here]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains(here), "{said}");
+}
+
+#[test]
 fn what_cannot_be_read_is_no_refusal() {
     for verb in ["inspect", "plan"] {
         let output = run(&[verb, "/nonexistent/image"]);

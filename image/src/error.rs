@@ -142,7 +142,7 @@ impl fmt::Display for Error {
             Error::NotOpen { item, number } => write!(
                 f,
                 "{item}: descriptor {number} is not open here: open it before the restart \
-                 (for example {number}{}FILE), or leave it out",
+                 (for example {number}{}FILE), or leave the image's as it is",
                 if *number == 0 { "<" } else { ">>" }
             ),
             Error::Exists { item, task, number } => write!(

@@ -2,9 +2,11 @@
 //!
 //! * [`layout`]: record numbers and lengths, version by version. Another
 //!   version is another table there.
+//! * [`forms`]: what each record is called, how long it is, to what it refers.
 //! * [`records`]: cuts the stream into records and recognises its version.
 //! * [`survey`]: what the records say of tasks, file tables and open file
 //!   descriptions.
+//! * [`soundness`]: whether an image is what it says it is.
 //! * [`rewrite`]: carries a plan out in one pass.
 //! * [`delivery`]: what the kernel needs of the descriptor that it reads.
 //!
@@ -13,11 +15,13 @@
 //! against images that such a kernel wrote.
 
 pub mod delivery;
+pub mod forms;
 pub mod layout;
 mod listing;
 mod needs;
 pub mod records;
 pub mod rewrite;
+pub mod soundness;
 pub mod survey;
 
 pub use layout::Layout;

@@ -288,6 +288,11 @@ impl Planner {
         self.alone = true;
     }
 
+    /// Whether there is no advice at all.
+    pub fn is_idle(&self) -> bool {
+        self.bound.is_empty()
+    }
+
     /// What the caller has.
     pub fn caller(&self) -> &Caller {
         &self.caller

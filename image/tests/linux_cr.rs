@@ -15,7 +15,7 @@ use ckpt_image::linux_cr::rewrite::Rewriter;
 use ckpt_image::linux_cr::survey::{Foreknowledge, Surveyor};
 use ckpt_image::plan::Planner;
 use generator::build::{
-    Datagram, File, Head, Kind as Is, Name, Process, Recipe, Sender, build, head_only, pid,
+    Datagram, File, Head, Kind as Is, Machine, Name, Process, Recipe, Sender, build, head_only, pid,
 };
 use generator::check::{Sock, View, check};
 use generator::compare::Comparison;
@@ -821,6 +821,12 @@ fn a_terminal_is_not_taken_when_its_session_has_been_told_of_it() {
     };
     let told = rewrite(&image, &[item(1)], &Caller::default(), false, &[]).error;
     assert!(matches!(told, Some(Error::Unsupported { .. })), "{told:?}");
+    assert!(told.unwrap().to_string().contains("image as a file"));
+    // Where it is known in advance, it never is, and its number is not demanded.
+    let rewritten = rewrite(&image, &[item(1)], &Caller::default(), true, &[]);
+    assert_eq!(rewritten.error, None);
+    let after = check(&rewritten.out).unwrap();
+    assert!(after.controlling.is_empty() && after.terminals.is_empty());
     // A child that leads nothing is no reason.
     recipe.processes[0].leader = None;
     recipe.processes[1].leader = Some(0);
@@ -920,6 +926,71 @@ fn the_path_of_a_dropped_fifo_is_not_opened() {
     assert_eq!(fifos(&after), 2);
     let first = &after.files[&after.blocks[0].0];
     assert_eq!(first.data.as_deref(), Some(&b"fffff"[..]));
+}
+
+/// Through a pipe it is not known whether a task that comes later has the watch and what it is of.
+#[test]
+fn what_only_a_watch_may_need_is_told_of() {
+    for (file, what) in [
+        (Is::Fifo(5), "its path is opened"),
+        (Is::Terminal(0), "its number is taken"),
+    ] {
+        let mut recipe = one_task(vec![file, Is::Epoll(vec![(0, 3)])]);
+        recipe.processes.push(Process::default());
+        let image = build(&recipe);
+        let both = [of_every_task("3"), of_every_task("4")];
+        let piped = rewrite(&image, &both, &Caller::default(), false, &[]);
+        assert_eq!(piped.error, None);
+        let told = |w: &String| w.contains(what) && w.contains("image as a file");
+        assert!(piped.warnings.iter().any(told), "{:?}", piped.warnings);
+        let known = rewrite(&image, &both, &Caller::default(), true, &[]);
+        assert!(known.warnings.is_empty(), "{:?}", known.warnings);
+        let after = check(&known.out).unwrap();
+        assert!(
+            after.files.values().all(|file| file.kind == 1),
+            "executables"
+        );
+        assert!(after.terminals.is_empty());
+    }
+}
+
+/// What a pipe does not tell is not guessed at: the way out works.
+#[test]
+fn a_terminal_of_which_little_is_known_is_refused_with_the_way_out() {
+    let mut recipe = one_task(vec![Is::Terminal(0), Is::Terminal(0), Is::Master(0)]);
+    recipe.processes[0].table = [(3, (0, false)), (4, (1, false))].into();
+    recipe.processes.push(Process {
+        table: [(5, (2, false))].into(),
+        ..Process::default()
+    });
+    let image = build(&recipe);
+    for numbers in [&["3"][..], &["3", "4"]] {
+        let items: Vec<Item> = numbers.iter().map(|n| of_every_task(n)).collect();
+        let piped = rewrite(&image, &items, &Caller::default(), false, &[]);
+        let refusal = piped.error.unwrap().to_string();
+        assert!(refusal.contains("give the image as a file"), "{refusal}");
+        let known = rewrite(&image, &items, &Caller::default(), true, &[]);
+        assert_eq!(known.error, None);
+    }
+}
+
+/// One table is read before the first that advice changes; where that is known, it can be read.
+#[test]
+fn what_no_kernel_reads_is_mended_wherever_it_stands() {
+    let mut recipe = one_task(vec![Is::Udp(0, 2), Is::Device]);
+    recipe.processes[0].table.remove(&4);
+    recipe.processes.push(Process {
+        table: [(3, (0, false)), (7, (1, false))].into(),
+        ..Process::default()
+    });
+    let image = build(&recipe);
+    let item = [of_every_task("7")];
+    for whole in [false, true] {
+        let rewritten = rewrite(&image, &item, &Caller::default(), whole, &[]);
+        assert_eq!(rewritten.error, None);
+        assert_eq!(check(&rewritten.out).unwrap().unreadable.is_empty(), whole);
+        assert_eq!(rewritten.warnings.is_empty(), whole);
+    }
 }
 
 #[test]
@@ -1226,11 +1297,16 @@ fn what_stands_behind_the_end_does_not_matter() {
     }
 }
 
-/// Changes the n-th record of a type: a field of it.
-fn put(image: &mut [u8], kind: u32, n: usize, at: usize, value: u32) {
+/// The n-th record of a type: its offset and length.
+fn of_kind(image: &[u8], kind: u32, n: usize) -> (usize, usize) {
     let view = check(image).unwrap();
     let of_kind = |&&(at, _): &&(usize, usize)| image[at..at + 4] == kind.to_le_bytes();
-    let &(start, len) = view.records.iter().filter(of_kind).nth(n).unwrap();
+    *view.records.iter().filter(of_kind).nth(n).unwrap()
+}
+
+/// Changes the n-th record of a type: a field of it.
+fn put(image: &mut [u8], kind: u32, n: usize, at: usize, value: u32) {
+    let (start, len) = of_kind(image, kind, n);
     assert!(at + 4 <= len);
     image[start + at..start + at + 4].copy_from_slice(&value.to_le_bytes());
 }
@@ -1259,6 +1335,161 @@ fn what_crashes_a_kernel_is_refused() {
     let rewritten = ignore_list(&dropped, "3");
     assert_eq!(rewritten.error, None);
     assert!(check(&rewritten.out).is_ok());
+}
+
+/// What leaves nothing out, with threads of a process that shares nothing.
+fn everything(late: bool) -> Recipe {
+    let pair = |to| {
+        Is::Datagram(Datagram {
+            name: Some(Name::Path),
+            to: Some(to),
+            messages: vec![Sender::Live(to)],
+            ..Datagram::default()
+        })
+    };
+    let mut recipe = one_task(vec![
+        Is::Regular(2, false, 5),
+        Is::Epoll(vec![(4, 7)]),
+        pair(3),
+        pair(2),
+        Is::Pipe(0, false, 9),
+        Is::Pipe(0, true, 9),
+        Is::Master(0),
+        Is::Terminal(0),
+        Is::Listener(Name::Abstract),
+        Is::Connection(0, false, 2),
+        Is::Fifo(5),
+    ]);
+    recipe.processes[0].maps = vec![0];
+    recipe.processes[0].leader = Some(0);
+    recipe.processes.push(Process::default());
+    recipe.late = late;
+    recipe
+}
+
+/// The small seeds of the fuzzer, which leave out what nobody refers to.
+#[test]
+fn what_is_lean_is_edited() {
+    for late in [false, true] {
+        let image = build(&Recipe {
+            lean: true,
+            ..everything(late)
+        });
+        assert_eq!(ignore_list(&image, "3").error, None);
+    }
+}
+
+/// Each is refused under advice, by the name of a record; without, nothing is changed.
+fn is_refused(what: &str, image: &[u8], by: &str) {
+    let refusal = ignore_list(image, "3").error.expect(what).to_string();
+    assert!(refusal.starts_with("image: offset "), "{what}: {refusal}");
+    assert!(refusal.contains(by), "{what}: {refusal}");
+    let without = rewrite(image, &[], &Caller::default(), false, &[]);
+    if without.error.is_none() {
+        assert!(without.out == image, "{what}");
+    }
+}
+
+#[test]
+fn references_to_what_has_not_come_are_refused() {
+    for late in [false, true] {
+        let image = build(&everything(late));
+        assert_eq!(ignore_list(&image, "3").error, None);
+        let moved = |kind| kind + u32::from(late);
+        let (creds, _) = of_kind(&image, moved(117), 0);
+        let cred = u32::from_le_bytes(image[creds + 8..creds + 12].try_into().unwrap());
+        for (what, kind, n, at) in [
+            ("a file's credentials", 304, 1, 20),
+            ("a socket", 304, 2, 48),
+            ("a pipe of no number", 304, 4, 48),
+            ("a terminal", 304, 6, 48),
+            ("a watched file", 308, 0, 36),
+            ("a watching set", 308, 0, 8),
+            ("a terminal's master", 306, 1, 12),
+            ("a sender", 703, 0, 44),
+            ("a receiver", 703, 0, 48),
+            ("a file table", moved(104), 0, 8),
+            ("an address space", moved(104), 0, 12),
+            ("credentials", moved(117), 0, 8),
+            ("a set of namespaces", moved(103), 0, 8),
+            ("a user", moved(114), 0, 40),
+            ("an executable", 401, 0, 12),
+            ("a controlling terminal", 602, 0, 312),
+        ] {
+            for value in [4000, cred, u32::MAX] {
+                let pipe = what == "a pipe of no number";
+                if (pipe && value == 4000) || (what.contains("credentials") && value == cred) {
+                    continue;
+                }
+                let mut image = image.clone();
+                let (start, _) = of_kind(&image, kind, n);
+                image[start + at..start + at + 4].copy_from_slice(&value.to_le_bytes());
+                is_refused(what, &image, "record, ");
+            }
+        }
+    }
+}
+
+#[test]
+fn counts_of_what_does_not_come_are_refused() {
+    for late in [false, true] {
+        let image = build(&everything(late));
+        let moved = |kind| kind + u32::from(late);
+        for (what, kind, at, by) in [
+            ("tasks", moved(101), 8, "TREE"),
+            ("watches", 308, 12, "EPOLL_ITEMS"),
+            ("messages", 702, 8, "SOCKET_QUEUE"),
+            ("bytes of a message", 703, 20, "SOCKET_BUFFER"),
+            ("fragments", 703, 52, "SOCKET_BUFFER"),
+            ("mappings", 401, 8, "MM record"),
+            ("signals", 604, 8, "SIGPENDING"),
+            ("groups", moved(116), 8, "GROUPINFO"),
+            ("flags that create", 304, 16, "FILE record"),
+            ("a type of object", 6, 8, "OBJREF"),
+        ] {
+            for value in [0x8000_0041, 0x00ff_0041] {
+                let mut image = image.clone();
+                put(&mut image, kind, 0, at, value);
+                is_refused(what, &image, by);
+            }
+        }
+    }
+}
+
+/// Longer or shorter than it is by 8 bytes: every record that has a length.
+#[test]
+fn records_have_their_lengths() {
+    for (late, machine) in [(false, Machine::X86_64), (true, Machine::X86_32)] {
+        let image = build(&Recipe {
+            machine,
+            ..everything(late)
+        });
+        let view = check(&image).unwrap();
+        for &(at, len) in &view.records {
+            let kind = view.number(&image[at..], 0);
+            // Texts, bytes, and what a processor holds. An announcement may be longer.
+            let free = matches!(kind, 4 | 5 | 7 | 201 | 202 | 303 | 305);
+            for more in [true, false] {
+                // Its length tells the version.
+                let tells = late && kind == 101;
+                if free || tells || (kind == 6 && more) || len < 16 {
+                    continue;
+                }
+                let (mut damaged, end) = (image.clone(), at + len);
+                let new = if more { len + 8 } else { len - 8 };
+                match more {
+                    true => drop(damaged.splice(end..end, [0; 8])),
+                    false => drop(damaged.drain(end - 8..end)),
+                }
+                let new = u32::try_from(new).unwrap();
+                damaged[at + 4..at + 8].copy_from_slice(&new.to_le_bytes());
+                let what = format!("{kind} of {new} bytes");
+                let refusal = ignore_list(&damaged, "3").error.expect(&what).to_string();
+                let here = format!("image: offset {at}: ");
+                assert!(refusal.starts_with(&here), "{what}: {refusal}");
+            }
+        }
+    }
 }
 
 /// References that go in circles, objects of which there are two, counts of

@@ -16,7 +16,7 @@ use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_image::listing::Engine;
 use ckpt_restart::call::{self, Shape};
 use ckpt_restart::request::{self, ABOVE, Naming, Request, Sources};
-use ckpt_restart::{Error, caller, debug, errno, log, report, reserved, warn};
+use ckpt_restart::{Error, caller, debug, errno, log, report, reserved, stream, warn};
 use cradvise::CALL;
 use libc::{c_char, c_int, c_long, c_uint, c_void, size_t, ssize_t};
 use once_cell::sync::OnceCell;
@@ -446,6 +446,9 @@ fn prepare(
     }
     if inherits && request.is_checked() {
         request.hold(ABOVE)?;
+    }
+    if !settings.dry_run {
+        stream::has_room()?;
     }
     debug!("advice is ready for the restart");
     Ok(Some(request))

@@ -394,7 +394,8 @@ pub fn without_a_name(kind: Kind) -> Option<String> {
                 .to_owned(),
         ),
         kind => Some(format!(
-            "Linux-CR opens files by name, and an opened {kind} would be dead: leave it out"
+            "Linux-CR opens files by name, and an opened {kind} would be dead: leave the image's as \
+             it is"
         )),
     }
 }

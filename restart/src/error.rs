@@ -40,6 +40,14 @@ impl Error {
         }
     }
 
+    /// The same where descriptors may be lacking, with the limit to raise.
+    pub(crate) fn without_descriptor(what: &str, source: io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(libc::EMFILE) => Error::system(format!("{what} (raise ulimit -n)"), source),
+            _ => Error::system(what, source),
+        }
+    }
+
     /// The errno that a refused call gives.
     pub fn errno(&self) -> i32 {
         match self {
@@ -67,7 +75,7 @@ impl fmt::Display for Error {
             Error::Rootless { root } => write!(
                 f,
                 "{root} has no proc/self/fd, by which tasks are given the caller's descriptors: \
-                 mount proc(5) there, or give CKPT_IGNORE only"
+                 mount proc(5) there, or only ignore descriptors"
             ),
             Error::DryRun => write!(f, "dry run: nothing is restored"),
         }

@@ -313,7 +313,7 @@ impl Request {
         self.foreknowledge = Some(survey.foreknowledge());
         self.name_tasks(survey.tasks.iter().map(|task| task.pid).collect());
         let medium = stream::medium_for(survey.queued.values().copied().max().unwrap_or(0));
-        let alone = survey.is_one_process();
+        let alone = survey.is_one_process() && survey.tables.len() <= 1;
         // The rewriter makes one of its own.
         drop(survey);
         if !alone {

@@ -361,7 +361,7 @@ impl Supply {
 
 impl Pump {
     fn start(input: File, mut rewriter: Box<Rewriter>) -> Result<Self, Error> {
-        let no_pipe = |e| Error::system("no pipe for the rewritten image", e);
+        let no_pipe = |e| Error::without_descriptor("no pipe for the rewritten image", e);
         let (image, output) = pipe().map_err(no_pipe)?;
         let stop = eventfd().map_err(no_pipe)?;
         let stopped = stop.try_clone().map_err(no_pipe)?;
@@ -415,7 +415,7 @@ fn unless<T: Send + 'static>(
     gone: &dyn Fn() -> bool,
     job: impl FnOnce(BorrowedFd<'_>) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    let no_pipe = |e| Error::system("no pipe to wait with", e);
+    let no_pipe = |e| Error::without_descriptor("no pipe to wait with", e);
     let (over, end) = pipe().map_err(no_pipe)?;
     let mut stop = File::from(eventfd().map_err(no_pipe)?);
     let stopped = stop.try_clone().map_err(no_pipe)?;
@@ -548,6 +548,18 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     }
     // SAFETY: both were just opened and belong to nobody else.
     Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
+}
+
+/// Whether there is room for the descriptors that a rewritten image takes, now that
+/// nothing has begun: a pipe, two that tell it to end, and one of the image.
+///
+/// # Errors
+/// EMFILE where there is none.
+pub fn has_room() -> Result<(), Error> {
+    let taken: io::Result<Vec<OwnedFd>> = (0..5).map(|_| eventfd()).collect();
+    taken.map(drop).map_err(|e| {
+        Error::without_descriptor("no descriptors are left for the rewritten image", e)
+    })
 }
 
 /// Not a pipe: who writes into one that nobody reads gets SIGPIPE, and the copy has

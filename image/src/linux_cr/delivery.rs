@@ -126,8 +126,8 @@ impl State {
 }
 
 impl Sink for State {
-    fn wants(&mut self, prefix: Prefix) -> bool {
-        prefix.len <= SMALL || prefix.kind == fixed::PIPE_BUF
+    fn wants(&mut self, prefix: Prefix, _: Option<&Layout>) -> Result<bool, Error> {
+        Ok(prefix.len <= SMALL || prefix.kind == fixed::PIPE_BUF)
     }
 
     fn record(&mut self, record: Record<'_>, _: Option<&Layout>) -> Result<(), Error> {
@@ -138,8 +138,8 @@ impl Sink for State {
                 return Err(Error::unsupported(
                     format!("image: a pipe with {contents} bytes in it"),
                     format!(
-                        "a new pipe holds {PIPE}, and the kernel would not restart it: read from \
-                         it before the checkpoint"
+                        "a new pipe holds {PIPE}, and the kernel would not restart it: ignore both \
+                         ends of it, or read from it before the checkpoint"
                     ),
                 ));
             }
@@ -149,7 +149,8 @@ impl Sink for State {
                         format!("image: a pipe with {contents} bytes in it"),
                         format!(
                             "no more than {THROUGH_A_PIPE} pass where the image itself comes \
-                             through a pipe: give the restart program the image as a file"
+                             through a pipe: give the restart program the image as a file, or \
+                             ignore both ends of it"
                         ),
                     ));
                 }

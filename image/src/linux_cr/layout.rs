@@ -338,6 +338,11 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Whether an x86 machine wrote it.
+    pub fn is_x86(&self) -> bool {
+        matches!(self.arch, Some(Arch::X86_32 | Arch::X86_64))
+    }
+
     /// Whether this engine edits images laid out so.
     pub fn is_editable(&self) -> bool {
         let known = match self.arch {

@@ -3,12 +3,10 @@
 //! Nothing is held back but the record that is being put together, and only
 //! where somebody wants it whole: memory pages pass through.
 
+use super::forms;
 use super::layout::{self, Layout, MAGIC, Order, PREFIX, TAIL_MAGIC, Version, fixed};
 use crate::Error;
 
-/// The longest record that is put together, in bytes. Those that are wanted
-/// hold descriptors, names and pipe contents; a pipe holds a MiB at most.
-const LONGEST_WHOLE: u32 = 16 << 20;
 /// The raw page after a socket buffer's fragment.
 const PAGE: u64 = 4096;
 
@@ -23,6 +21,16 @@ pub struct Prefix {
     pub offset: u64,
 }
 
+impl Prefix {
+    /// An error at this record.
+    ///
+    /// * `version`: of the image, once it has told.
+    pub fn error(&self, version: Option<&Version>, reason: impl std::fmt::Display) -> Error {
+        let name = forms::name(self.kind, version);
+        Error::stream(self.offset, format!("{name}, {} bytes: {reason}", self.len))
+    }
+}
+
 /// A whole record.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
@@ -32,6 +40,8 @@ pub struct Record<'a> {
     pub bytes: &'a [u8],
     /// Byte order.
     pub order: Order,
+    /// Of the image, once it has told.
+    pub version: Option<&'static Version>,
 }
 
 impl Record<'_> {
@@ -106,18 +116,17 @@ impl Record<'_> {
 
     /// An error at this record.
     pub fn error(&self, reason: impl std::fmt::Display) -> Error {
-        let Prefix { kind, len, offset } = self.prefix;
-        Error::stream(
-            offset,
-            format!("record of type {kind}, {len} bytes: {reason}"),
-        )
+        self.prefix.error(self.version, reason)
     }
 }
 
 /// Where the records go.
 pub trait Sink {
     /// Whether a record is wanted whole; otherwise its bytes are passed.
-    fn wants(&mut self, prefix: Prefix) -> bool;
+    ///
+    /// # Errors
+    /// The sink's; it ends the stream.
+    fn wants(&mut self, prefix: Prefix, layout: Option<&Layout>) -> Result<bool, Error>;
     /// A whole record.
     ///
     /// # Errors
@@ -181,6 +190,10 @@ impl Splitter {
     /// The layout, once the head has been read.
     pub fn layout(&self) -> Option<&Layout> {
         self.layout.as_ref()
+    }
+
+    fn version(&self) -> Option<&'static Version> {
+        self.layout.map(|layout| layout.version)
     }
 
     /// Takes more of the stream.
@@ -258,8 +271,9 @@ impl Splitter {
                     .to_owned()
             }
             (At::Whole(prefix), _) => format!(
-                "it ends inside a record of type {}, {} bytes",
-                prefix.kind, prefix.len
+                "it ends inside a {}, {} bytes",
+                forms::name(prefix.kind, self.version()),
+                prefix.len
             ),
             _ => "it ends inside a record".to_owned(),
         };
@@ -287,15 +301,10 @@ impl Splitter {
         };
         self.check(prefix)?;
         let head = !matches!(self.head, Head::Settled) && prefix.len <= 4096;
-        if head || self.layout.is_none() || sink.wants(prefix) || self.matters(prefix) {
-            if prefix.len > LONGEST_WHOLE {
-                return Err(Error::stream(
-                    prefix.offset,
-                    format!(
-                        "record of type {} claims {} bytes, more than it can have",
-                        prefix.kind, prefix.len
-                    ),
-                ));
+        let wanted = sink.wants(prefix, self.layout.as_ref())?;
+        if head || self.layout.is_none() || wanted || self.matters(prefix) {
+            if prefix.len > forms::LONGEST_WHOLE {
+                return Err(prefix.error(self.version(), "more than it can have"));
             }
             self.at = At::Whole(prefix);
             if prefix.len as usize == PREFIX {
@@ -340,16 +349,11 @@ impl Splitter {
             return Err(Error::stream(offset, "this is no Linux-CR image"));
         }
         if (len as usize) < PREFIX || len > i32::MAX as u32 {
-            return Err(Error::stream(
-                offset,
-                format!("record of type {kind} claims a length of {len} bytes"),
-            ));
+            return Err(prefix.error(self.version(), "no record is so long or so short"));
         }
         if matches!(kind, fixed::STRING | fixed::FILE_NAME) && len as usize == PREFIX {
-            return Err(Error::stream(
-                offset,
-                format!("record of type {kind} without a text, which would crash the kernel"),
-            ));
+            let reason = "without a text, which would crash the kernel";
+            return Err(prefix.error(self.version(), reason));
         }
         Ok(())
     }
@@ -363,6 +367,7 @@ impl Splitter {
             prefix,
             bytes: &buffer,
             order: self.order,
+            version: self.version(),
         };
         self.read_head(&record)?;
         sink.record(record, self.layout.as_ref())?;
@@ -406,7 +411,8 @@ impl Splitter {
                     _ => fixed::LSM_INFO,
                 };
                 if record.prefix.kind != expected {
-                    return Err(record.error(format!("expected a record of type {expected}")));
+                    let expected = forms::name(expected, None);
+                    return Err(record.error(format!("expected a {expected}")));
                 }
             }
             Head::Strings { revision, .. } => {

@@ -22,7 +22,8 @@ mod watches;
 
 use super::layout::{Layout, Order, fixed};
 use super::records::{Prefix, Record, Sink, Splitter};
-use super::survey::{Foreknowledge, Interest, Survey};
+use super::soundness::Soundness;
+use super::survey::{Foreknowledge, Interest, Planned, Survey};
 use crate::Error;
 use crate::caller::Opening;
 use crate::listing::Engine;
@@ -50,6 +51,7 @@ impl Rewriter {
     ///
     /// * `offsets`: asked for a caller's file when its table goes out.
     pub fn new(planner: Planner, offsets: Offsets) -> Self {
+        let soundness = (!planner.is_idle()).then(Soundness::default);
         Rewriter {
             splitter: Splitter::default(),
             editor: Editor {
@@ -67,8 +69,10 @@ impl Rewriter {
                 removed_behind: BTreeSet::new(),
                 given: BTreeMap::new(),
                 taken: BTreeSet::new(),
+                mended: BTreeSet::new(),
                 own: Own::default(),
                 deferred: Deferred::default(),
+                soundness,
                 foreknowledge: None,
                 terminals: Terminals::default(),
                 replaced: BTreeMap::new(),
@@ -90,7 +94,11 @@ impl Rewriter {
     pub fn foreknowledge(&self) -> Foreknowledge {
         let Editor { survey, kept, .. } = &self.editor;
         Foreknowledge {
-            files: Some(survey.keeping(kept)),
+            planned: Some(Planned {
+                changes: !self.changes().is_empty(),
+                taken: self.editor.ends_taken(),
+                files: survey.keeping(kept),
+            }),
             ..survey.foreknowledge()
         }
     }
@@ -196,8 +204,12 @@ struct Editor {
     given: BTreeMap<Origin, i32>,
     /// The same objrefs.
     taken: BTreeSet<i32>,
+    /// Sockets that went out without the queues which no kernel reads.
+    mended: BTreeSet<i32>,
     own: Own,
     deferred: Deferred,
+    /// Where there is advice: what asks for nothing changes nothing.
+    soundness: Option<Soundness>,
     foreknowledge: Option<Foreknowledge>,
     terminals: Terminals,
     /// What took the place of a file's numbers, by its objref and the number.
@@ -209,12 +221,15 @@ struct Editor {
 }
 
 impl Sink for Editor {
-    fn wants(&mut self, prefix: Prefix) -> bool {
+    fn wants(&mut self, prefix: Prefix, layout: Option<&Layout>) -> Result<bool, Error> {
+        if let Some(soundness) = &mut self.soundness {
+            soundness.prefix(prefix, layout)?;
+        }
         let wanted = self.interest.wants(prefix, self.layout.as_ref()) || self.buffered.is_some();
         if !wanted {
             self.deferred.passes(prefix);
         }
-        wanted
+        Ok(wanted)
     }
 
     fn record(&mut self, record: Record<'_>, layout: Option<&Layout>) -> Result<(), Error> {
@@ -234,6 +249,9 @@ impl Sink for Editor {
             ));
         }
         self.layout = Some(*layout);
+        if let Some(soundness) = &mut self.soundness {
+            soundness.record(&record, layout)?;
+        }
         if record.prefix.kind == fixed::OBJREF {
             self.refuse_given(record.i32(12)?)?;
         }
@@ -287,6 +305,9 @@ impl Editor {
             }
             self.out.extend_from_slice(&watches);
         }
+        if self.withhold_end(record, layout)? {
+            return Ok(());
+        }
         match record.prefix.kind {
             fixed::OBJREF if record.u32(8)? == version.file_table_object => {
                 let mut buffered = Buffered::new(self.survey.cred);
@@ -325,7 +346,7 @@ impl Editor {
             }
             fixed::SIGNAL => {
                 let tty = record.i32(SIGNAL_TTY)?;
-                if self.terminals.taken.contains_key(&tty) {
+                if self.is_taken(tty) {
                     let mut bytes = record.bytes.to_vec();
                     put(record.order, &mut bytes, SIGNAL_TTY, 0);
                     self.out.extend_from_slice(&bytes);
@@ -351,7 +372,7 @@ impl Editor {
         Err(Error::unsupported(
             format!("image: object {file}"),
             "all of the pipe or socket behind it was dropped that could be known of, and more \
-             comes: leave it out",
+             comes: give the image as a file",
         ))
     }
 
@@ -361,7 +382,7 @@ impl Editor {
             return Err(Error::unsupported(
                 format!("image: object {file}"),
                 "all descriptors of it were dropped that could be known of, and another one comes: \
-                 leave it out",
+                 give the image as a file",
             ));
         }
         let Some(bytes) = self.held.remove(&file) else {

@@ -3,6 +3,7 @@
 //! Told every whole record in order, it knows at each moment what a kernel that
 //! has read as far knows. Memory grows with descriptors, never with pages.
 
+use super::forms;
 use super::layout::{Layout, SOCKET_DEAD, UNIX_LINKED, Version, file_type, fixed};
 use super::records::{Prefix, Record, Sink, Splitter};
 use crate::Error;
@@ -237,8 +238,19 @@ pub struct Foreknowledge {
     pub numbers: BTreeSet<i32>,
     /// Ends of terminals which files are on.
     pub masters: BTreeSet<i32>,
-    /// Of the files, once the advice has been met with all tables.
-    pub files: Option<Kept>,
+    /// What advice makes of it, once it has been met with all tables.
+    pub planned: Option<Planned>,
+}
+
+/// What advice makes of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Planned {
+    /// Some descriptor is another one or none.
+    pub changes: bool,
+    /// The ends of the terminals that it takes from everybody.
+    pub taken: BTreeSet<i32>,
+    /// What it leaves of the files.
+    pub files: Kept,
 }
 
 /// What advice leaves of the files of an image.
@@ -371,7 +383,7 @@ impl Survey {
         Foreknowledge {
             numbers: numbers.map(|desc| desc.number).collect(),
             masters: self.masters.iter().copied().collect(),
-            files: None,
+            planned: None,
         }
     }
 
@@ -512,7 +524,8 @@ impl Survey {
             None => record.prefix.kind,
         };
         if record.prefix.kind != follows {
-            return Err(record.error(format!("expected a record of type {follows}")));
+            let follows = forms::name(follows, Some(version));
+            return Err(record.error(format!("expected a {follows}")));
         }
         if self.complete_table().is_some() {
             self.filling = None;
@@ -996,8 +1009,8 @@ struct Surveying {
 }
 
 impl Sink for Surveying {
-    fn wants(&mut self, prefix: Prefix) -> bool {
-        self.interest.wants(prefix, self.layout.as_ref())
+    fn wants(&mut self, prefix: Prefix, layout: Option<&Layout>) -> Result<bool, Error> {
+        Ok(self.interest.wants(prefix, layout))
     }
 
     fn record(&mut self, record: Record<'_>, layout: Option<&Layout>) -> Result<(), Error> {

@@ -622,11 +622,16 @@ impl<'a> Writer<'a> {
         self.rec(451, body().to(len));
         self.rec(303, body().bytes(b"/job\0"));
         self.rec(303, body().bytes(b"/\0"));
-        let sighand = self.id();
-        if !self.recipe.lean {
-            self.objref(6, sighand);
-            self.filler(601, 2056);
-        }
+        let shared = earlier.first().map(|&of| self.objects[of].sighand);
+        let sighand = match shared.filter(|_| self.recipe.lean) {
+            Some(sighand) => sighand,
+            None => {
+                let sighand = self.id();
+                self.objref(6, sighand);
+                self.rec(601, body().to(2056));
+                sighand
+            }
+        };
         let signal = self.id();
         self.objects.push(Objects {
             table,

@@ -313,6 +313,11 @@ impl Comparison<'_> {
             let (had, has) = (&self.before.tables[table], &self.after.tables[table]);
             prop_assert_eq!(had, has, "a table that was changed cannot be read");
         }
+        let mended = self.knows && !self.expected.touched.is_empty();
+        prop_assert!(
+            !mended || self.after.unreadable.is_empty(),
+            "what no kernel reads is left in an image that was changed"
+        );
         Ok(())
     }
 

@@ -248,7 +248,10 @@ fn judge(view: &View, caller: &BTreeMap<i32, Given>, whole: bool, outcome: &mut 
         outcome.refusals.insert("part of a terminal");
     }
     // What a task has been told of its controlling terminal when another loses
-    // the terminal cannot be taken back.
+    // the terminal cannot be taken back, where that was not known in advance.
+    if whole {
+        return;
+    }
     let of_process = |process: i32| view.tasks.iter().position(|t| t.process == process);
     for (process, slave) in &view.controlling {
         let first_to_lose = view.tasks.iter().position(|task| {

@@ -248,6 +248,7 @@ impl Deferred {
                 prefix,
                 bytes: &bytes,
                 order: layout.order,
+                version: Some(layout.version),
             };
             match self.fate(&record, layout)? {
                 Becomes::Itself => out.extend_from_slice(&bytes),

@@ -21,7 +21,7 @@ use super::deferred::Queues;
 use super::{Editor, put};
 use crate::advice::Kind;
 use crate::linux_cr::layout::{Layout, UNIX_LINKED, file_type};
-use crate::linux_cr::survey::{Desc, Kept, Name, Socket, Work};
+use crate::linux_cr::survey::{Desc, Kept, Name, Planned, Socket, Work};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes of a unix socket's address that has no name.
@@ -116,8 +116,13 @@ impl Editor {
         }
     }
 
+    /// What advice makes of the whole image, where a pass before this one has planned it.
+    pub(super) fn planned(&self) -> Option<&Planned> {
+        self.foreknowledge.as_ref()?.planned.as_ref()
+    }
+
     fn known_files(&self) -> Option<&Kept> {
-        self.foreknowledge.as_ref()?.files.as_ref()
+        self.planned().map(|planned| &planned.files)
     }
 
     /// Whether some descriptor is known to keep a file.
@@ -185,12 +190,20 @@ impl Editor {
             let socket = socket.filter(|_| file.file_type == file_type::SOCKET);
             let known = self.known_files();
             let unnamed = known.is_some_and(|known| known.unnamed.contains(&file.behind));
-            let silent = unnamed || queues.contains_key(&file.behind);
+            let mended = self.mended.contains(&file.behind);
+            let silent = unnamed || mended || queues.contains_key(&file.behind);
             let Some(socket) = socket.filter(|_| !silent) else {
                 continue;
             };
             let number = desc.number;
             let stays = dropped.contains(&desc.file) && !held.contains_key(&desc.file);
+            // In a file it is known whether somebody else needs the socket.
+            let is_told = self.foreknowledge.is_some() || self.survey.is_last_process();
+            let remedy = if is_told {
+                ""
+            } else {
+                " (give the image as a file)"
+            };
             let warning = if stays && socket.takes_a_name() {
                 "is a socket with a name, which the restart makes anew before it is closed: a file of that name is lost"
             } else if stays && socket.kind == Kind::Inet {
@@ -201,21 +214,27 @@ impl Editor {
             } else {
                 continue;
             };
+            let remedy = if stays { remedy } else { "" };
             self.warnings
-                .push(format!("task {task} descriptor {number} {warning}"));
+                .push(format!("task {task} descriptor {number} {warning}{remedy}"));
         }
     }
 
-    /// Says what a socket does to the system which only a watch needs, for all that is known.
+    /// Says what a file does to the system which only a watch needs, for all that is known.
     pub(super) fn warn_of_watched(&mut self, number: i32, file: i32) {
-        let file = self.survey.files.get(&file);
-        let file = file.filter(|file| file.file_type == file_type::SOCKET);
-        if file.is_some_and(|file| self.survey.sockets.contains_key(&file.behind)) {
-            self.warnings.push(format!(
-                "descriptor {number} was a socket which an epoll set watches, and a task that comes later may have \
-                 it: its name or port is taken until the restart ends (give the image as a file)"
-            ));
-        }
+        let Some(file) = self.survey.files.get(&file) else {
+            return;
+        };
+        let (what, does) = match file.file_type {
+            file_type::EVENTFD => return,
+            file_type::SOCKET => ("socket", "its name or port is taken until the restart ends"),
+            file_type::TTY => ("terminal", "its number is taken until the restart ends"),
+            _ => ("file", "its path is opened, and has to be there"),
+        };
+        self.warnings.push(format!(
+            "descriptor {number} was a {what} which an epoll set watches, and a task that comes later may have both: \
+             {does} (give the image as a file)"
+        ));
     }
 
     /// Whether nothing that can still come needs a file that was held back: no other table comes, and it cannot be

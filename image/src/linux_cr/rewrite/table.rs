@@ -104,10 +104,13 @@ impl Editor {
         let here = buffered.files();
         let held = self.hold_back(&dropped, &here);
         let mut queues = self.sockets_left(&dropped, &here, &held);
-        if self.planner.changes().is_empty() {
+        let planned = self.planned().is_some_and(|planned| planned.changes);
+        if !planned && self.planner.changes().is_empty() {
             // The end of a socket that another table drops may stand in this one.
             queues.retain(|_, queues| *queues == Queues::Emptied);
         }
+        let gone = queues.iter().filter(|(_, left)| **left == Queues::Gone);
+        self.mended.extend(gone.map(|(id, _)| *id));
         self.warn_of_sockets(owner, &descs, &dropped, &held, &queues);
         let removed = |file: &&i32| held.get(file) == Some(&Left::Gone);
         let sets = self.survey.work.iter().filter_map(|work| match work {
@@ -298,15 +301,8 @@ impl Editor {
                     .unwrap_or_default()
             };
             if outside {
-                if let Some(leader) = self.terminals.controlling.get(&file.behind) {
-                    return Err(Error::unsupported(
-                        format!("{}: task {task} descriptor {}", item(), desc.number),
-                        format!(
-                            "the terminal is the controlling one of task {leader}, which the \
-                             restart has made by now and would hang up with it: leave it out"
-                        ),
-                    ));
-                }
+                let what = format!("{}: task {task} descriptor {}", item(), desc.number);
+                self.refuse_controlling(file.behind, what)?;
                 let taken = self.terminals.taken.entry(file.behind);
                 taken.or_insert_with(|| item().to_string());
             }

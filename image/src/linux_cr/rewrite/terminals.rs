@@ -2,7 +2,7 @@
 
 use super::Editor;
 use crate::Error;
-use crate::linux_cr::layout::{file_type, fixed};
+use crate::linux_cr::layout::{Layout, file_type, fixed};
 use crate::linux_cr::records::Record;
 use crate::linux_cr::survey::Tty;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,9 +18,67 @@ pub struct Terminals {
     pub held: BTreeMap<i32, Vec<u8>>,
     /// By the slave's objref: the task whose controlling terminal it stays.
     pub controlling: BTreeMap<i32, i32>,
+    /// The end outside file tables whose records are read, and which is held back.
+    withheld: Option<i32>,
 }
 
 impl Editor {
+    /// Both ends of the terminals that were taken.
+    pub(super) fn ends_taken(&self) -> BTreeSet<i32> {
+        let slaves = self.terminals.taken.keys();
+        let ends = slaves.map(|slave| (*slave, self.survey.ttys.get(slave).map(|tty| tty.link)));
+        ends.flat_map(|(slave, master)| std::iter::once(slave).chain(master))
+            .collect()
+    }
+
+    /// Whether advice takes an end of a terminal, for all that is known.
+    pub(super) fn is_taken(&self, end: i32) -> bool {
+        let planned = self.planned();
+        self.terminals.taken.contains_key(&end)
+            || planned.is_some_and(|planned| planned.taken.contains(&end))
+    }
+
+    /// A task has got a terminal as its controlling one, and a later table drops it.
+    ///
+    /// * `what`: the item, and the descriptor.
+    pub(super) fn refuse_controlling(&self, slave: i32, what: String) -> Result<(), Error> {
+        // A pass that only plans tells the next one.
+        let plans = self.foreknowledge.is_some() && self.planned().is_none();
+        match self.terminals.controlling.get(&slave) {
+            Some(leader) if !plans => Err(Error::unsupported(
+                what,
+                format!(
+                    "the terminal is the controlling one of task {leader}, which comes earlier in \
+                     the image and would hang up with it: give the image as a file"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Holds a record back that is announced outside file tables, and of an end that advice takes.
+    pub(super) fn withhold_end(
+        &mut self,
+        record: &Record<'_>,
+        layout: &Layout,
+    ) -> Result<bool, Error> {
+        match record.prefix.kind {
+            fixed::OBJREF => {
+                let (object, end) = (record.u32(8)?, record.i32(12)?);
+                let is_end = object == layout.version.tty_object;
+                self.terminals.withheld = Some(end).filter(|end| is_end && self.is_taken(*end));
+            }
+            fixed::TTY | fixed::TTY_LDISC | fixed::BUFFER => {}
+            _ => self.terminals.withheld = None,
+        }
+        let Some(end) = self.terminals.withheld else {
+            return Ok(false);
+        };
+        let held = self.terminals.held.entry(end).or_default();
+        held.extend_from_slice(record.bytes);
+        Ok(true)
+    }
+
     /// A terminal of the outside is taken from everybody or nobody: what is left
     /// of it would come back dead.
     pub(super) fn check_terminals(&self) -> Result<(), Error> {
@@ -32,11 +90,17 @@ impl Editor {
             let list: Vec<String> = kept.iter().map(|(task, n)| format!("{task}:{n}")).collect();
             let others: Vec<String> = list.iter().map(|one| format!("{one}=2")).collect();
             let (list, others) = (list.join(","), others.join(","));
+            // Another task may have the master, and the terminal would live.
+            let is_told = self.foreknowledge.is_some() || self.survey.is_last_process();
+            let either = match is_told {
+                true => "",
+                false => "give the image as a file, or, where no later task has its master, ",
+            };
             return Err(Error::Contradiction {
                 what: format!(
                     "{item}: terminal /dev/pts/{index} would be left at {list} and be dead there"
                 ),
-                remedy: format!("add CKPT_IGNORE={list} (or CKPT_SUBSTITUTE={others})"),
+                remedy: format!("{either}ignore {list} too (or substitute {others})"),
             });
         }
         Ok(())
@@ -59,7 +123,7 @@ impl Editor {
             Some((_, item)) => Err(Error::unsupported(
                 item.clone(),
                 "the master of that terminal is in the image too, with a task that comes later, \
-                 and it was taken for one of the outside by then: leave it out",
+                 and it was taken for one of the outside by then: give the image as a file",
             )),
         }
     }

@@ -52,6 +52,11 @@ impl Editor {
             put(record.order, &mut item, 12, given);
             items.extend_from_slice(&item);
         }
+        if items == record.bytes {
+            self.out.append(&mut count);
+            self.out.append(&mut items);
+            return Ok(());
+        }
         let left = (items.len() - PREFIX) / ITEM;
         let order = record.order;
         put(
