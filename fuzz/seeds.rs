@@ -14,7 +14,7 @@ mod build;
 mod criu;
 
 /// The files of a CRIU image in an input of `criu_rewrite`.
-#[path = "targets/criu_files.rs"]
+#[path = "cases/criu_files.rs"]
 #[allow(dead_code)]
 mod criu_files;
 
@@ -176,6 +176,19 @@ fn criu_images() -> Vec<(&'static str, &'static str, &'static str, criu::World)>
     ]
 }
 
+const RECORDS: [(&str, &str); 3] = [
+    ("empty", "{\"ckptadv\":1}"),
+    (
+        "one",
+        "{\"ckptadv\":1,\"left_out\":[{\"task\":17,\"fd\":7,\"id\":0,\"flags\":2,\"kind\":\"chr\",\"file\":\"/dev/fuse\"}]}",
+    ),
+    (
+        "later",
+        "{\"ckptadv\":1,\"x\":[{\"y\":[null,true,-1.5e3]}],\"left_out\":[\n {\"fd\":3,\"task\":1,\"id\":1,\"flags\":524288,\
+         \"kind\":\"new\",\"file\":\"\\u00e9\\\"\\n\",\"more\":{}}]}",
+    ),
+];
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (lean, root) = match arguments.as_slice() {
@@ -224,6 +237,9 @@ fn main() {
         let mut input = format!("{ignore}\n{preserve}\n").into_bytes();
         input.extend(criu_files::input(&world.files()));
         write(&root.join("criu_rewrite").join(name), &input);
+    }
+    for (name, text) in RECORDS {
+        write(&root.join("record").join(name), text.as_bytes());
     }
     let lists = [
         ("ignore", "\x000,3-5,root:7,*:9-,4242:1"),
