@@ -176,11 +176,16 @@ fn criu_images() -> Vec<(&'static str, &'static str, &'static str, criu::World)>
     ]
 }
 
-const RECORDS: [(&str, &str); 3] = [
+const RECORDS: [(&str, &str); 4] = [
     ("empty", "{\"ckptadv\":1}"),
     (
         "one",
         "{\"ckptadv\":1,\"left_out\":[{\"task\":17,\"fd\":7,\"id\":0,\"flags\":2,\"kind\":\"chr\",\"file\":\"/dev/fuse\"}]}",
+    ),
+    (
+        "twice",
+        "{\"ckptadv\":1,\"left_out\":[{\"task\":1,\"fd\":3,\"id\":1,\"flags\":2,\"kind\":\"chr\",\"file\":\"/dev/fuse\"}],\
+         \"left_out\":[{\"task\":1,\"fd\":3,\"id\":1,\"flags\":2,\"kind\":\"chr\",\"file\":\"/dev/fuse\"}]}",
     ),
     (
         "later",
@@ -239,7 +244,7 @@ fn main() {
         write(&root.join("criu_rewrite").join(name), &input);
     }
     for (name, text) in RECORDS {
-        write(&root.join("record").join(name), text.as_bytes());
+        write(&root.join("criu_record").join(name), text.as_bytes());
     }
     let lists = [
         ("ignore", "\x000,3-5,root:7,*:9-,4242:1"),

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 #[path = "../fuzz/cases/advice_list.rs"]
 mod advice_list;
+#[path = "../fuzz/cases/criu_record.rs"]
+mod criu_record;
 #[path = "../fuzz/cases/criu_rewrite.rs"]
 mod criu_rewrite;
 #[path = "../fuzz/cases/linux_cr_rewrite.rs"]
 mod linux_cr_rewrite;
 #[path = "../fuzz/cases/linux_cr_survey.rs"]
 mod linux_cr_survey;
-#[path = "../fuzz/cases/record.rs"]
-mod record;
 
 /// No input grows longer, in bytes.
 const LONGEST: usize = 64 << 10;
@@ -155,5 +155,5 @@ fn lists_are_read() {
 
 #[test]
 fn records_are_read() {
-    fuzz("record", 20_000, record::run);
+    fuzz("criu_record", 20_000, criu_record::run);
 }

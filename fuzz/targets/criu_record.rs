@@ -1,6 +1,6 @@
 #![no_main]
 
-#[path = "../cases/record.rs"]
+#[path = "../cases/criu_record.rs"]
 mod case;
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| case::run(input));
