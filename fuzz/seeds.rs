@@ -14,7 +14,7 @@ mod build;
 mod criu;
 
 /// The files of a CRIU image in an input of `criu_rewrite`.
-#[path = "targets/criu_files.rs"]
+#[path = "cases/criu_files.rs"]
 #[allow(dead_code)]
 mod criu_files;
 
@@ -177,6 +177,29 @@ fn criu_images() -> Vec<(&'static str, &'static str, &'static str, criu::World)>
     ]
 }
 
+const RECORDS: [(&str, &str); 5] = [
+    ("empty", "{\"ckptadv\":1}"),
+    (
+        "one",
+        "{\"ckptadv\":1,\"left_out\":[{\"task\":17,\"fd\":7,\"id\":0,\"flags\":2,\"kind\":\"chr\",\"file\":\"/dev/fuse\"}]}",
+    ),
+    (
+        "twice",
+        "{\"ckptadv\":1,\"left_out\":[{\"task\":1,\"fd\":3,\"id\":1,\"flags\":2,\"kind\":\"chr\",\"file\":\"/dev/fuse\"}],\
+         \"left_out\":[{\"task\":1,\"fd\":3,\"id\":1,\"flags\":2,\"kind\":\"chr\",\"file\":\"/dev/fuse\"}]}",
+    ),
+    (
+        "whole",
+        "{\"ckptadv\":1,\"left_out\":[\n {\"task\":17,\"fd\":7,\"id\":3,\"flags\":2,\"kind\":\"chr\",\"file\":\"/dev/fuse\"}\n],\
+         \"asks\":[\n {\"task\":17,\"fd\":5,\"mark\":41,\"kind\":\"reg\",\"file\":\"/a \\u0041\"}\n]}\n",
+    ),
+    (
+        "later",
+        "{\"ckptadv\":1,\"x\":[{\"y\":[null,true,-1.5e3]}],\"left_out\":[\n {\"fd\":3,\"task\":1,\"id\":1,\"flags\":524288,\
+         \"kind\":\"new\",\"file\":\"\\u00e9\\\"\\n\",\"more\":{}}]}",
+    ),
+];
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (lean, root) = match arguments.as_slice() {
@@ -233,10 +256,9 @@ fn main() {
     write(&root.join("marks/table"), &table.collect::<Vec<u8>>());
     let maps = "7f00-7f01 ---p 00000000 00:00 0 \n7f01-7f04 rw-p 00000000 00:00 0 \n";
     write(&root.join("marks/maps"), maps.as_bytes());
-    let record = "{\"ckptadv\":1,\"left_out\":[\n {\"task\":17,\"fd\":7,\"id\":3,\"flags\":2,\
-                  \"kind\":\"chr\",\"file\":\"/dev/fuse\"}\n],\"asks\":[\n {\"task\":17,\"fd\":5,\
-                  \"mark\":41,\"kind\":\"reg\",\"file\":\"/a \\u0041\"}\n]}\n";
-    write(&root.join("criu_record/whole"), record.as_bytes());
+    for (name, text) in RECORDS {
+        write(&root.join("criu_record").join(name), text.as_bytes());
+    }
     let lists = [
         ("ignore", "\x000,3-5,root:7,*:9-,4242:1"),
         ("preserve", "\x010-2, 12"),

@@ -1,11 +1,6 @@
 #![no_main]
 
-use ckpt_image::criu::record;
-use libfuzzer_sys::fuzz_target;
+#[path = "../cases/criu_record.rs"]
+mod case;
 
-fuzz_target!(|input: &[u8]| {
-    match record::read(input) {
-        Ok(read) => assert_eq!(record::read(&record::write(&read)), Ok(read)),
-        Err(error) => assert!(!error.to_string().is_empty()),
-    }
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| case::run(input));

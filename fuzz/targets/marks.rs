@@ -1,21 +1,6 @@
 #![no_main]
 
-use ckpt_image::marks::{self, Marks};
-use libfuzzer_sys::fuzz_target;
+#[path = "../cases/marks.rs"]
+mod case;
 
-fuzz_target!(|input: &[u8]| {
-    let places = marks::places(input);
-    assert!(places.len() <= input.len());
-    let mut found = Marks::default();
-    for (number, word, at) in marks::words(input) {
-        let first = marks::first_number(input).expect("a header");
-        assert!(number >= first && number - first < marks::WORDS as i32);
-        assert_eq!(input[at..at + 8], word.to_ne_bytes());
-        let other = marks::identity_of(word).map(|made_for| made_for ^ 1);
-        found.add(number, word, || other);
-    }
-    for mark in found.into_vec() {
-        assert!(!mark.asks() && !mark.leaves_out());
-        assert!(!mark.to_string().is_empty());
-    }
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| case::run(input));

@@ -32,8 +32,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
 static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 /// Some of them are not copied yet.
 static KEEPING: AtomicBool = AtomicBool::new(false);
-/// The first bytes of an image may be on this descriptor.
-static CANDIDATE: AtomicI32 = AtomicI32::new(-1);
+/// What was read may be the first bytes of an image, with more to come.
+static BEGINNING: Mutex<Option<Beginning>> = Mutex::new(None);
 /// An image was seen, and the request looked at: what came of it.
 static REQUEST: OnceCell<Result<Option<Request>, c_int>> = OnceCell::new();
 /// The head of an image that comes through a pipe, while it is read from this
@@ -46,9 +46,63 @@ static IMAGE: AtomicI32 = AtomicI32::new(-1);
 /// refused what comes before it.
 static SEEN: AtomicPtr<AtomicBool> = AtomicPtr::new(std::ptr::null_mut());
 
-/// The first record of a little-endian image: its type and length.
-const PREFIX: [u8; 8] = [1, 0, 0, 0, 72, 0, 0, 0];
+/// The first record of an image, little-endian and big-endian: its type and length.
+const PREFIXES: [[u8; 8]; 2] = [[1, 0, 0, 0, 72, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 72]];
 const FIRST_RECORD: usize = 72;
+/// How many bytes tell an image: the prefix and the magic number.
+const TELLING: usize = 16;
+
+/// The first bytes that were read from a descriptor.
+struct Beginning {
+    fd: c_int,
+    bytes: [u8; TELLING],
+    length: usize,
+}
+
+impl Beginning {
+    /// With the next bytes, as far as they tell something.
+    fn and(mut self, next: &[u8]) -> Self {
+        let more = next.len().min(TELLING - self.length);
+        self.bytes[self.length..][..more].copy_from_slice(&next[..more]);
+        self.length += more;
+        self
+    }
+
+    fn may_be_an_image(&self) -> bool {
+        let bytes = &self.bytes[..self.length];
+        match self.length {
+            0..8 => PREFIXES.iter().any(|prefix| prefix.starts_with(bytes)),
+            8..TELLING => PREFIXES.iter().any(|prefix| bytes.starts_with(prefix)),
+            _ => begins_like_an_image(bytes),
+        }
+    }
+}
+
+/// Whether a read ended with the bytes that tell an image. Gives those that were read
+/// before it, which may be few at a time.
+fn beginning(fd: c_int, bytes: &[u8]) -> Option<Vec<u8>> {
+    // Whoever holds the lock reads at the same time, which no restart program does.
+    let mut kept = BEGINNING.try_lock()?;
+    let anew = Beginning {
+        fd,
+        bytes: [0; TELLING],
+        length: 0,
+    };
+    let before = kept.take().filter(|before| before.fd == fd);
+    for before in before.into_iter().chain([anew]) {
+        let length = before.length;
+        let read = before.and(bytes);
+        if !read.may_be_an_image() {
+            continue;
+        }
+        if read.length == TELLING {
+            return Some(read.bytes[..length].to_vec());
+        }
+        *kept = Some(read);
+        return None;
+    }
+    None
+}
 
 /// A descriptor that advice takes.
 struct Kept {
@@ -111,27 +165,19 @@ pub fn on_read(fd: c_int, buffer: *const c_void, count: size_t, result: ssize_t)
         });
         return result;
     }
-    if length < 8 || count > FIRST_RECORD {
+    if length == 0 || count > FIRST_RECORD {
         return result;
     }
     // SAFETY: read(2) has just written this many bytes there.
     let bytes = unsafe { std::slice::from_raw_parts(buffer.cast::<u8>(), length) };
-    let continued = CANDIDATE.swap(-1, Ordering::Relaxed) == fd && is_magic(bytes);
-    if !continued && !begins_like_an_image(bytes) {
-        return result;
-    }
     let errno = errno::get();
+    let Some(earlier) = beginning(fd, bytes) else {
+        return result;
+    };
     // SAFETY: the descriptor was just read from.
     let regular = request::regular_at(unsafe { BorrowedFd::borrow_raw(fd) });
-    let before = length as u64 + if continued { 8 } else { 0 };
-    let start = regular.and_then(|at| at.checked_sub(before));
-    // The magic number decides, and comes with the next read.
-    let looked = if length < 16 && !continued {
-        CANDIDATE.store(fd, Ordering::Relaxed);
-        Ok(None)
-    } else {
-        look_at(state, fd, start, true)
-    };
+    let start = regular.and_then(|at| at.checked_sub((earlier.len() + length) as u64));
+    let looked = look_at(state, fd, start, true);
     match looked {
         Ok(request) => {
             if request.is_some() {
@@ -140,9 +186,7 @@ pub fn on_read(fd: c_int, buffer: *const c_void, count: size_t, result: ssize_t)
             if request.is_some_and(|request| !request.is_checked()) {
                 *HEAD.lock() = Some(Surveyor::default());
                 HEAD_FD.store(fd, Ordering::Relaxed);
-                if continued {
-                    head(fd, || &PREFIX);
-                }
+                head(fd, || &earlier);
                 head(fd, || bytes);
             }
             errno::set(errno);
@@ -150,10 +194,6 @@ pub fn on_read(fd: c_int, buffer: *const c_void, count: size_t, result: ssize_t)
         }
         Err(errno) => fail(errno) as ssize_t,
     }
-}
-
-fn is_magic(bytes: &[u8]) -> bool {
-    begins_like_an_image(&[&PREFIX, &bytes[..8]].concat())
 }
 
 /// The head of an image that cannot be read in advance: its tree has the pids by

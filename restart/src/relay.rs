@@ -42,6 +42,8 @@ pub struct Relay {
     outward: bool,
     /// Its end, or a byte in it, tells the relay that the restart is decided.
     decision: Option<OwnedFd>,
+    /// Both directions of the fifo, while tasks open it.
+    held: Option<OwnedFd>,
 }
 
 /// Puts fifos in the place of the anonymous pipes on 0, 1 and 2. Numbers that share
@@ -102,6 +104,7 @@ impl Relay {
             pipe,
             outward,
             decision: None,
+            held: None,
         })
     }
 
@@ -110,15 +113,10 @@ impl Relay {
     /// # Errors
     /// Where a descriptor or a process is lacking.
     pub fn start(&mut self, above: i32) -> io::Result<()> {
-        let name = CString::new(format!("{INHERITED}{}", self.way.as_raw_fd()))?;
-        let end = |flags: i32| {
-            // SAFETY: the name is NUL-terminated and outlives the call.
-            owned(unsafe { libc::open(name.as_ptr(), flags | libc::O_CLOEXEC) })
-        };
         // Until the restart is decided both directions are open: no open waits, and
         // nobody finds the other side gone who has not come yet.
-        let both = end(libc::O_RDWR)?;
-        let fifo = end(if self.outward {
+        let both = self.open(libc::O_RDWR)?;
+        let fifo = self.open(if self.outward {
             libc::O_RDONLY
         } else {
             libc::O_WRONLY
@@ -148,8 +146,24 @@ impl Relay {
         Ok(())
     }
 
-    /// Whether the process was started and has been killed: the fifo would keep whoever
-    /// opens it waiting.
+    fn open(&self, flags: i32) -> io::Result<OwnedFd> {
+        let name = CString::new(format!("{INHERITED}{}", self.way.as_raw_fd()))?;
+        // SAFETY: the name is NUL-terminated and outlives the call.
+        owned(unsafe { libc::open(name.as_ptr(), flags | libc::O_CLOEXEC) })
+    }
+
+    /// Lets nobody who opens the fifo wait from now on, should the process be killed
+    /// meanwhile; until this is dropped. Not before the program has made its tasks: they
+    /// would have it too, and nobody would learn that they are gone.
+    ///
+    /// # Errors
+    /// Where no descriptor is left.
+    pub fn hold(&mut self) -> io::Result<()> {
+        self.held = Some(self.open(libc::O_RDWR)?);
+        Ok(())
+    }
+
+    /// Whether the process was started and has been killed.
     pub fn is_gone(&self) -> bool {
         let Some(decision) = &self.decision else {
             return false;

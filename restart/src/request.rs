@@ -228,17 +228,23 @@ impl Request {
         Ok(())
     }
 
-    /// Whether tasks can open what they are given, now that they are about to.
+    /// Whether tasks can open what they are given, now that they are about to. Until the
+    /// restart is decided none of them waits for a relay.
     ///
     /// # Errors
-    /// [`Error::Rootless`] where they do not find it; EPIPE where a relay was killed.
+    /// [`Error::Rootless`] where they do not find it; EPIPE where a relay was killed;
+    /// where no descriptor is left.
     pub fn can_be_opened(&self) -> Result<(), Error> {
         if !self.inherited().all(|name| name.exists()) {
             return Err(Error::Rootless {
                 root: "the tasks' root directory".to_owned(),
             });
         }
-        let relays = self.relays.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut relays = self.relays.lock().unwrap_or_else(PoisonError::into_inner);
+        for relay in relays.iter_mut() {
+            let held = relay.hold();
+            held.map_err(|e| Error::system("no descriptor for a relay's fifo", e))?;
+        }
         if relays.iter().any(Relay::is_gone) {
             return Err(Error::system(
                 "the process that copies to and from a pipe was killed: restart again",

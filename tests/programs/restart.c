@@ -276,6 +276,7 @@ static void feed_image(void)
 		if (n < 0 || write_fully(1, block, n) < 0)
 			break;
 	}
+	close(1);
 	/* An exit now would interrupt the coordinator's call with a SIGCHLD. */
 	while (read(tasks_to_feeder[0], release, sizeof(release)) < 0 && errno == EINTR)
 		;

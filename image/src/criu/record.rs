@@ -223,8 +223,12 @@ pub fn read(bytes: &[u8]) -> Result<Record, Error> {
     if reader.number()? != VERSION {
         return Err(reader.error(format!("only version {VERSION} of this file is known")));
     }
+    let mut keys = BTreeSet::new();
     while reader.another(b'}')? {
         let key = reader.string()?;
+        if !keys.insert(key.clone()) {
+            return Err(reader.error(format!("\"{key}\" stands twice")));
+        }
         reader.expect(b':')?;
         match key.as_str() {
             "left_out" => entries(&mut reader, |fields| {
@@ -588,6 +592,7 @@ mod tests {
             "{\"ckptadv\":1,\"a\":[}]}",
             "{\"ckptadv\":1,\"a\":\"\\u12\"}",
             "{\"ckptadv\":1} x",
+            "{\"ckptadv\":1,\"left_out\":[],\"left_out\":[]}",
             &deep,
         ] {
             let error = read(text.as_bytes()).expect_err(text);
