@@ -446,7 +446,13 @@ fn serve(directory: c_int, name: &str, flags: c_int) -> io::Result<Option<c_int>
     let served = match served.as_ref() {
         Some(Ok(served)) => served,
         Some(Err(errno)) if name == "files.img" => {
-            return Err(io::Error::from_raw_os_error(*errno));
+            // An image that is not there is an empty one to criu, and it goes on.
+            let errno = if *errno == libc::ENOENT {
+                libc::EIO
+            } else {
+                *errno
+            };
+            return Err(io::Error::from_raw_os_error(errno));
         }
         Some(Err(_)) => return Ok(None),
         None => return Ok(None),

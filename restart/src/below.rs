@@ -53,21 +53,30 @@ impl Below {
         how.flags = (flags | libc::O_CLOEXEC) as u64;
         how.mode = if flags & libc::O_CREAT != 0 { 0o666 } else { 0 };
         how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_NO_XDEV;
-        // SAFETY: the path is NUL-terminated, how is of the size told, and both outlive the call.
-        let fd = unsafe {
-            libc::syscall(
-                libc::SYS_openat2,
-                self.root.as_raw_fd(),
-                path.as_ptr(),
-                &raw const how,
-                size_of::<libc::open_how>(),
-            )
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
+        // A ".." is not resolved while anything on the system is renamed or mounted.
+        let mut attempts = 1000;
+        loop {
+            // SAFETY: the path is NUL-terminated, how is of the size told, and both outlive the call.
+            let fd = unsafe {
+                libc::syscall(
+                    libc::SYS_openat2,
+                    self.root.as_raw_fd(),
+                    path.as_ptr(),
+                    &raw const how,
+                    size_of::<libc::open_how>(),
+                )
+            };
+            if fd >= 0 {
+                // SAFETY: it was just opened and belongs to nobody else.
+                return Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) });
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::WouldBlock || attempts == 0 {
+                return Err(error);
+            }
+            attempts -= 1;
+            std::thread::yield_now();
         }
-        // SAFETY: it was just opened and belongs to nobody else.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
     }
 
     /// What is at a path; `None` where nothing is. It is not opened.
