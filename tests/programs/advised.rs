@@ -221,7 +221,9 @@ fn hold(ready: &str) {
         .create(true)
         .open(ready)
         .expect("a file");
-    writeln!(file, "{}", std::process::id()).expect("the pid is told");
+    // In one write: another process may append its own.
+    let line = format!("{}\n", std::process::id());
+    file.write_all(line.as_bytes()).expect("the pid is told");
     drop(file);
     loop {
         std::thread::sleep(std::time::Duration::from_secs(60));
