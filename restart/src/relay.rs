@@ -175,7 +175,9 @@ impl Relay {
     }
 
     /// Tells the relay that the tasks have the fifo, or never will.
-    pub fn decided(&self) {
+    pub fn decided(mut self) {
+        // Where no task has the fifo, the relay must find nobody there.
+        self.held = None;
         if let Some(decision) = &self.decision {
             // SAFETY: one byte that can be read. The relay may be gone: no signal then.
             unsafe {
