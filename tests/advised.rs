@@ -1,15 +1,13 @@
 //! cradvise(2) and FD_CR_PRESERVE in a process that has the library loaded: the advice of a program that is linked
 //! with the crate, and of unmodified ones, on its way to a restart.
 
-use std::fs::File;
-use std::path::PathBuf;
+use harness::linux_cr::FILES;
+use harness::scratch::Scratch;
 use std::process::{Command, Output, Stdio};
 
 use harness::build::{binary, program, shared_object};
 use harness::criu::{World, library};
-use harness::linux_cr::{Feed, Outcome, Restart, Verdict, exit_code, image};
-
-const FILES: i32 = 534;
+use harness::linux_cr::{Feed, Restart, image};
 
 /// What `advised` says, in one line.
 fn say(preload: bool, words: &str) -> String {
@@ -348,52 +346,6 @@ fn a_table_that_does_not_fit_refuses_the_exec() {
     );
 }
 
-fn restart(name: &str) -> Restart {
-    Restart::new(&image(name)).scenario(name).preload(library())
-}
-
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(test: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("ckptadv-{test}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Scratch(path)
-    }
-
-    fn log(&self, name: &str) -> (File, String) {
-        let path = self.0.join(name);
-        let log = File::options()
-            .append(true)
-            .create(true)
-            .open(&path)
-            .unwrap();
-        (log, path.display().to_string())
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-#[track_caller]
-fn assert_restarted(outcome: &Outcome) {
-    assert_eq!(outcome.verdict, Verdict::Restarted, "{}", outcome.stderr());
-}
-
-#[track_caller]
-fn assert_refused(outcome: &mut Outcome, words: &[&str]) {
-    assert_eq!(outcome.verdict, Verdict::NoRestart, "{}", outcome.stderr());
-    assert!(outcome.tasks.is_empty());
-    assert_ne!(exit_code(outcome.wait()), 0);
-    let said = outcome.stderr();
-    for word in words {
-        assert!(said.contains(word), "no \"{word}\" in: {said}");
-    }
-}
-
 /// Python that marks 20 and leaves 7 alone, and becomes what its arguments say.
 const MARKS: &str = "import fcntl, os, sys
 fcntl.fcntl(20, fcntl.F_SETFD, 2)
@@ -408,8 +360,9 @@ fn a_python_script_marks_a_descriptor_and_becomes_the_restart_program() {
     let scratch = Scratch::new("python");
     for close in ["", "each", "range", "from", "walk"] {
         for feed in [Feed::File, Feed::Pipe] {
-            let (log, path) = scratch.log("log");
-            let mut restart = restart("files")
+            let log = scratch.log("log");
+            let path = scratch.file("log").display().to_string();
+            let mut restart = Restart::advised("files")
                 .feed(feed)
                 .program("/usr/bin/python3")
                 .args(["-c", MARKS])
@@ -420,7 +373,7 @@ fn a_python_script_marks_a_descriptor_and_becomes_the_restart_program() {
                 restart = restart.args(["--close", close]);
             }
             let outcome = restart.run();
-            assert_restarted(&outcome);
+            outcome.assert_restarted();
             assert_eq!(outcome.link(FILES, 20), path, "{close}");
             assert_eq!(outcome.link(FILES, 3), "/mnt/files/a");
             assert_eq!(
@@ -438,18 +391,19 @@ fn a_mark_goes_through_bash_and_its_redirections() {
         return;
     }
     let scratch = Scratch::new("bash");
-    let (log, path) = scratch.log("log");
-    let (other, _) = scratch.log("other");
+    let log = scratch.log("log");
+    let path = scratch.file("log").display().to_string();
+    let other = scratch.log("other");
     let script = "exec 30<&21 30<&-; x=$(cat /dev/null; echo y | cat); (exec 20<&-)
         true 20</dev/null 2>&1 | cat; exec \"$@\"";
-    let outcome = restart("files")
+    let outcome = Restart::advised("files")
         .program("/usr/bin/python3")
         .args(["-c", MARKS, "/bin/bash", "-c", script, "bash"])
         .args([program("restart")])
         .descriptor(20, log)
         .descriptor(21, other)
         .run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     assert_eq!(outcome.link(FILES, 20), path);
     assert_eq!(
         outcome.numbers(FILES),
@@ -458,14 +412,14 @@ fn a_mark_goes_through_bash_and_its_redirections() {
 
     // What bash closes or replaces is marked no longer.
     for script in ["exec 20<&-; exec \"$@\"", "exec 20</dev/null; exec \"$@\""] {
-        let (log, _) = scratch.log("log");
-        let outcome = restart("files")
+        let log = scratch.log("log");
+        let outcome = Restart::advised("files")
             .program("/usr/bin/python3")
             .args(["-c", MARKS, "/bin/bash", "-c", script, "bash"])
             .args([program("restart")])
             .descriptor(20, log)
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         assert_eq!(
             outcome.numbers(FILES),
             [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 60],
@@ -481,18 +435,19 @@ fn preserve_alone_is_refused_where_the_image_has_the_number() {
     }
     let scratch = Scratch::new("exists");
     let advised = binary("advised");
-    let (log, path) = scratch.log("log");
+    let log = scratch.log("log");
+    let path = scratch.file("log").display().to_string();
     for (advice, refused) in [("1", true), ("3", false)] {
-        let mut outcome = restart("files")
+        let mut outcome = Restart::advised("files")
             .program(&advised)
             .args(["set", "1", advice, "exec"])
             .args([program("restart")])
             .descriptor(1, log.try_clone().unwrap())
             .run();
         if refused {
-            assert_refused(&mut outcome, &["cradvise=1", "task 534"]);
+            outcome.assert_refused(&["cradvise=1", "task 534"]);
         } else {
-            assert_restarted(&outcome);
+            outcome.assert_restarted();
             assert_eq!(outcome.link(FILES, 1), path);
         }
     }
@@ -505,8 +460,9 @@ fn the_environment_and_the_call_go_together() {
     }
     let scratch = Scratch::new("together");
     let advised = binary("advised");
-    let (log, path) = scratch.log("log");
-    let outcome = restart("files")
+    let log = scratch.log("log");
+    let path = scratch.file("log").display().to_string();
+    let outcome = Restart::advised("files")
         .program(&advised)
         // 1: PRESERVE here and IGNORE in the environment are both; 2: the environment's wins; 5: ours alone.
         .args(["set", "1", "1", "set", "2", "2", "set", "5", "2", "exec"])
@@ -516,7 +472,7 @@ fn the_environment_and_the_call_go_together() {
         .descriptor(1, log.try_clone().unwrap())
         .descriptor(2, log)
         .run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     assert_eq!(outcome.link(FILES, 1), path);
     assert_eq!(outcome.link(FILES, 2), path);
     assert_eq!(outcome.numbers(FILES), [0, 1, 2, 3, 4, 7, 8, 9, 60]);
@@ -529,32 +485,29 @@ fn what_holds_another_file_by_now_refuses_the_restart() {
     }
     let scratch = Scratch::new("stale");
     let advised = binary("advised");
-    let (log, _) = scratch.log("log");
+    let log = scratch.log("log");
     // Closed and opened around the hooks.
     let script = "import ctypes, fcntl, os, sys
 fcntl.fcntl(20, fcntl.F_SETFD, 2)
 null = os.open('/dev/null', os.O_RDONLY)
 ctypes.CDLL(None).syscall(33, null, 20)
 os.execvp(sys.argv[1], sys.argv[1:])";
-    let mut outcome = restart("files")
+    let mut outcome = Restart::advised("files")
         .program("/usr/bin/python3")
         .args(["-c", script])
         .args([program("restart")])
         .descriptor(20, log.try_clone().unwrap())
         .run();
-    assert_refused(
-        &mut outcome,
-        &["descriptor 20 holds another file", "advise it again"],
-    );
+    outcome.assert_refused(&["descriptor 20 holds another file", "advise it again"]);
 
     // Only closed around the hooks: it is marked no longer.
-    let outcome = restart("files")
+    let outcome = Restart::advised("files")
         .program(&advised)
         .args(["set", "20", "1", "raw-close", "20", "exec"])
         .args([program("restart")])
         .descriptor(20, log)
         .run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     assert_eq!(outcome.numbers(FILES), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 60]);
 }
 
@@ -563,8 +516,8 @@ fn a_table_that_nobody_wrote_refuses_the_restart() {
     if !harness::is_root() {
         return;
     }
-    let mut outcome = restart("files").env("CRADVISE_TABLE", "1,7").run();
-    assert_refused(&mut outcome, &["CRADVISE_TABLE", "unset it"]);
+    let mut outcome = Restart::advised("files").env("CRADVISE_TABLE", "1,7").run();
+    outcome.assert_refused(&["CRADVISE_TABLE", "unset it"]);
 }
 
 #[test]
@@ -575,7 +528,8 @@ fn the_crates_restart_leaves_the_advice_to_a_library_that_is_loaded() {
     let scratch = Scratch::new("itself");
     for preload in [true, false] {
         for feed in [Feed::File, Feed::Pipe] {
-            let (log, path) = scratch.log("log");
+            let log = scratch.log("log");
+            let path = scratch.file("log").display().to_string();
             let mut restart = Restart::new(&image("files"))
                 .scenario("files")
                 .feed(feed)
@@ -589,7 +543,7 @@ fn the_crates_restart_leaves_the_advice_to_a_library_that_is_loaded() {
                 restart = restart.preload(library());
             }
             let outcome = restart.run();
-            assert_restarted(&outcome);
+            outcome.assert_restarted();
             let task = outcome.tasks[0].0;
             assert_eq!(outcome.link(task, 20), path, "{preload}");
             assert_eq!(outcome.numbers(task), [0, 1, 2, 3, 4, 5, 6, 8, 9, 20, 60]);
@@ -612,9 +566,10 @@ fn advice_that_a_kernel_keeps_is_carried_out_too() {
         return;
     }
     let scratch = Scratch::new("kernel");
-    let (log, path) = scratch.log("log");
+    let log = scratch.log("log");
+    let path = scratch.file("log").display().to_string();
     let advised = binary("advised");
-    let outcome = restart("files")
+    let outcome = Restart::advised("files")
         .program(&advised)
         .args([
             "kernel",
@@ -627,7 +582,7 @@ fn advice_that_a_kernel_keeps_is_carried_out_too() {
         .args([program("restart")])
         .descriptor(20, log)
         .run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     assert_eq!(outcome.link(FILES, 20), path);
     assert_eq!(outcome.numbers(FILES), [0, 1, 2, 3, 4, 5, 6, 8, 9, 20, 60]);
 }
@@ -638,8 +593,9 @@ fn a_command_carries_advice_and_descriptors_and_nothing_else() {
         return;
     }
     let scratch = Scratch::new("command");
-    let (log, path) = scratch.log("log");
-    let (other, _) = scratch.log("other");
+    let log = scratch.log("log");
+    let path = scratch.file("log").display().to_string();
+    let other = scratch.log("other");
     // Nothing is preloaded into the program that starts it, and both are close-on-exec there.
     let outcome = Restart::new(&image("files"))
         .scenario("files")
@@ -653,7 +609,7 @@ fn a_command_carries_advice_and_descriptors_and_nothing_else() {
         .descriptor(20, log)
         .descriptor(21, other)
         .run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     assert_eq!(outcome.link(FILES, 20), path);
     assert_eq!(outcome.numbers(FILES), [0, 1, 2, 3, 4, 5, 6, 8, 9, 20, 60]);
 

@@ -2,11 +2,12 @@
 //! that is dumped and restored with advice, seen in /proc/PID/fd.
 
 use harness::criu::{Image, Restore, Restored, World};
+use harness::terminal;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -318,7 +319,7 @@ fn sources(world: &World) -> Vec<(&'static str, OwnedFd)> {
             ),
         ]
     };
-    let (master, slave) = terminal();
+    let (master, slave) = terminal::pair();
     let mut all = vec![
         ("file", world.open("source").into()),
         ("read-only file", open("/etc/passwd", false)),
@@ -333,7 +334,7 @@ fn sources(world: &World) -> Vec<(&'static str, OwnedFd)> {
         ("pipe, read end", read.into()),
         ("pipe, write end", write.into()),
         ("socket", socket.into()),
-        ("terminal", slave.into()),
+        ("terminal", slave),
         ("master of a terminal", master),
     ];
     all.extend(others);
@@ -407,10 +408,11 @@ fn an_offset_is_shared_with_the_caller() {
         .fd(1, &out)
         .run()
         .restored();
-    std::thread::sleep(std::time::Duration::from_millis(100));
+    let text = || fs::read_to_string(world.path("out")).expect("text");
+    harness::wait_until("some lines", || text().lines().count() > 3);
     drop(restored);
     out.write_all(b"again\n").expect("written");
-    let text = fs::read_to_string(world.path("out")).expect("text");
+    let text = text();
     assert!(
         text.starts_with("from the caller\n") && text.ends_with("\nagain\n"),
         "{text}"
@@ -674,29 +676,10 @@ fn a_terminal_whose_master_is_dropped_is_hung_up() {
     assert!(links[&8].ends_with(" (deleted)"), "{}", links[&8]);
 }
 
-/// A pair that lies outside the image: master, slave.
-fn terminal() -> (OwnedFd, File) {
-    // SAFETY: integers only.
-    let master = made(unsafe { libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY) });
-    let mut index = 0;
-    // SAFETY: there is room for the number of the terminal.
-    let found = unsafe {
-        libc::unlockpt(master.as_raw_fd());
-        libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &mut index)
-    };
-    assert_eq!(found, 0);
-    let slave = File::options()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NOCTTY)
-        .open(format!("/dev/pts/{index}"));
-    (master, slave.expect("the slave"))
-}
-
 #[test]
 fn a_job_whose_terminal_is_gone_comes_back() {
     let Some(world) = World::new() else { return };
-    let (master, slave) = terminal();
+    let (master, slave) = terminal::pair();
     let held = world.hold_on(&slave, &["ctty", "7=dup:0", "fork"]);
     let image = held.dump_with(&["-j"]).expect("criu dump");
     drop((master, slave));
@@ -1156,8 +1139,7 @@ fn what_an_image_holds_is_shown() {
 
 /// The command that comes with the library.
 fn ckptadv(words: &[&str]) -> String {
-    let program = harness::criu::library().with_file_name("ckptadv");
-    let output = std::process::Command::new(program)
+    let output = std::process::Command::new(harness::build::command())
         .args(words)
         .output()
         .expect("ckptadv runs");
@@ -1337,12 +1319,13 @@ fn the_log_goes_on_in_a_file_named_by_its_path() {
     let (root, child) = (image.pids[0], image.pids[1]);
     assert!(restored.same((root, 1), (root, 2)));
     assert!(restored.same((root, 1), (child, 1)));
-    std::thread::sleep(std::time::Duration::from_millis(100));
+    let moved = || fs::read_to_string(world.path("moved")).expect("text");
+    harness::wait_until("another line", || moved().len() > before.len());
     let flags = restored.info(root, 1, "flags").expect("flags");
     let flags = i32::from_str_radix(&flags, 8).expect("octal");
     assert_ne!(flags & libc::O_APPEND, 0);
     drop(restored);
-    let after = fs::read_to_string(world.path("moved")).expect("text");
+    let after = moved();
     assert!(
         after.starts_with(&before) && after.len() > before.len(),
         "{after}"
@@ -1405,11 +1388,11 @@ fn a_path_is_made_only_when_everything_is_right() {
 #[test]
 fn a_terminal_that_is_gone_gives_way_to_a_path() {
     let Some(world) = World::new() else { return };
-    let (master, slave) = terminal();
+    let (master, slave) = terminal::pair();
     let held = world.hold_on(&slave, &["ctty", "7=dup:0", "fork"]);
     let image = held.dump_with(&["-j"]).expect("criu dump");
     drop((master, slave));
-    let (_master, new) = terminal();
+    let (_master, new) = terminal::pair();
     let name = fs::read_link(format!("/proc/self/fd/{}", new.as_raw_fd())).expect("a name");
     let list = format!("type=tty={}", name.display());
     let restored = image.restore().advice("SUBSTITUTE", &list).run().restored();

@@ -1,18 +1,19 @@
 //! `ckptadv check` against a real criu: what it blesses restores, what it condemns does not or comes back cut off,
 //! and what it says cures it does.
 
-use harness::build::product;
+use harness::build;
 use harness::criu::{Image, Outcome, World};
+use harness::terminal;
 use serde_json::Value;
 use std::any::Any;
 use std::fs::{self, File, Permissions};
 use std::io::pipe;
 use std::net::{TcpListener, UdpSocket};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -35,14 +36,14 @@ fn dump<'w>(world: &'w World, words: &[&str], options: &[&str]) -> Option<Image<
     }
 }
 
-/// The command under test.
-fn program() -> PathBuf {
-    let program = std::env::var_os("CKPTADV_PROGRAM").map(PathBuf::from);
-    program.unwrap_or_else(|| product("ckptadv"))
-}
-
 fn run(verb: &str, image: &Image<'_>, advice: &[&str], criu: &[&str]) -> Output {
-    said(&mut Command::new(program()), verb, image, advice, criu)
+    said(
+        &mut Command::new(build::command()),
+        verb,
+        image,
+        advice,
+        criu,
+    )
 }
 
 fn said(
@@ -121,7 +122,6 @@ type Situation = fn(&World) -> Box<dyn Any>;
 struct Row {
     words: &'static [&'static str],
     dump: &'static [&'static str],
-    restore: &'static [&'static str],
     situation: Situation,
     verdict: &'static str,
     what: &'static str,
@@ -136,7 +136,6 @@ const fn row(
     Row {
         words,
         dump: &[],
-        restore: &[],
         situation,
         verdict,
         what,
@@ -208,9 +207,9 @@ const ROWS: &[Row] = &[
     row(&["7=listen:@f"], listener, "lost", "name"),
     row(&["7=bound:@f"], listener, "lost", "name"),
     row(&["7=listen:@f"], regular, "fails", "name"),
-    Row { words: &["7=flock:@f"], dump: &["--file-locks"], restore: &[], situation: nothing, verdict: "lost", what: "lock" },
-    Row { words: &["7=posix:@f"], dump: &["--file-locks"], restore: &[], situation: nothing, verdict: "lost", what: "lock" },
-    Row { words: &["7=tcp:8"], dump: TCP, restore: &[], situation: nothing, verdict: "fails", what: "connection" },
+    Row { words: &["7=flock:@f"], dump: &["--file-locks"], situation: nothing, verdict: "lost", what: "lock" },
+    Row { words: &["7=posix:@f"], dump: &["--file-locks"], situation: nothing, verdict: "lost", what: "lock" },
+    Row { words: &["7=tcp:8"], dump: TCP, situation: nothing, verdict: "fails", what: "connection" },
     row(&["7=pipe:8", "8=close"], nothing, "lost", "other end"),
     row(&["7=pipe:8", "7=close"], nothing, "lost", "other end"),
     row(&["1=pipe:8", "8=close"], nothing, "lost", "other end"),
@@ -230,9 +229,8 @@ fn proven(world: &World, row: &Row) {
         return;
     };
     let given = world.open("given");
-    let criu: Vec<&str> = row.restore.to_vec();
     let keep = (row.situation)(world);
-    let found = check(&image, &[], &criu);
+    let found = check(&image, &[], &[]);
     let expected = (row.verdict.to_owned(), row.what.to_owned());
     assert!(
         verdicts(&found).iter().all(|it| *it == expected),
@@ -244,7 +242,7 @@ fn proven(world: &World, row: &Row) {
         "{:?}: nothing found",
         row.words
     );
-    let plain = image.restore().options(&criu).run();
+    let plain = image.restore().run();
     assert_eq!(
         plain.status == Some(0),
         row.verdict == "lost",
@@ -256,7 +254,7 @@ fn proven(world: &World, row: &Row) {
     let finding = &found["findings"][0];
     for cure in finding["cures"].as_array().expect("cures") {
         let keep = (row.situation)(world);
-        let (mut advice, mut criu) = (Vec::new(), criu.clone());
+        let (mut advice, mut criu) = (Vec::new(), Vec::new());
         if let Some(options) = cure["advice"].as_array() {
             let text = |it: &'_ Value, name: &str| it[name].as_str().expect("text").to_owned();
             advice.extend(
@@ -373,7 +371,7 @@ fn ports_that_are_taken() {
     let Some(world) = World::new() else { return };
     for words in [["7=inet"], ["7=udp"]] {
         let Some(image) = dump(&world, &words, &[]) else {
-            return;
+            continue;
         };
         let port = port(&image);
         for (address, fails) in [("127.0.0.1", true), ("0.0.0.0", true), ("127.0.0.2", false)] {
@@ -461,30 +459,10 @@ fn a_task_that_still_runs() {
     assert_eq!(image.restore().run().status, Some(0));
 }
 
-/// A pair that lies outside the image: master, slave.
-fn terminal() -> (OwnedFd, File) {
-    // SAFETY: integers only.
-    let master = unsafe { libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) };
-    assert!(master >= 0, "a terminal");
-    // SAFETY: it was made just now, for nobody else.
-    let master = unsafe { OwnedFd::from_raw_fd(master) };
-    let mut index = 0;
-    // SAFETY: there is room for the number of the terminal.
-    let found = unsafe {
-        libc::unlockpt(master.as_raw_fd());
-        libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &mut index)
-    };
-    assert_eq!(found, 0);
-    let mut options = File::options();
-    let options = options.read(true).write(true).custom_flags(libc::O_NOCTTY);
-    let slave = options.open(format!("/dev/pts/{index}"));
-    (master, slave.expect("the slave"))
-}
-
 #[test]
 fn a_job_whose_terminal_is_gone() {
     let Some(world) = World::new() else { return };
-    let (master, slave) = terminal();
+    let (master, slave) = terminal::pair();
     let held = world.hold_on(&slave, &["ctty", "7=dup:0", "fork"]);
     let image = held.dump_with(&["--shell-job"]).expect("criu dump");
     drop((master, slave));
@@ -517,7 +495,7 @@ fn a_terminal_whose_number_is_taken() {
         return;
     };
     free_terminal();
-    let taken = terminal();
+    let taken = terminal::pair();
     let found = check(&image, &[], &[]);
     assert_eq!(
         verdicts(&found),
@@ -576,7 +554,7 @@ fn a_job_whose_shell_is_not_in_the_image() {
     drop(restored);
     // Elsewhere criu makes a task of its pid, where it can.
     let found = said(
-        Command::new("setsid").arg("--wait").arg(program()),
+        Command::new("setsid").arg("--wait").arg(build::command()),
         "check",
         &image,
         &[],
@@ -689,7 +667,7 @@ fn connections_that_are_to_be_closed() {
 
 /// What `ckptadv check` says of this machine, with a PATH.
 fn machine(path: &str) -> Value {
-    let mut command = Command::new(program());
+    let mut command = Command::new(build::command());
     command.args(["check", "--json"]).env("PATH", path);
     let output = command.output().expect("ckptadv runs");
     let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");

@@ -2,6 +2,7 @@
 //! dumped program keeps them, and a criu without the library restores the rest.
 
 use harness::criu::{Checkpoint, Dumped, Held, Image, Restored, World, links};
+use harness::terminal;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -573,13 +574,7 @@ fn paths_and_kinds_select_what_the_program_has() {
 #[test]
 fn terminals_from_outside_can_be_left_out() {
     let Some(world) = World::new() else { return };
-    let (mut master, mut slave) = (0, 0);
-    let null = std::ptr::null_mut();
-    // SAFETY: both numbers are written; no name, settings and size are asked for.
-    let made = unsafe { libc::openpty(&mut master, &mut slave, null, null.cast(), null.cast()) };
-    assert_eq!(made, 0);
-    // SAFETY: they were made just now, for this test.
-    let (_master, slave) = unsafe { (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
+    let (_master, slave) = terminal::pair();
     let held = world.hold_on(&slave, &["ctty"]);
     let plain = held.checkpoint("plain").options(&["--leave-running"]).run();
     assert_eq!(plain.status, Some(1), "{}", plain.said);

@@ -51,11 +51,6 @@ fn assert_holds(outcome: &Outcome, task: i32, number: i32, length: usize) {
     assert!(found == bytes(length), "{length} bytes on {number}");
 }
 
-#[track_caller]
-fn assert_restarted(outcome: &Outcome) {
-    assert_eq!(outcome.verdict, Verdict::Restarted, "{}", outcome.stderr());
-}
-
 #[test]
 fn a_full_pipe_arrives_whole() {
     if !harness::is_root() {
@@ -71,7 +66,7 @@ fn a_full_pipe_arrives_whole() {
                     .env("CKPT_IGNORE", "0")
                     .env("CKPT_LOG", "debug")
                     .run();
-                assert_restarted(&outcome);
+                outcome.assert_restarted();
                 let task = outcome.tasks[0].0;
                 assert_eq!(outcome.numbers(task), [1, 2, 3, 4, 5, 6, 9]);
                 assert_holds(&outcome, task, 3, length);
@@ -102,7 +97,7 @@ fn several_filled_pipes_arrive_one_after_the_other() {
                 .env("CKPT_IGNORE", "0")
                 .env("CKPT_LOG", "debug")
                 .run();
-            assert_restarted(&outcome);
+            outcome.assert_restarted();
             assert_holds(&outcome, 667, 3, lengths[0]);
             assert_holds(&outcome, 665, 5, lengths[1]);
             outcome.finish();
@@ -152,10 +147,10 @@ fn what_is_met_too_late_is_refused_and_a_file_will_do() {
             .run()
     };
     let outcome = late(60_000, Feed::Pipe);
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     assert_holds(&outcome, 667, 7, 60_000);
     let outcome = late(FULL, Feed::File);
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     assert_holds(&outcome, 667, 7, FULL);
     let mut outcome = late(FULL, Feed::Pipe);
     assert_ne!(outcome.verdict, Verdict::Restarted);

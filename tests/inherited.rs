@@ -1,28 +1,17 @@
 //! What restarted tasks inherit from a Linux-CR restart program, by which they are given the caller's files: programs
 //! that close it, and programs that root their tasks elsewhere.
 
+use harness::linux_cr::FILES;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use harness::criu::library;
-use harness::linux_cr::{Feed, Outcome, Restart, Verdict, exit_code, image};
+use harness::linux_cr::{Feed, Restart, Verdict, exit_code};
 use harness::world::mount;
 
-/// The one task of the image `files`.
-const FILES: i32 = 534;
 /// Ways to close that go through libc.
 const SEEN: [&str; 4] = ["each", "walk", "range", "from"];
-
-fn restart(name: &str) -> Restart {
-    Restart::new(&image(name)).scenario(name).preload(library())
-}
-
-#[track_caller]
-fn assert_restarted(outcome: &Outcome) {
-    assert_eq!(outcome.verdict, Verdict::Restarted, "{}", outcome.stderr());
-}
 
 #[test]
 fn tasks_that_close_what_they_inherit_are_given_files_all_the_same() {
@@ -32,7 +21,7 @@ fn tasks_that_close_what_they_inherit_are_given_files_all_the_same() {
     for feed in [Feed::File, Feed::Pipe] {
         for how in SEEN.into_iter().chain(["over"]) {
             let (mut reader, writer) = std::io::pipe().unwrap();
-            let mut outcome = restart("files")
+            let mut outcome = Restart::advised("files")
                 .feed(feed)
                 .args(["--close", how])
                 .env("CKPT_PRESERVE", "1,20")
@@ -40,7 +29,7 @@ fn tasks_that_close_what_they_inherit_are_given_files_all_the_same() {
                 .descriptor(1, writer)
                 .descriptor(20, File::open("/dev/zero").unwrap())
                 .run();
-            assert_restarted(&outcome);
+            outcome.assert_restarted();
             assert_eq!(outcome.link(FILES, 20), "/dev/zero", "{how}");
             assert_eq!(outcome.numbers(FILES), [0, 1, 2, 20, 60], "{how}");
             File::from(outcome.take(FILES, 1)).write_all(b"it").unwrap();
@@ -58,12 +47,12 @@ fn a_file_named_by_path_reaches_tasks_that_close_what_they_inherit() {
         return;
     }
     for how in SEEN {
-        let outcome = restart("files")
+        let outcome = Restart::advised("files")
             .prepare(|| fs::write("/mnt/new", "").unwrap())
             .args(["--close", how])
             .env("CKPT_SUBSTITUTE", "1=/mnt/new")
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         assert_eq!(outcome.link(FILES, 1), "/mnt/new", "{how}");
     }
 }
@@ -74,13 +63,13 @@ fn a_program_that_first_closes_everything_can_be_advised() {
         return;
     }
     for how in SEEN {
-        let outcome = restart("files")
+        let outcome = Restart::advised("files")
             .args(["--close-first", how, "--close", how])
             .env("CKPT_PRESERVE", "20-21")
             .descriptor(20, File::open("/dev/zero").unwrap())
             .descriptor(21, File::open("/dev/full").unwrap())
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         assert_eq!(outcome.link(FILES, 20), "/dev/zero", "{how}");
         assert_eq!(outcome.link(FILES, 21), "/dev/full", "{how}");
     }
@@ -92,12 +81,12 @@ fn every_process_of_a_tree_is_given_its_file() {
         return;
     }
     for how in SEEN {
-        let outcome = restart("fork-shared")
+        let outcome = Restart::advised("fork-shared")
             .args(["--close", how])
             .env("CKPT_PRESERVE", "*:20")
             .descriptor(20, File::open("/dev/zero").unwrap())
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         for task in [886, 888] {
             assert_eq!(outcome.link(task, 20), "/dev/zero", "{how}");
         }
@@ -109,7 +98,7 @@ fn what_is_closed_unseen_fails_and_is_told() {
     if !harness::is_root() {
         return;
     }
-    let mut outcome = restart("files")
+    let mut outcome = Restart::advised("files")
         .args(["--close", "raw"])
         .env("CKPT_PRESERVE", "20")
         .descriptor(20, File::open("/dev/zero").unwrap())
@@ -129,12 +118,12 @@ fn closing_means_what_it_always_did_where_nothing_is_preserved() {
         return;
     }
     for how in ["each", "walk", "range", "from", "raw"] {
-        let outcome = restart("files")
+        let outcome = Restart::advised("files")
             .args(["--close-first", how, "--close", how])
             .env("CKPT_IGNORE", "3")
             .descriptor(20, File::open("/dev/zero").unwrap())
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         assert_eq!(outcome.numbers(FILES), [0, 1, 2, 4, 5, 6, 7, 8, 9, 60]);
     }
 }
@@ -145,7 +134,7 @@ fn a_root_without_proc_is_refused_before_any_task() {
         return;
     }
     for feed in [Feed::File, Feed::Pipe] {
-        let mut outcome = restart("files")
+        let mut outcome = Restart::advised("files")
             .feed(feed)
             .prepare(|| fs::create_dir_all("/mnt/bare").unwrap())
             .args(["--root", "/mnt/bare"])
@@ -161,7 +150,7 @@ fn a_root_without_proc_is_refused_before_any_task() {
         );
         assert!(said.contains("mount proc(5) there"), "{said}");
         // One with an empty /proc might get one yet; nothing is restored below it.
-        let mut outcome = restart("files")
+        let mut outcome = Restart::advised("files")
             .feed(feed)
             .prepare(|| fs::create_dir_all("/mnt/empty/proc").unwrap())
             .args(["--root", "/mnt/empty"])
@@ -187,7 +176,7 @@ fn a_root_task_that_cannot_root_itself_ends_the_restart() {
     }
     for dry in [false, true] {
         for feed in [Feed::File, Feed::Pipe] {
-            let bare = restart("files")
+            let bare = Restart::advised("files")
                 .feed(feed)
                 .prepare(|| fs::create_dir_all("/mnt/bare").unwrap())
                 .args(["--root-task", "/mnt/bare"])
@@ -220,7 +209,7 @@ fn a_program_with_another_root_is_told_what_it_lacks() {
         for root in ["/mnt/bare", "/mnt/empty"] {
             for number in [1, 20] {
                 let (_reader, writer) = std::io::pipe().unwrap();
-                let mut outcome = restart("files")
+                let mut outcome = Restart::advised("files")
                     .feed(feed)
                     .prepare(|| {
                         fs::create_dir_all("/mnt/bare").unwrap();
@@ -247,7 +236,7 @@ fn what_takes_the_place_of_the_image_is_the_programs_also_below_another_root() {
         return;
     }
     for feed in [Feed::File, Feed::Pipe] {
-        let outcome = restart("files")
+        let outcome = Restart::advised("files")
             .feed(feed)
             .prepare(|| {
                 let jail = Path::new("/mnt/jail");
@@ -260,7 +249,7 @@ fn what_takes_the_place_of_the_image_is_the_programs_also_below_another_root() {
             .env("CKPT_PRESERVE", "0")
             .env("CKPT_IGNORE", "8")
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         // Another of that name is not below the root.
         let zero = File::from(outcome.take(FILES, 0));
         let null = File::open("/dev/null").unwrap();
@@ -276,15 +265,15 @@ fn a_root_with_proc_will_do_and_without_gifts_any_will() {
     if !harness::is_root() {
         return;
     }
-    let outcome = restart("files")
+    let outcome = Restart::advised("files")
         .args(["--root", "/"])
         .env("CKPT_PRESERVE", "20")
         .descriptor(20, File::open("/dev/zero").unwrap())
         .run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     assert_eq!(outcome.link(FILES, 20), "/dev/zero");
     // Nothing of the caller's is needed: the kernel's business alone.
-    let mut outcome = restart("files")
+    let mut outcome = Restart::advised("files")
         .prepare(|| fs::create_dir_all("/mnt/bare").unwrap())
         .args(["--root", "/mnt/bare"])
         .env("CKPT_IGNORE", "3")

@@ -1,62 +1,18 @@
 //! An unmodified restart program obeys advice: the C restart program under the library, judged by the model of the
 //! restart call and by the descriptors of the tasks that live afterwards.
 
+use harness::linux_cr::FILES;
+use harness::scratch::Scratch;
+use harness::terminal;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 
-use harness::linux_cr::{Feed, Outcome, Restart, Verdict, exit_code, image, table};
+use harness::linux_cr::{Feed, Restart, Verdict, exit_code, image, table};
 use harness::world::make_fifo;
 use harness::{criu::library, report};
-
-/// The one task of the image `files`.
-const FILES: i32 = 534;
-
-fn restart(name: &str) -> Restart {
-    Restart::new(&image(name)).scenario(name).preload(library())
-}
-
-/// A file in a directory of this test's, which is gone with it.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(test: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("ckptadv-{test}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Scratch(path)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    fn log(&self, name: &str) -> File {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(self.file(name))
-            .unwrap()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn terminal() -> (OwnedFd, OwnedFd) {
-    let (mut master, mut slave) = (-1, -1);
-    let none = std::ptr::null_mut();
-    // SAFETY: both places are writable; no name, settings or size are given.
-    let result = unsafe { libc::openpty(&mut master, &mut slave, none, none.cast(), none.cast()) };
-    assert_eq!(result, 0);
-    // SAFETY: both were just opened.
-    unsafe { (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) }
-}
 
 fn flags(fd: &OwnedFd) -> i32 {
     // SAFETY: no memory is involved.
@@ -80,32 +36,6 @@ fn at_home(example: &[u8]) -> Vec<u8> {
     image
 }
 
-fn is_close_on_exec(pid: i32, number: i32) -> bool {
-    let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap();
-    let flags = info
-        .lines()
-        .find_map(|line| line.strip_prefix("flags:\t"))
-        .unwrap();
-    i32::from_str_radix(flags, 8).unwrap() & libc::O_CLOEXEC != 0
-}
-
-#[track_caller]
-fn assert_restarted(outcome: &Outcome) {
-    assert_eq!(outcome.verdict, Verdict::Restarted, "{}", outcome.stderr());
-}
-
-/// Refused before any task existed.
-#[track_caller]
-fn assert_refused(outcome: &mut Outcome, words: &[&str]) {
-    assert_eq!(outcome.verdict, Verdict::NoRestart, "{}", outcome.stderr());
-    assert!(outcome.tasks.is_empty());
-    assert_ne!(exit_code(outcome.wait()), 0);
-    let said = outcome.stderr();
-    for word in words {
-        assert!(said.contains(word), "no \"{word}\" in: {said}");
-    }
-}
-
 fn every_row(feed: Feed) {
     if !harness::is_root() {
         return;
@@ -118,7 +48,10 @@ fn every_row(feed: Feed) {
         if name == "pty-ctty" {
             continue;
         }
-        let mut outcome = restart(name).feed(feed).env("CKPT_IGNORE", ignored).run();
+        let mut outcome = Restart::advised(name)
+            .feed(feed)
+            .env("CKPT_IGNORE", ignored)
+            .run();
         same += 1;
         let verdict = outcome.verdict.clone();
         let right = verdict == Verdict::Restarted && {
@@ -179,12 +112,12 @@ fn what_is_dropped_touches_nothing() {
     ];
     for &(name, ignored, obstacle) in cases {
         for feed in [Feed::File, Feed::Pipe] {
-            let mut outcome = restart(name)
+            let mut outcome = Restart::advised(name)
                 .feed(feed)
                 .prepare(obstacle)
                 .env("CKPT_IGNORE", ignored)
                 .run();
-            assert_restarted(&outcome);
+            outcome.assert_restarted();
             outcome.enter(move || {
                 for path in ["/mnt/unix-listen/sock", "/mnt/unix-dgram/dsock"] {
                     if let Ok(contents) = std::fs::read_to_string(path) {
@@ -211,12 +144,12 @@ fn standard_descriptors_are_the_callers() {
     }
     let scratch = Scratch::new("standard");
     let log = scratch.log("log");
-    let outcome = restart("files")
+    let outcome = Restart::advised("files")
         .env("CKPT_PRESERVE", "0,1,2")
         .descriptor(1, log.try_clone().unwrap())
         .descriptor(2, log)
         .run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     let path = scratch.file("log").display().to_string();
     assert_eq!(outcome.link(FILES, 1), path);
     assert_eq!(outcome.link(FILES, 2), path);
@@ -247,21 +180,21 @@ fn a_file_is_reopened_with_the_callers_mode_and_offset() {
         .unwrap();
     file.seek(SeekFrom::Start(7)).unwrap();
     for feed in [Feed::File, Feed::Pipe, Feed::Option] {
-        let mut outcome = restart("files")
+        let mut outcome = Restart::advised("files")
             .feed(feed)
             .env("CKPT_PRESERVE", "3,20")
             .env("CKPT_IGNORE", "4,5-9")
             .descriptor(3, file.try_clone().unwrap())
             .descriptor(20, File::open("/dev/zero").unwrap())
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         assert_eq!(outcome.numbers(FILES), [0, 1, 2, 3, 20, 60]);
         let three = outcome.take(FILES, 3);
         assert_eq!(offset(&three), 7);
         assert_eq!(flags(&three) & libc::O_ACCMODE, libc::O_RDWR);
         assert_eq!(outcome.link(FILES, 20), "/dev/zero");
         assert!(
-            !is_close_on_exec(outcome.pid(FILES), 20),
+            !report::is_close_on_exec(outcome.pid(FILES), 20),
             "the caller's is not"
         );
         assert_eq!(outcome.link(FILES, 60), "/mnt/files/c");
@@ -280,12 +213,12 @@ fn a_file_of_the_callers_takes_the_place_of_a_pipe_end() {
     }
     let scratch = Scratch::new("pipe-end");
     for feed in [Feed::File, Feed::Pipe] {
-        let outcome = restart("pipe")
+        let outcome = Restart::advised("pipe")
             .feed(feed)
             .env("CKPT_PRESERVE", "4")
             .descriptor(4, scratch.log("log"))
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         let path = scratch.file("log").display().to_string();
         assert_eq!(outcome.link(640, 4), path);
         assert_eq!(outcome.numbers(640), [0, 1, 2, 3, 4, 5, 6, 9]);
@@ -303,7 +236,7 @@ fn terminals_and_named_fifos_can_be_given() {
         return;
     }
     let scratch = Scratch::new("terminals");
-    let (master, slave) = terminal();
+    let (master, slave) = terminal::pair();
     make_fifo(&scratch.file("fifo")).unwrap();
     let fifo = OpenOptions::new()
         .read(true)
@@ -311,13 +244,13 @@ fn terminals_and_named_fifos_can_be_given() {
         .open(scratch.file("fifo"))
         .unwrap();
     let reader = File::open(scratch.file("fifo")).unwrap();
-    let outcome = restart("files")
+    let outcome = Restart::advised("files")
         .env("CKPT_PRESERVE", "1,6,20")
         .descriptor(1, slave)
         .descriptor(6, reader)
         .descriptor(20, fifo)
         .run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     assert!(outcome.link(FILES, 1).starts_with("/dev/pts/"));
     assert_eq!(
         outcome.link(FILES, 6),
@@ -339,7 +272,7 @@ fn what_the_kernel_cannot_open_anew_is_refused_with_a_way_out() {
     }
     let (_reader, writer) = std::io::pipe().unwrap();
     let (socket, _peer) = UnixStream::pair().unwrap();
-    let (master, _slave) = terminal();
+    let (master, _slave) = terminal::pair();
     // SAFETY: no memory is involved, and the result is a descriptor of our own.
     let counter = unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, 0)) };
     let sources: [(OwnedFd, &str); 4] = [
@@ -349,14 +282,11 @@ fn what_the_kernel_cannot_open_anew_is_refused_with_a_way_out() {
         (counter, "eventfd"),
     ];
     for (source, way_out) in sources {
-        let mut outcome = restart("files")
+        let mut outcome = Restart::advised("files")
             .env("CKPT_PRESERVE", "20")
             .descriptor(20, source)
             .run();
-        assert_refused(
-            &mut outcome,
-            &["CKPT_PRESERVE=20", "descriptor 20", way_out],
-        );
+        outcome.assert_refused(&["CKPT_PRESERVE=20", "descriptor 20", way_out]);
     }
 }
 
@@ -365,16 +295,13 @@ fn a_direction_that_the_number_needs_is_demanded() {
     if !harness::is_root() {
         return;
     }
-    let mut outcome = restart("files")
+    let mut outcome = Restart::advised("files")
         .env("CKPT_PRESERVE", "1")
         .descriptor(1, File::open("/dev/null").unwrap())
         .run();
-    assert_refused(
-        &mut outcome,
-        &["CKPT_PRESERVE=1", "task 534", "writing", "1>>FILE"],
-    );
-    let mut outcome = restart("files").env("CKPT_PRESERVE", "9").run();
-    assert_refused(&mut outcome, &["CKPT_PRESERVE=9", "not open here"]);
+    outcome.assert_refused(&["CKPT_PRESERVE=1", "task 534", "writing", "1>>FILE"]);
+    let mut outcome = Restart::advised("files").env("CKPT_PRESERVE", "9").run();
+    outcome.assert_refused(&["CKPT_PRESERVE=9", "not open here"]);
 }
 
 #[test]
@@ -400,9 +327,11 @@ fn a_typo_restarts_nothing() {
             ("CKPT_REPORT", "/dev/null", "no regular file"),
         ] {
             for how in [&[][..], &["--self"]] {
-                let advised = restart("files").feed(feed).args(how.iter().copied());
+                let advised = Restart::advised("files")
+                    .feed(feed)
+                    .args(how.iter().copied());
                 let mut outcome = advised.env(name, value).run();
-                assert_refused(&mut outcome, &["ckptadv: restart refused: ", name, says]);
+                outcome.assert_refused(&["ckptadv: restart refused: ", name, says]);
             }
         }
     }
@@ -413,14 +342,11 @@ fn a_root_for_paths_is_refused_where_tasks_open_them() {
     if !harness::is_root() {
         return;
     }
-    let rooted = || restart("files").env("CKPT_SOURCE_ROOT", "/tmp");
+    let rooted = || Restart::advised("files").env("CKPT_SOURCE_ROOT", "/tmp");
     let mut outcome = rooted().env("CKPT_SUBSTITUTE", "1=/log").run();
-    assert_refused(
-        &mut outcome,
-        &["CKPT_SOURCE_ROOT", "give numbers as sources"],
-    );
+    outcome.assert_refused(&["CKPT_SOURCE_ROOT", "give numbers as sources"]);
     let outcome = rooted().env("CKPT_IGNORE", "3").run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
 }
 
 #[test]
@@ -428,8 +354,8 @@ fn an_unknown_variable_draws_one_warning() {
     if !harness::is_root() {
         return;
     }
-    let outcome = restart("files").env("CKPT_IGNORED", "3").run();
-    assert_restarted(&outcome);
+    let outcome = Restart::advised("files").env("CKPT_IGNORED", "3").run();
+    outcome.assert_restarted();
     assert_eq!(outcome.stderr().matches("CKPT_IGNORED").count(), 1);
     assert_eq!(outcome.numbers(FILES).len(), 11);
 }
@@ -440,7 +366,7 @@ fn a_dry_run_tells_the_plan_and_restores_nothing() {
         return;
     }
     for feed in [Feed::File, Feed::Pipe] {
-        let mut outcome = restart("files")
+        let mut outcome = Restart::advised("files")
             .feed(feed)
             .env("CKPT_IGNORE", "3")
             .env("CKPT_DRY_RUN", "1")
@@ -456,7 +382,7 @@ fn a_dry_run_tells_the_plan_and_restores_nothing() {
 
 /// The report of a restart whose program has ended; it is the only file there.
 fn reported(scratch: &Scratch) -> serde_json::Value {
-    let there: Vec<_> = std::fs::read_dir(&scratch.0).unwrap().collect();
+    let there: Vec<_> = std::fs::read_dir(scratch.path()).unwrap().collect();
     assert_eq!(there.len(), 1, "{there:?}");
     let text = std::fs::read(scratch.file("report")).unwrap();
     std::fs::remove_file(scratch.file("report")).unwrap();
@@ -477,13 +403,13 @@ fn a_report_has_what_was_done() {
     let report = scratch.file("report");
     for feed in [Feed::File, Feed::Pipe, Feed::Option] {
         std::fs::write(&report, "of another restart").unwrap();
-        let mut outcome = restart("files")
+        let mut outcome = Restart::advised("files")
             .feed(feed)
             .env("CKPT_IGNORE", "3,12")
             .env("CKPT_PRESERVE", "0")
             .env("CKPT_REPORT", &report)
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         outcome.finish();
         let mode = std::fs::metadata(&report).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -557,9 +483,9 @@ fn a_restart_without_advice_is_reported_too() {
         return;
     }
     let scratch = Scratch::new("plain-report");
-    let advised = restart("files").env("CKPT_REPORT", scratch.file("report"));
+    let advised = Restart::advised("files").env("CKPT_REPORT", scratch.file("report"));
     let mut outcome = advised.run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     assert_eq!(outcome.numbers(FILES).len(), 11);
     outcome.finish();
     let report = reported(&scratch);
@@ -576,7 +502,7 @@ fn a_report_that_cannot_be_written_in_the_end_is_a_warning() {
     let directory = scratch.file("directory");
     std::fs::create_dir(&directory).unwrap();
     std::fs::write(directory.join("report"), "of another restart").unwrap();
-    let mut outcome = restart("pipe")
+    let mut outcome = Restart::advised("pipe")
         .feed(Feed::Given)
         .descriptor(0, {
             let (reader, mut writer) = std::io::pipe().unwrap();
@@ -594,7 +520,7 @@ fn a_report_that_cannot_be_written_in_the_end_is_a_warning() {
         .env("CKPT_IGNORE", "9")
         .env("CKPT_REPORT", directory.join("report"))
         .run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     outcome.finish();
     let said = outcome.stderr();
     assert!(said.contains("ckptadv: warning: CKPT_REPORT="), "{said}");
@@ -607,9 +533,13 @@ fn unmatched_advice_is_told_and_strict_refuses() {
     }
     let says = "CKPT_IGNORE=12: no task has 12; open are 0-9, 60";
     for feed in [Feed::File, Feed::Pipe] {
-        let advised = || restart("files").feed(feed).env("CKPT_IGNORE", "12");
+        let advised = || {
+            Restart::advised("files")
+                .feed(feed)
+                .env("CKPT_IGNORE", "12")
+        };
         let mut outcome = advised().run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         outcome.finish();
         assert_eq!(
             outcome.stderr().matches(says).count(),
@@ -618,7 +548,7 @@ fn unmatched_advice_is_told_and_strict_refuses() {
             outcome.stderr()
         );
         let mut quiet = advised().env("CKPT_STRICT", "best-effort").run();
-        assert_restarted(&quiet);
+        quiet.assert_restarted();
         quiet.finish();
         assert_eq!(quiet.stderr(), "");
         let mut strict = advised().env("CKPT_STRICT", "strict").run();
@@ -636,13 +566,13 @@ fn a_task_is_named_by_the_pid_that_the_image_has() {
     }
     let scratch = Scratch::new("task");
     for feed in [Feed::File, Feed::Pipe] {
-        let outcome = restart("fork-shared")
+        let outcome = Restart::advised("fork-shared")
             .feed(feed)
             .env("CKPT_PRESERVE", "888:1")
             .env("CKPT_IGNORE", "886:3,888:30,root:2")
             .descriptor(1, scratch.log("log"))
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         assert_eq!(outcome.numbers(886), [0, 1]);
         assert_eq!(outcome.numbers(888), [1, 2, 3, 7]);
         assert_eq!(outcome.link(886, 1), "/mnt/fork-shared/log");
@@ -660,7 +590,7 @@ fn a_program_that_restarts_itself_obeys_too() {
     }
     let scratch = Scratch::new("self");
     for feed in [Feed::File, Feed::Pipe, Feed::Option] {
-        let outcome = restart("files")
+        let outcome = Restart::advised("files")
             .feed(feed)
             .args(["--self"])
             .env("CKPT_PRESERVE", "1")
@@ -673,7 +603,7 @@ fn a_program_that_restarts_itself_obeys_too() {
         let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
         assert_eq!(report["outcome"], "restarting", "{report}");
         assert_eq!(report["changes"].as_array().unwrap().len(), 9);
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         assert_eq!(outcome.tasks.len(), 1);
         let task = outcome.tasks[0].0;
         assert_eq!(outcome.numbers(task), [0, 1, 2]);
@@ -697,7 +627,7 @@ fn an_image_that_comes_late_and_in_pieces_is_known() {
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
     });
-    let outcome = restart("files")
+    let outcome = Restart::advised("files")
         .feed(Feed::Given)
         .descriptor(0, reader)
         .args(["--self"])
@@ -705,7 +635,7 @@ fn an_image_that_comes_late_and_in_pieces_is_known() {
         .env("CKPT_IGNORE", "3-60")
         .run();
     feeder.join().unwrap();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     let task = outcome.tasks[0].0;
     assert_eq!(outcome.numbers(task), [0, 1, 2]);
     assert_eq!(outcome.link(task, 0), "/dev/null", "not the image");
@@ -716,11 +646,11 @@ fn a_refusal_is_told_also_where_the_log_is_full() {
     if !harness::is_root() {
         return;
     }
-    let mut outcome = restart("files")
+    let mut outcome = Restart::advised("files")
         .env("CKPT_IGNORE", "7x")
         .env("CKPT_LOG_FILE", "/dev/full")
         .run();
-    assert_refused(&mut outcome, &["restart refused: CKPT_IGNORE: \"7x\""]);
+    outcome.assert_refused(&["restart refused: CKPT_IGNORE: \"7x\""]);
 }
 
 #[test]
@@ -731,13 +661,13 @@ fn a_message_that_nobody_reads_ends_nothing() {
     for feed in [Feed::File, Feed::Pipe] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let mut outcome = restart("files")
+        let mut outcome = Restart::advised("files")
             .feed(feed)
             .env("CKPT_IGNORE", "12")
             .env("CKPT_LOG", "debug")
             .descriptor(2, writer)
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         assert_eq!(exit_code(outcome.finish()), 0);
     }
 }
@@ -752,7 +682,7 @@ fn a_terminal_of_the_outside_is_taken_whole_or_not_at_all() {
         std::fs::write("/home/u/data.txt", b"data").unwrap();
         std::fs::write("/home/u/example", b"").unwrap();
     };
-    let (_master, slave) = terminal();
+    let (_master, slave) = terminal::pair();
     let slave = File::from(slave);
     for (name, number) in [("example-v20", 302), ("example", 305)] {
         let example = || {
@@ -763,7 +693,7 @@ fn a_terminal_of_the_outside_is_taken_whole_or_not_at_all() {
                 .prepare(world)
         };
         let dropped = example().env("CKPT_IGNORE", "0-2").run();
-        assert_restarted(&dropped);
+        dropped.assert_restarted();
         assert_eq!(dropped.numbers(4242), [3, 4, 5, 6]);
 
         let given = example()
@@ -771,12 +701,12 @@ fn a_terminal_of_the_outside_is_taken_whole_or_not_at_all() {
             .descriptor(1, slave.try_clone().unwrap())
             .descriptor(2, slave.try_clone().unwrap())
             .run();
-        assert_restarted(&given);
+        given.assert_restarted();
         assert_eq!(given.numbers(4242), [0, 1, 2, 3, 4, 5, 6]);
         assert!(given.link(4242, 1).starts_with("/dev/pts/"));
 
         let mut partly = example().env("CKPT_IGNORE", "0,1").run();
-        assert_refused(&mut partly, &["/dev/pts/3", "ignore 4242:2 too"]);
+        partly.assert_refused(&["/dev/pts/3", "ignore 4242:2 too"]);
     }
 }
 
@@ -785,12 +715,12 @@ fn an_image_without_a_known_restart_call_is_told_about() {
     if !harness::is_root() {
         return;
     }
-    let mut outcome = restart("files")
+    let mut outcome = Restart::advised("files")
         .args(["--nr", "999"])
         .number(999)
         .env("CKPT_IGNORE", "3")
         .run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     assert!(
         outcome.numbers(FILES).contains(&3),
         "999 is no number that the library knows"
@@ -800,13 +730,13 @@ fn an_image_without_a_known_restart_call_is_told_about() {
     assert_eq!(said.matches("no restart was seen").count(), 1, "{said}");
     assert!(said.contains("CKPT_RESTART_NR"), "{said}");
 
-    let outcome = restart("files")
+    let outcome = Restart::advised("files")
         .args(["--nr", "999"])
         .number(999)
         .env("CKPT_IGNORE", "3")
         .env("CKPT_RESTART_NR", "999")
         .run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     assert!(!outcome.numbers(FILES).contains(&3));
 }
 
@@ -816,13 +746,13 @@ fn few_descriptors_and_closed_ones_do_no_harm() {
         return;
     }
     let scratch = Scratch::new("few");
-    let outcome = restart("files")
+    let outcome = Restart::advised("files")
         .descriptor_limit(64)
         .env("CKPT_PRESERVE", "1,2")
         .descriptor(1, scratch.log("log"))
         .descriptor(2, scratch.log("log"))
         .run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     assert_eq!(
         outcome.link(FILES, 2),
         scratch.file("log").display().to_string()
@@ -849,21 +779,24 @@ fn descriptors_are_selected_by_path_kind_and_identifier() {
         ("id=9,id=0xa", &[1, 2, 3, 4]),
     ] {
         for feed in FEEDS {
-            let outcome = restart("files").feed(feed).env("CKPT_IGNORE", list).run();
-            assert_restarted(&outcome);
+            let outcome = Restart::advised("files")
+                .feed(feed)
+                .env("CKPT_IGNORE", list)
+                .run();
+            outcome.assert_restarted();
             let left: Vec<i32> = all.iter().copied().filter(|n| !gone.contains(n)).collect();
             assert_eq!(outcome.numbers(FILES), left, "{list}");
         }
     }
     // What a file is here and now: b is a directory by now, which the image does not tell.
-    let outcome = restart("files")
+    let outcome = Restart::advised("files")
         .prepare(|| {
             std::fs::remove_file("/mnt/files/b").unwrap();
             std::fs::create_dir("/mnt/files/b").unwrap();
         })
         .env("CKPT_IGNORE", "type=dir")
         .run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     assert_eq!(outcome.numbers(FILES), [0, 1, 2, 3, 4, 5, 8, 9, 60]);
 }
 
@@ -873,11 +806,11 @@ fn a_socket_has_the_path_that_it_is_bound_to() {
         return;
     }
     for feed in FEEDS {
-        let outcome = restart("unix-listen")
+        let outcome = Restart::advised("unix-listen")
             .feed(feed)
             .env("CKPT_IGNORE", "/mnt/unix-listen/sock")
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         let task = outcome.tasks[0].0;
         assert_eq!(outcome.numbers(task), [0, 1, 2]);
     }
@@ -911,7 +844,7 @@ fn selectors_that_match_nothing_are_told_with_what_there_is() {
         ),
     ] {
         for feed in FEEDS {
-            let outcome = restart("files").feed(feed).env(variable, item);
+            let outcome = Restart::advised("files").feed(feed).env(variable, item);
             let mut outcome = outcome.env("CKPT_STRICT", "strict").run();
             assert_ne!(outcome.verdict, Verdict::Restarted);
             outcome.wait();
@@ -928,13 +861,13 @@ fn a_descriptor_of_the_callers_takes_the_place_of_another_number() {
     }
     let scratch = Scratch::new("substitute");
     for feed in FEEDS {
-        let outcome = restart("files")
+        let outcome = Restart::advised("files")
             .feed(feed)
             .env("CKPT_SUBSTITUTE", "1=40,2=40,/mnt/files/c=40,id=12=41")
             .descriptor(40, scratch.log("log"))
             .descriptor(41, File::open("/dev/zero").unwrap())
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         let log = scratch.file("log").display().to_string();
         for number in [1, 2, 9, 60] {
             assert_eq!(outcome.link(FILES, number), log, "{number}");
@@ -947,23 +880,19 @@ fn a_descriptor_of_the_callers_takes_the_place_of_another_number() {
             .unwrap();
         assert_eq!(offset(&outcome.take(FILES, 1)), 5);
     }
-    let mut outcome = restart("files").env("CKPT_SUBSTITUTE", "3=40").run();
-    assert_refused(
-        &mut outcome,
-        &["CKPT_SUBSTITUTE=3=40", "40 is not open here"],
-    );
-    let mut outcome = restart("files")
+    let mut outcome = Restart::advised("files")
+        .env("CKPT_SUBSTITUTE", "3=40")
+        .run();
+    outcome.assert_refused(&["CKPT_SUBSTITUTE=3=40", "40 is not open here"]);
+    let mut outcome = Restart::advised("files")
         .env("CKPT_SUBSTITUTE", "3=40")
         .descriptor(40, File::open("/dev/null").unwrap())
         .run();
-    assert_refused(
-        &mut outcome,
-        &[
-            "task 534 needs descriptor 3 for writing",
-            "40 is not open",
-            "open it 40<>FILE",
-        ],
-    );
+    outcome.assert_refused(&[
+        "task 534 needs descriptor 3 for writing",
+        "40 is not open",
+        "open it 40<>FILE",
+    ]);
 }
 
 #[test]
@@ -982,13 +911,13 @@ fn a_path_takes_the_place_of_a_log() {
         let log = scratch.file("new.log");
         std::fs::write(&log, b"before\n").unwrap();
         let list = format!("/mnt/files/log={},7=/", log.display());
-        let outcome = restart("files")
+        let outcome = Restart::advised("files")
             .feed(feed)
             .args(itself.then_some("--self"))
             .prepare(|| std::fs::remove_file("/mnt/files/log").unwrap())
             .env("CKPT_SUBSTITUTE", list)
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         let task = if itself { outcome.tasks[0].0 } else { FILES };
         let (one, two) = (outcome.take(task, 1), outcome.take(task, 2));
         assert_eq!(outcome.link(task, 1), log.display().to_string());
@@ -1013,7 +942,11 @@ fn fifos_and_devices_are_opened_by_their_paths() {
         let fifo = scratch.file("fifo");
         make_fifo(&fifo).unwrap();
         let list = format!("1={},type=dir=/dev/zero", fifo.display());
-        let advised = || restart("files").feed(feed).env("CKPT_SUBSTITUTE", &list);
+        let advised = || {
+            Restart::advised("files")
+                .feed(feed)
+                .env("CKPT_SUBSTITUTE", &list)
+        };
         let mut alone = advised().run();
         assert_ne!(alone.verdict, Verdict::Restarted);
         alone.wait();
@@ -1026,7 +959,7 @@ fn fifos_and_devices_are_opened_by_their_paths() {
             .open(&fifo)
             .unwrap();
         let outcome = advised().run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         assert_eq!(outcome.link(FILES, 7), "/dev/zero");
         File::from(outcome.take(FILES, 1)).write_all(b"x").unwrap();
         std::io::Read::read_exact(&mut reader, &mut [0]).unwrap();
@@ -1051,11 +984,11 @@ fn a_path_is_opened_at_the_offset_of_the_image() {
             (format!("9={}", path("long")), 9, 0),
             (format!("8={}", path("long")), 8, 20),
         ] {
-            let outcome = restart("files")
+            let outcome = Restart::advised("files")
                 .feed(feed)
                 .env("CKPT_SUBSTITUTE", &list)
                 .run();
-            assert_restarted(&outcome);
+            outcome.assert_restarted();
             assert_eq!(offset(&outcome.take(FILES, number)), at, "{list}");
         }
         assert_eq!(std::fs::read(scratch.file("long")).unwrap().len(), 20);
@@ -1071,7 +1004,11 @@ fn a_path_that_is_not_there_is_made_where_it_is_to_be_written() {
         let scratch = Scratch::new("path-made");
         let log = scratch.file("made");
         let list = format!("1={0},2={0}", log.display());
-        let advised = || restart("files").feed(feed).env("CKPT_SUBSTITUTE", &list);
+        let advised = || {
+            Restart::advised("files")
+                .feed(feed)
+                .env("CKPT_SUBSTITUTE", &list)
+        };
         let mut dry = advised().env("CKPT_DRY_RUN", "1").run();
         assert_ne!(dry.verdict, Verdict::Restarted);
         dry.wait();
@@ -1083,17 +1020,17 @@ fn a_path_that_is_not_there_is_made_where_it_is_to_be_written() {
         assert!(!log.exists(), "a dry run makes nothing");
 
         let outcome = advised().run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         assert_eq!(outcome.link(FILES, 2), log.display().to_string());
 
         // Not needed, not made.
         let other = scratch.file("other");
         let list = format!("12={}", other.display());
-        let outcome = restart("files")
+        let outcome = Restart::advised("files")
             .feed(feed)
             .env("CKPT_SUBSTITUTE", list)
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         assert!(!other.exists());
     }
 }
@@ -1113,12 +1050,12 @@ fn a_path_that_cannot_be_opened_is_refused_before_anything_is_made() {
             format!("6={}", scratch.file("gone").display()),
             "only what is to be written is made",
         ),
-        (format!("2={}", scratch.0.display()), "Is a directory"),
+        (format!("2={}", scratch.path().display()), "Is a directory"),
         ("2=/dev/ptmx".to_owned(), "master"),
     ] {
         for feed in FEEDS {
             let list = format!("1={},{list}", first.display());
-            let mut outcome = restart("files")
+            let mut outcome = Restart::advised("files")
                 .feed(feed)
                 .env("CKPT_SUBSTITUTE", &list)
                 .run();
@@ -1134,15 +1071,15 @@ fn a_path_that_cannot_be_opened_is_refused_before_anything_is_made() {
     }
     // The kernel would crash on it.
     File::create(&text).unwrap().set_len(0x9000_0000).unwrap();
-    let mut outcome = restart("files")
+    let mut outcome = Restart::advised("files")
         .env("CKPT_SUBSTITUTE", format!("8={text}"))
         .run();
-    assert_refused(&mut outcome, &["bit 31"]);
+    outcome.assert_refused(&["bit 31"]);
     // It is appended to all the same.
-    let outcome = restart("files")
+    let outcome = Restart::advised("files")
         .env("CKPT_SUBSTITUTE", format!("1={text}"))
         .run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
 }
 
 #[test]
@@ -1169,7 +1106,7 @@ fn a_terminal_goes_to_a_path_whole() {
             .prepare(world)
             .env("CKPT_SUBSTITUTE", list)
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         for number in 0..3 {
             assert_eq!(outcome.link(4242, number), leads);
         }
@@ -1184,7 +1121,7 @@ fn a_terminal_goes_to_a_path_whole() {
         .prepare(world)
         .env("CKPT_SUBSTITUTE", "0=/dev/null,1=/dev/null")
         .run();
-    assert_refused(&mut partly, &["substitute 4242:2=2"]);
+    partly.assert_refused(&["substitute 4242:2=2"]);
 }
 
 #[test]
@@ -1197,21 +1134,18 @@ fn two_items_that_give_one_descriptor_are_a_contradiction() {
         ("", "1=2,1=/dev/null"),
         ("", "1=/dev/null,/mnt/files/log=/dev/zero"),
     ] {
-        let mut outcome = restart("files")
+        let mut outcome = Restart::advised("files")
             .env("CKPT_PRESERVE", preserve)
             .env("CKPT_SUBSTITUTE", substitute)
             .run();
-        assert_refused(
-            &mut outcome,
-            &["task 534 descriptor 1 is given by two items"],
-        );
+        outcome.assert_refused(&["task 534 descriptor 1 is given by two items"]);
     }
     // The same source twice is none.
-    let outcome = restart("files")
+    let outcome = Restart::advised("files")
         .env("CKPT_SUBSTITUTE", "1=/dev/null,/mnt/files/log=/dev/null")
         .env("CKPT_IGNORE", "1-60")
         .run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     assert_eq!(outcome.numbers(FILES), [0, 1, 2]);
 }
 
@@ -1223,11 +1157,11 @@ fn a_path_is_shared_by_the_tasks_that_shared_the_file() {
     for feed in FEEDS {
         let scratch = Scratch::new("path-tasks");
         let log = scratch.file("log").display().to_string();
-        let outcome = restart("fork-shared")
+        let outcome = Restart::advised("fork-shared")
             .feed(feed)
             .env("CKPT_SUBSTITUTE", format!("1={log},3={log}3"))
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         assert_eq!(outcome.link(886, 1), log);
         assert_eq!(outcome.link(888, 1), log);
         assert_eq!(outcome.link(888, 2), "/mnt/fork-shared/log");
@@ -1247,13 +1181,13 @@ fn a_path_for_one_of_those_that_share_a_table_is_its_alone() {
     for feed in FEEDS {
         let scratch = Scratch::new("path-table");
         let new = scratch.file("new").display().to_string();
-        let tasks = restart("shared-table").run().tasks.clone();
+        let tasks = Restart::advised("shared-table").run().tasks.clone();
         let (one, other) = (tasks[0].0, tasks[1].0);
-        let outcome = restart("shared-table")
+        let outcome = Restart::advised("shared-table")
             .feed(feed)
             .env("CKPT_SUBSTITUTE", format!("{other}:3={new}"))
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         assert_eq!(outcome.link(other, 3), new);
         assert_eq!(outcome.link(one, 3), "/mnt/shared-table/a");
     }

@@ -1,48 +1,25 @@
 //! `ckptadv check` against the model of the Linux-CR restart call: what it blesses restarts, what it condemns does
 //! not, and what it says cures it does.
 
-use harness::build::product;
+use harness::build;
 use harness::criu::library;
 use harness::linux_cr::{Restart, Verdict, image, table};
+use harness::scratch::Scratch;
 use harness::world::World;
 use serde_json::Value;
 use std::fs;
 use std::net::TcpListener;
 use std::os::fd::IntoRawFd;
-use std::path::PathBuf;
 use std::process::Command;
-
-/// A directory that is gone with it.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let name = format!("ckptadv-check-{}-{name}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).expect("a directory");
-        Scratch(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn program() -> PathBuf {
-    let program = std::env::var_os("CKPTADV_PROGRAM").map(PathBuf::from);
-    program.unwrap_or_else(|| product("ckptadv"))
-}
 
 /// What `ckptadv check` says of the image of a scenario, where that took place and this
 /// has happened since.
 fn check(name: &str, since: fn(), advice: &[&str]) -> Value {
-    let scratch = Scratch::new(name);
-    let world = World::of_scenario(&scratch.0, name);
-    let image_path = scratch.0.join("image");
+    let scratch = Scratch::new("ckptadv-check");
+    let world = World::of_scenario(scratch.path(), name);
+    let image_path = scratch.file("image");
     fs::write(&image_path, image(name)).expect("an image");
-    let mut command = Command::new(program());
+    let mut command = Command::new(build::command());
     command
         .args(["check", "--json"])
         .args(advice)

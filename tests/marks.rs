@@ -5,12 +5,11 @@
 use harness::build::product;
 use harness::criu::{Dumped, Held, Image, World};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 /// A device that criu cannot dump, which shall be left out, and the program's log, for
 /// which whoever restores it may give theirs.
@@ -514,12 +513,10 @@ fn marks_are_shown_to_root_and_the_owner() {
         .arg(&program)
         .status();
     assert!(copied.expect("cp runs").success());
+    fs::create_dir(world.path("open")).expect("a directory");
+    fs::set_permissions(world.path("open"), Permissions::from_mode(0o777)).expect("a mode");
     for words in [&["set", "9", "2"][..], &["set", "9", "2", "mute"]] {
-        let ready = format!(
-            "{}-{}",
-            std::env::temp_dir().join("ckptadv-owned").display(),
-            std::process::id()
-        );
+        let ready = world.path("open/ready");
         let mut owned = Command::new(&program)
             .args(words)
             .args(["hold", &ready])
@@ -528,10 +525,8 @@ fn marks_are_shown_to_root_and_the_owner() {
             .stdout(Stdio::null())
             .spawn()
             .expect("it runs");
-        while fs::read_to_string(&ready).unwrap_or_default().is_empty() {
-            assert_eq!(owned.try_wait().expect("a child"), None);
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        let is_told = || !fs::read_to_string(&ready).unwrap_or_default().is_empty();
+        harness::wait_until("a pid", is_told);
         fs::remove_file(&ready).expect("told");
         let own = Command::new(&copy)
             .args(["show", &owned.id().to_string()])

@@ -2,7 +2,7 @@
 
 use std::io::{Write, pipe};
 use std::os::unix::process::ExitStatusExt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use harness::edit;
 use harness::linux_cr::{Feed, Outcome, Restart, Verdict, exit_code, image, table};
@@ -60,7 +60,7 @@ fn a_signal_to_the_model_reaches_the_program() {
         return;
     }
     let mut outcome = shell("trap 'exit 9' TERM; echo ready; while :; do sleep 0.01; done").start();
-    wait_until(|| outcome.stdout() == "ready\n");
+    harness::wait_until("nothing happened", || outcome.stdout() == "ready\n");
     outcome.signal(libc::SIGTERM);
     assert_eq!(exit_code(outcome.wait()), 9);
 }
@@ -455,12 +455,4 @@ fn alive(pid: i32) -> bool {
             .and_then(|rest| rest.chars().next()),
         None | Some('Z' | 'X')
     )
-}
-
-fn wait_until(condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(Instant::now() < deadline, "nothing happened");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }

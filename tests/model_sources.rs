@@ -1,6 +1,7 @@
 //! What the kernel makes of a file of the caller that a FILE record re-opens by `/proc/self/fd/K`: the model says
 //! the same for every kind, also where today's kernel would say something else.
 
+use harness::terminal;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -117,19 +118,6 @@ fn temporary(content: &str) -> File {
     file
 }
 
-fn terminal() -> (OwnedFd, OwnedFd) {
-    let (mut master, mut slave) = (0, 0);
-    let none = std::ptr::null_mut();
-    // SAFETY: valid places for two descriptors, and null where the call allows it.
-    unsafe {
-        assert_eq!(
-            libc::openpty(&mut master, &mut slave, none, none.cast(), none.cast()),
-            0
-        );
-        (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave))
-    }
-}
-
 fn made(fd: i32) -> OwnedFd {
     assert!(fd >= 0);
     // SAFETY: the callers pass a descriptor that they have just made.
@@ -215,7 +203,7 @@ fn a_terminal_works_and_becomes_the_controlling_one() {
         return;
     }
     for (mode, flags) in [(1, READ), (2, WRITE), (3, BOTH)] {
-        let (_master, slave) = terminal();
+        let (_master, slave) = terminal::pair();
         let outcome = assert_works("terminal", generic(mode, flags), slave);
         let stat =
             std::fs::read_to_string(format!("/proc/{}/stat", outcome.pid(PID))).expect("a task");
@@ -230,9 +218,14 @@ fn a_terminal_works_and_becomes_the_controlling_one() {
             "the controlling terminal of a session leader"
         );
     }
-    assert_fails("terminal", "EINVAL", generic(0x1f, BOTH), terminal().1);
-    assert_fails("master", "EINVAL", generic(3, BOTH), terminal().0);
-    assert_fails("master", "ESPIPE", generic(0x1f, BOTH), terminal().0);
+    assert_fails(
+        "terminal",
+        "EINVAL",
+        generic(0x1f, BOTH),
+        terminal::pair().1,
+    );
+    assert_fails("master", "EINVAL", generic(3, BOTH), terminal::pair().0);
+    assert_fails("master", "ESPIPE", generic(0x1f, BOTH), terminal::pair().0);
     let no_terminal = Reopen {
         path: "/dev/tty",
         ..generic(3, BOTH)

@@ -1,6 +1,7 @@
 //! Anonymous pipes of the caller's on 0, 1 and 2, which a Linux-CR kernel cannot open by name: `restart < image | tee
 //! log`, `feed | restart -i image`. Each through the C restart program, the library and the model.
 
+use harness::linux_cr::FILES;
 use std::fs::{self, File};
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,18 +13,10 @@ use std::time::{Duration, Instant};
 use harness::linux_cr::{Feed, Outcome, Restart, Verdict, exit_code, image};
 use harness::{build, criu::library};
 
-/// The one task of the image `files`.
-const FILES: i32 = 534;
-
 fn restart() -> Restart {
     Restart::new(&image("files"))
         .scenario("files")
         .preload(library())
-}
-
-#[track_caller]
-fn assert_restarted(outcome: &Outcome) {
-    assert_eq!(outcome.verdict, Verdict::Restarted, "{}", outcome.stderr());
 }
 
 /// What /proc says that a descriptor of this process leads to.
@@ -112,7 +105,7 @@ fn output_goes_into_the_callers_pipe_and_ends_with_the_program() {
     }
     for feed in [Feed::File, Feed::Pipe, Feed::Option] {
         let (mut reader, pipe, mut outcome) = output(feed);
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         assert_nameless(&outcome.link(FILES, 1));
         let relay = relays(&pipe);
         assert_eq!(relay.len(), 1);
@@ -149,7 +142,7 @@ fn a_program_that_restarts_itself_is_relayed_too() {
         .env("CKPT_PRESERVE", "1")
         .descriptor(1, writer)
         .run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     let task = outcome.tasks[0].0;
     File::from(outcome.take(task, 1))
         .write_all(b"itself")
@@ -200,7 +193,7 @@ fn a_pipe_is_relayed_to_another_number() {
             .env("CKPT_SUBSTITUTE", "2=1")
             .descriptor(1, writer)
             .run();
-        assert_restarted(&outcome);
+        outcome.assert_restarted();
         assert_eq!(outcome.link(FILES, 1), "/mnt/files/log");
         File::from(outcome.take(FILES, 2))
             .write_all(b"from 2")
@@ -256,7 +249,7 @@ fn input_comes_out_of_the_callers_pipe_and_ends_with_it() {
         return;
     }
     let (mut feeding, pipe, outcome) = input();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     assert_nameless(&outcome.link(FILES, 0));
     assert_eq!(relays(&pipe).len(), 1);
     feeding.write_all(b"line\n").unwrap();
@@ -278,7 +271,7 @@ fn who_feeds_hears_that_nobody_reads() {
         return;
     }
     let (mut feeding, pipe, mut outcome) = input();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     outcome.finish();
     await_no_relay(&pipe);
     let error = feeding.write_all(b"lost").unwrap_err();
@@ -291,7 +284,7 @@ fn the_program_hears_that_nobody_reads() {
         return;
     }
     let (reader, pipe, outcome) = output(Feed::File);
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     drop(reader);
     await_no_relay(&pipe);
     let error = File::from(outcome.take(FILES, 1)).write_all(b"lost");
@@ -310,7 +303,7 @@ fn who_is_gone_before_the_restart_does_not_hold_it_up() {
         .env("CKPT_PRESERVE", "1")
         .descriptor(1, writer)
         .run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     await_no_relay(&pipe);
     let error = File::from(outcome.take(FILES, 1)).write_all(b"lost");
     assert_eq!(error.unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
@@ -323,7 +316,7 @@ fn who_is_gone_before_the_restart_does_not_hold_it_up() {
         .env("CKPT_PRESERVE", "0")
         .descriptor(0, reader)
         .run();
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     let mut all = String::new();
     let mut zero = File::from(outcome.take(FILES, 0));
     zero.read_to_string(&mut all).unwrap();
@@ -336,7 +329,7 @@ fn what_is_not_read_waits_in_pipes_only_and_arrives_whole() {
         return;
     }
     let (mut reader, _, mut outcome) = output(Feed::File);
-    assert_restarted(&outcome);
+    outcome.assert_restarted();
     let one = outcome.take(FILES, 1);
     let mut one = File::from(one);
     let written: Vec<u8> = (0..1u32 << 20).flat_map(u32::to_le_bytes).collect();

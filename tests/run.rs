@@ -2,6 +2,7 @@
 
 use harness::build::{self, product};
 use harness::criu::{self, Image, Outcome, World};
+use harness::linux_cr::FILES;
 use harness::linux_cr::{self, Feed, Restart, Verdict, exit_code};
 use serde_json::{Value, json};
 use std::fs;
@@ -160,8 +161,6 @@ fn restart(options: &[&str]) -> Restart {
         .args(options.iter().copied());
     restart.args(["--"]).args([build::program("restart")])
 }
-
-const FILES: i32 = 534;
 
 #[test]
 fn a_linux_cr_restart_obeys_and_it_is_told() {

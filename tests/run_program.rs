@@ -2,10 +2,11 @@
 
 use harness::build::{self, product};
 use harness::criu::{self, World};
+use harness::terminal;
 use std::ffi::CString;
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
@@ -404,23 +405,11 @@ fn signals_of_other_processes_are_passed_on_once() {
     assert!(text(&output.stderr).contains("signals ended with status 7"));
 }
 
-/// A terminal: its master, and its slave.
-fn terminal() -> (OwnedFd, OwnedFd) {
-    let (mut master, mut slave) = (-1, -1);
-    let none = std::ptr::null_mut();
-    // SAFETY: there is room for two descriptors, each of which is then owned.
-    unsafe {
-        let opened = libc::openpty(&mut master, &mut slave, none, none.cast(), none.cast());
-        assert_eq!(opened, 0, "{}", std::io::Error::last_os_error());
-        (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave))
-    }
-}
-
 #[test]
 fn keys_reach_the_program_once_and_job_control_works() {
     let here = Installed::new();
     let program = build::program("signals");
-    let (master, slave) = terminal();
+    let (master, slave) = terminal::pair();
     let mut command = Command::new("bash");
     let line = "stty -echo; \"$@\"; echo stopped; fg >/dev/null; echo status $?";
     command

@@ -67,6 +67,12 @@ pub fn product(name: &str) -> PathBuf {
     path
 }
 
+/// The command under test: `CKPTADV_PROGRAM` names it, or it is the product's.
+pub fn command() -> PathBuf {
+    let program = std::env::var_os("CKPTADV_PROGRAM").map(PathBuf::from);
+    program.unwrap_or_else(|| product("ckptadv"))
+}
+
 /// Where cargo puts the binaries of the profile that this test was built in.
 pub fn built() -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");

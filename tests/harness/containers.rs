@@ -4,7 +4,7 @@
 //! Each test has a directory of its own for images and for the state of runtimes, and containers of a name of their own,
 //! which go with their guard.
 
-use crate::{build, criu, is_root};
+use crate::{build, criu, is_root, processes, scratch, wait_until};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -32,13 +32,10 @@ impl Yard {
     /// # Panics
     /// Something is missing where it must not be.
     pub fn new(programs: &[&str]) -> Option<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         if !is_root() || !programs.iter().all(|program| is_installed(program)) {
             return None;
         }
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("ckptadv-oci-{}-{number}", std::process::id());
-        let directory = std::env::temp_dir().join(name);
+        let directory = scratch::make("ckptadv-oci");
         for made in ["bin", "bundle/rootfs/tmp"] {
             fs::create_dir_all(directory.join(made)).expect("a directory for the test");
         }
@@ -140,27 +137,6 @@ impl Yard {
             standard: None,
         }
     }
-
-    /// Waits until the holder has all that it was asked for.
-    ///
-    /// # Panics
-    /// It cannot, or does not in time.
-    pub fn wait_until_ready(&self) {
-        let deadline = Instant::now() + PATIENCE;
-        let ready = self.inside("tmp/ready");
-        loop {
-            let text = fs::read_to_string(&ready).unwrap_or_default();
-            assert!(!text.contains("holder:"), "{text}");
-            if text.ends_with('\n') {
-                let _ = fs::remove_file(&ready);
-                // It closes the file next.
-                std::thread::sleep(Duration::from_millis(50));
-                return;
-            }
-            assert!(Instant::now() < deadline, "the holder is not ready");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
 }
 
 impl Drop for Yard {
@@ -171,21 +147,16 @@ impl Drop for Yard {
         }
         // conmon has Podman clean up behind a container, and ends later than that is removed.
         let deadline = Instant::now() + PATIENCE;
-        while is_named_by_a_process(&self.directory) && Instant::now() < deadline {
+        while !processes::naming(&self.directory).is_empty() {
+            assert!(
+                Instant::now() < deadline,
+                "{:?} left processes",
+                self.directory
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         let _ = fs::remove_dir_all(&self.directory);
     }
-}
-
-/// Whether a process has a path in its arguments.
-fn is_named_by_a_process(path: &Path) -> bool {
-    let path = path.as_os_str().as_encoded_bytes();
-    let names = |arguments: Vec<u8>| arguments.windows(path.len()).any(|part| part == path);
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes
-        .filter_map(|process| fs::read(process.path().join("cmdline")).ok())
-        .any(names)
 }
 
 /// A program that a daemon starts.
@@ -321,7 +292,17 @@ impl<'y> Container<'y> {
             .standard(standard)
             .run();
         assert!(done, "the container is not run");
-        self.yard.wait_until_ready();
+        let ready = self.yard.inside("tmp/ready");
+        let told = || fs::read_to_string(&ready).unwrap_or_default();
+        wait_until("the holder", || {
+            assert!(!told().contains("holder:"), "{}", told());
+            told().ends_with('\n')
+        });
+        let is_ready = |link: &String| link.ends_with("/tmp/ready");
+        wait_until("it closes the file", || {
+            !self.links().values().any(is_ready)
+        });
+        let _ = fs::remove_file(&ready);
     }
 
     /// A checkpoint, as daemons ask for it.

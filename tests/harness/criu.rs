@@ -15,7 +15,7 @@
 //! becomes a subreaper, so that restored tasks are its children to wait for: a
 //! task cannot be restored while the one of that pid is not gone altogether.
 
-use crate::{build, is_root};
+use crate::{build, is_root, processes, scratch};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -24,7 +24,6 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a program or a criu may take.
@@ -80,24 +79,15 @@ impl World {
     /// # Panics
     /// Something that is needed is missing.
     pub fn new() -> Option<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         if !is_root() {
             return None;
         }
         own_terminals();
         // SAFETY: prctl with integers; it makes orphans children of this process.
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
-        let name = format!(
-            "ckptadv-criu-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
-        let directory = std::env::temp_dir().join(name);
-        fs::create_dir(&directory).expect("a directory for the test");
-        Some(World {
-            directory,
-            criu: program(),
-        })
+        let criu = program();
+        let directory = scratch::make("ckptadv-criu");
+        Some(World { directory, criu })
     }
 
     /// The path of a file in the directory.
@@ -193,7 +183,7 @@ impl World {
             let still_open = |&pid: &i32| links(pid).values().any(|link| *link == path);
             if pids.len() == count && !pids.iter().any(still_open) {
                 held.tasks.pids = pids;
-                held.tasks.pids.sort_unstable();
+                held.tasks.pids.sort_unstable_by_key(age_after(root));
                 return held;
             }
             assert!(!text.contains("holder:"), "{words:?}: {text}");
@@ -225,8 +215,17 @@ impl World {
     }
 }
 
+/// Orders the pids of a program as its processes were made, also where the numbers began anew meanwhile.
+fn age_after(root: i32) -> impl Fn(&i32) -> i32 {
+    let most = fs::read_to_string("/proc/sys/kernel/pid_max").expect("/proc/sys");
+    let most: i32 = most.trim().parse().expect("a number");
+    move |pid| (pid - root).rem_euclid(most)
+}
+
 impl Drop for World {
     fn drop(&mut self) {
+        // What did not tell its pid: a parent of one that did, a criu that hangs, half-made tasks.
+        processes::end_naming(&self.directory);
         if std::thread::panicking() {
             eprintln!("left for you to look at: {}", self.directory.display());
         } else {

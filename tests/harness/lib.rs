@@ -2,6 +2,7 @@
 //! call, dumping and restoring with a real criu, and looking at the restored tasks from outside.
 
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 pub mod build;
 pub mod containers;
@@ -9,7 +10,10 @@ pub mod criu;
 pub mod edit;
 pub mod large;
 pub mod linux_cr;
+pub mod processes;
 pub mod report;
+pub mod scratch;
+pub mod terminal;
 pub mod world;
 
 /// Whether this process may do what the tests need. Without root they are skipped, loudly, and fail in CI.
@@ -25,4 +29,17 @@ pub fn is_root() -> bool {
         "SKIPPED: this test needs root (mounts, tracing, descriptors of other processes)"
     );
     false
+}
+
+/// Waits for what comes soon.
+///
+/// # Panics
+/// It has not come after half a minute.
+#[track_caller]
+pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }

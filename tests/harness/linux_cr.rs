@@ -23,14 +23,18 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::build;
+use crate::criu;
 use crate::edit;
 use crate::report::{self, Names};
+use crate::scratch::Scratch;
 use crate::world::World;
+
+/// The one task of the image `files`.
+pub const FILES: i32 = 534;
 
 /// Long enough for a busy machine, short enough for a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -85,6 +89,12 @@ pub struct Restart {
 }
 
 impl Restart {
+    /// An image of a scenario, where that took place, with the library under test.
+    pub fn advised(name: &str) -> Self {
+        let restart = Self::new(&image(name)).scenario(name);
+        restart.preload(criu::library())
+    }
+
     /// With the program `restart.c`, the image as a regular file on 0, and 1 and 2 collected.
     pub fn new(image: &[u8]) -> Self {
         Self {
@@ -179,15 +189,15 @@ impl Restart {
 
     /// Only starts the program; [`Outcome::decide`] waits.
     pub fn start(self) -> Outcome {
-        let scratch = Scratch::new();
+        let scratch = Scratch::new("restarted-image");
         let world = match &self.scenario {
-            Some(name) => World::of_scenario(&scratch.0, name),
-            None => World::new(&scratch.0),
+            Some(name) => World::of_scenario(scratch.path(), name),
+            None => World::new(scratch.path()),
         };
         for job in self.prepare {
             world.enter(job);
         }
-        let image = scratch.0.join("image");
+        let image = scratch.file("image");
         fs::write(&image, &self.image).expect("the image");
         let saved = edit::pids(&self.image);
         let mut arguments = self.arguments;
@@ -201,7 +211,7 @@ impl Restart {
             }
             Feed::Given => None,
         };
-        let collect = |name: &str| File::create(scratch.0.join(name)).expect("a file");
+        let collect = |name: &str| File::create(scratch.file(name)).expect("a file");
         let mut descriptors = vec![
             (
                 0,
@@ -211,7 +221,7 @@ impl Restart {
             (2, collect("stderr").into()),
         ];
         descriptors.extend(self.descriptors);
-        let verdict = scratch.0.join("verdict");
+        let verdict = scratch.file("verdict");
         let mut model = Command::new(build::binary("restart-model"));
         model
             .arg("--verdict")
@@ -263,6 +273,30 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The tasks live.
+    ///
+    /// # Panics
+    /// They do not.
+    #[track_caller]
+    pub fn assert_restarted(&self) {
+        assert_eq!(self.verdict, Verdict::Restarted, "{}", self.stderr());
+    }
+
+    /// It was refused before any task existed, with these words.
+    ///
+    /// # Panics
+    /// It was not.
+    #[track_caller]
+    pub fn assert_refused(&mut self, words: &[&str]) {
+        assert_eq!(self.verdict, Verdict::NoRestart, "{}", self.stderr());
+        assert!(self.tasks.is_empty());
+        assert_ne!(exit_code(self.wait()), 0);
+        let said = self.stderr();
+        for word in words {
+            assert!(said.contains(word), "no \"{word}\" in: {said}");
+        }
+    }
+
     /// The present pid of a task.
     pub fn pid(&self, saved: i32) -> i32 {
         let task = self.tasks.iter().find(|(old, _)| *old == saved);
@@ -347,7 +381,7 @@ impl Outcome {
 
     /// Waits until the restart is decided, or the program has ended without one.
     pub fn decide(&mut self) {
-        let verdict = self.scratch.0.join("verdict");
+        let verdict = self.scratch.file("verdict");
         let deadline = Instant::now() + PATIENCE;
         while !verdict.exists() && Instant::now() < deadline {
             if let Some(status) = self.model.try_wait().expect("the model") {
@@ -533,30 +567,6 @@ fn is_leader(pid: i32) -> bool {
         line.strip_prefix("Tgid:")
             .is_some_and(|tgid| tgid.trim() == pid.to_string())
     })
-}
-
-/// A directory of its own for a restart, gone with it.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path =
-            std::env::temp_dir().join(format!("restarted-image-{}-{number}", std::process::id()));
-        fs::create_dir_all(&path).expect("a directory for a test");
-        Self(path)
-    }
-
-    fn read(&self, name: &str) -> String {
-        String::from_utf8_lossy(&fs::read(self.0.join(name)).unwrap_or_default()).into_owned()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 /// How the program ended, as a shell would say it.

@@ -135,7 +135,11 @@ pub fn take(pid: i32, number: i32) -> OwnedFd {
     }
 }
 
-fn is_close_on_exec(pid: i32, number: i32) -> bool {
+/// Whether a task's descriptor is close-on-exec.
+///
+/// # Panics
+/// It is not open.
+pub fn is_close_on_exec(pid: i32, number: i32) -> bool {
     let info =
         fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).expect("an open descriptor");
     let flags = info
