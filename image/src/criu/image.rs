@@ -5,7 +5,9 @@ use super::entry::{Description, FileType, Flight, Link, Slot, Task};
 use super::record::{self, Ask, LeftOut, RECORD};
 use super::wire::{File, Magic, Message};
 use crate::Error;
-use std::collections::{BTreeMap, BTreeSet, btree_map};
+use crate::advice::Kind;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 
 /// The layout of images that this module knows (`CRTOOLS_IMAGES_V1_1`).
 const VERSION: u32 = 2;
@@ -317,31 +319,32 @@ fn read_record(
     let Some(bytes) = directory.file(RECORD)? else {
         return Ok((left_out, Vec::new()));
     };
-    let table = |pid: i32| tasks.iter().find(|task| task.pid == pid)?.table;
     let mut record = record::read(&bytes)?;
+    let of_tasks = tasks.iter().filter_map(|task| Some((task.pid, task.table?)));
+    let of_tasks: HashMap<i32, u32> = of_tasks.collect();
+    // By table and number.
+    let mut missing: HashMap<(u32, i32), Kind> = HashMap::new();
     for entry in record.left_out {
-        let Some(id) = table(entry.task) else {
+        let Some(&id) = of_tasks.get(&entry.task) else {
             continue;
         };
         let entries = left_out.entry(id).or_default();
-        let twice = |other: &LeftOut| other.number == entry.number;
-        if tables[&id].slot(entry.number).is_none() && !entries.iter().any(twice) {
+        if tables[&id].slot(entry.number).is_none()
+            && let Entry::Vacant(place) = missing.entry((id, entry.number))
+        {
+            place.insert(entry.kind);
             entries.push(entry);
         }
     }
     record.asks.retain(|ask| {
-        let Some(id) = table(ask.task) else {
+        let Some(&id) = of_tasks.get(&ask.task) else {
             return false;
         };
-        let missing = |entry: &LeftOut| entry.number == ask.number && entry.kind == ask.kind;
-        match tables[&id].slot(ask.number) {
-            Some(slot) => descriptions
-                .get(&slot.description)
-                .is_some_and(|description| description.kind == ask.kind),
-            None => left_out
-                .get(&id)
-                .is_some_and(|entries| entries.iter().any(missing)),
-        }
+        let kind = match tables[&id].slot(ask.number) {
+            Some(slot) => descriptions.get(&slot.description).map(|it| it.kind),
+            None => missing.get(&(id, ask.number)).copied(),
+        };
+        kind == Some(ask.kind)
     });
     Ok((left_out, record.asks))
 }
