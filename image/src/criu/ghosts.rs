@@ -1,6 +1,6 @@
 //! Deleted files, which CRIU makes anew in order to open them.
 
-use super::entry::{FileType, Link, Remap};
+use super::entry::{FileType, Link, Remap, Remapped};
 use super::holders::Holders;
 use super::image::Directory;
 use super::wire::{File, Magic, Splices};
@@ -43,7 +43,7 @@ pub(super) fn gone(holders: &Holders<'_>, directory: &dyn Directory) -> Result<G
     let mut ghosts = Vec::new();
     for entry in file.entries(Magic::REMAPS)? {
         let remap = Remap::read(&entry?)?;
-        if remap.ghost && files.contains(&remap.description) {
+        if remap.how == Remapped::Ghost && files.contains(&remap.description) {
             ghosts.push(remap);
         }
     }

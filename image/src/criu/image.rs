@@ -199,6 +199,10 @@ impl Image {
         Ok(ids.any(|id| !references.contains_key(id) && !others.contains_key(id)))
     }
 
+    pub(super) fn is_task(&self, pid: i32) -> bool {
+        self.tasks.iter().any(|task| task.pid == pid)
+    }
+
     /// The root task's file table.
     pub fn root_table(&self) -> Option<u32> {
         self.tasks.first().and_then(|root| root.table)

@@ -113,10 +113,6 @@ impl Image {
         })
     }
 
-    fn is_task(&self, pid: i32) -> bool {
-        self.tasks.iter().any(|task| task.pid == pid)
-    }
-
     /// What each epoll set watches, by the numbers of a task that has both.
     fn watches(&self) -> HashMap<u32, Vec<(i32, u32)>> {
         let mut watches = HashMap::new();

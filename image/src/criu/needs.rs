@@ -1,6 +1,6 @@
 //! What a restore needs of the machine, as CRIU goes about it.
 
-use super::entry::{Description, FileType, Link, Lock};
+use super::entry::{Description, FileType, Link, Lock, Remapped};
 use super::image::{Directory, Image, Reference};
 use super::wire::{File, Magic, Message};
 use super::{ghosts, locks};
@@ -53,9 +53,7 @@ impl Image {
         needs
             .image
             .push(Need::Pids(self.tasks.iter().flat_map(all).collect()));
-        needs
-            .image
-            .extend(self.session(directory)?.map(Need::Session));
+        needs.image.extend(self.session().map(Need::Session));
         Ok(needs)
     }
 
@@ -116,8 +114,6 @@ impl Image {
     }
 
     fn locks(&self, directory: &dyn Directory) -> Result<Vec<(u32, needs::Lock)>, Error> {
-        const FLOCK: u32 = 2;
-        const WRITING: u32 = 1;
         let Some(bytes) = directory.file(locks::NAME)? else {
             return Ok(Vec::new());
         };
@@ -132,17 +128,15 @@ impl Image {
             .collect();
         let mut found = Vec::new();
         for entry in file.entries(Magic::FILE_LOCKS)? {
-            let entry = entry?;
-            let lock = Lock::read(&entry)?;
-            let [flag, kind] = entry.message.numbers::<2>()?;
+            let lock = Lock::read(&entry?)?;
             let table = tables.get(&lock.task).and_then(|id| self.tables.get(id));
             let Some(slot) = table.and_then(|table| table.slot(lock.number)) else {
                 continue;
             };
             let lock = needs::Lock {
                 path: self.descriptions[&slot.description].path.clone(),
-                whole: flag.unwrap_or(0) & FLOCK != 0,
-                exclusive: kind == Some(WRITING),
+                whole: lock.whole,
+                exclusive: lock.exclusive,
             };
             found.push((slot.description, lock));
         }
@@ -199,18 +193,9 @@ impl Image {
     }
 
     /// The session of the root task, where its leader is no task of the image.
-    fn session(&self, directory: &dyn Directory) -> Result<Option<i32>, Error> {
-        let name = "pstree.img";
-        let Some(bytes) = directory.file(name)? else {
-            return Ok(None);
-        };
-        let file = File {
-            name,
-            bytes: &bytes,
-        };
-        let [_, _, _, leader] = file.entry(Magic::PSTREE)?.message.numbers::<4>()?;
-        let leader = leader.map(u32::cast_signed);
-        Ok(leader.filter(|leader| self.tasks.iter().all(|task| task.pid != *leader)))
+    fn session(&self) -> Option<i32> {
+        let leader = self.tasks.first()?.session;
+        leader.filter(|leader| !self.is_task(*leader))
     }
 }
 
@@ -220,22 +205,7 @@ struct Namespaces {
     tcp_close: bool,
 }
 
-/// How a file is opened that its path does not lead to.
-#[derive(Clone, Copy)]
-enum Remapped {
-    /// It is made anew.
-    Ghost,
-    /// By the path of another description.
-    Linked(u32),
-    /// Otherwise.
-    Otherwise,
-}
-
 fn remaps(directory: &dyn Directory) -> Result<HashMap<u32, Remapped>, Error> {
-    const LINKED: u32 = 0;
-    const GHOST: u32 = 1;
-    /// Set in the other id, where older versions give no kind.
-    const OLD_GHOST: u32 = 1 << 31;
     let mut remaps = HashMap::new();
     let Some(bytes) = directory.file(ghosts::NAME)? else {
         return Ok(remaps);
@@ -245,14 +215,7 @@ fn remaps(directory: &dyn Directory) -> Result<HashMap<u32, Remapped>, Error> {
         bytes: &bytes,
     };
     for entry in file.entries(Magic::REMAPS)? {
-        let [description, other, kind] = entry?.message.numbers::<3>()?;
-        let other = other.unwrap_or(0);
-        let how = match kind {
-            Some(GHOST) => Remapped::Ghost,
-            None if other & OLD_GHOST != 0 => Remapped::Ghost,
-            Some(LINKED) | None => Remapped::Linked(other),
-            Some(_) => Remapped::Otherwise,
-        };
+        let (description, how) = Remapped::read(&entry?.message)?;
         remaps.extend(description.map(|description| (description, how)));
     }
     Ok(remaps)
@@ -442,7 +405,7 @@ impl Reader<'_> {
             let rest = std::str::from_utf8(path).ok()?.strip_prefix("/proc/")?;
             rest.split('/').next()?.parse::<i32>().ok()
         };
-        task().is_some_and(|pid| self.image.tasks.iter().any(|task| task.pid == pid))
+        task().is_some_and(|pid| self.image.is_task(pid))
     }
 
     fn unix(&self, description: &Description) -> Result<Vec<Need>, Error> {
