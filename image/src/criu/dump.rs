@@ -338,9 +338,7 @@ impl Table<'_> {
     /// The word by which a task asks for a number.
     fn asks(&self, number: i32) -> Option<u64> {
         let of_task = |task: &&Task| {
-            let found = task
-                .marks
-                .binary_search_by_key(&number, |mark| mark.number);
+            let found = task.marks.binary_search_by_key(&number, |mark| mark.number);
             let mark = &task.marks[found.ok()?];
             mark.asks().then_some(mark.word)
         };

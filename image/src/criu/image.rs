@@ -324,7 +324,9 @@ fn read_record(
         return Ok((left_out, Vec::new()));
     };
     let mut record = record::read(&bytes)?;
-    let of_tasks = tasks.iter().filter_map(|task| Some((task.pid, task.table?)));
+    let of_tasks = tasks
+        .iter()
+        .filter_map(|task| Some((task.pid, task.table?)));
     let of_tasks: HashMap<i32, u32> = of_tasks.collect();
     // By table and number.
     let mut missing: HashMap<(u32, i32), Kind> = HashMap::new();

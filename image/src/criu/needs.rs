@@ -1,13 +1,15 @@
 //! What a restore needs of the machine, as CRIU goes about it.
 
+use super::addresses::{abstract_name, address};
 use super::entry::{Description, FileType, Link, Lock, Remapped};
 use super::image::{Directory, Image, Reference};
+use super::terminals::{Device, Terminal, terminals};
 use super::wire::{File, Magic, Message};
 use super::{ghosts, locks};
 use crate::Error;
 use crate::needs::{self, Apart, InTheWay, Need, Needs, Port, Protocol};
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 impl Image {
     /// What a restore needs.
@@ -221,50 +223,6 @@ fn remaps(directory: &dyn Directory) -> Result<HashMap<u32, Remapped>, Error> {
     Ok(remaps)
 }
 
-/// A terminal of tty-info.img.
-#[derive(Clone, Copy)]
-enum Terminal {
-    Master(u32),
-    Slave(u32),
-    /// The caller gives it: its device, and that of the file system it is on.
-    External(u32, u32),
-    /// Of the machine.
-    Fixed,
-}
-
-fn terminals(directory: &dyn Directory) -> Result<HashMap<u32, Terminal>, Error> {
-    const OF_A_PTY: u32 = 1;
-    const EXTERNAL: u32 = 5;
-    const MULTIPLEXER: u32 = 5 << 8 | 2;
-    let name = "tty-info.img";
-    let mut terminals = HashMap::new();
-    let Some(bytes) = directory.file(name)? else {
-        return Ok(terminals);
-    };
-    let file = File {
-        name,
-        bytes: &bytes,
-    };
-    for entry in file.entries(Magic::TTY_INFO)? {
-        let message = entry?.message;
-        let numbers = message.numbers::<13>()?;
-        let Some(id) = numbers[0] else { continue };
-        let device = numbers[7].unwrap_or(0);
-        let index = match message.message(12)? {
-            Some(pty) => pty.numbers::<1>()?[0],
-            None => None,
-        };
-        let terminal = match (numbers[1], index) {
-            (Some(EXTERNAL), _) => Terminal::External(device, numbers[12].unwrap_or(0)),
-            (Some(OF_A_PTY), Some(index)) if device == MULTIPLEXER => Terminal::Master(index),
-            (Some(OF_A_PTY), Some(index)) => Terminal::Slave(index),
-            _ => Terminal::Fixed,
-        };
-        terminals.insert(id, terminal);
-    }
-    Ok(terminals)
-}
-
 struct Reader<'a> {
     image: &'a Image,
     bodies: HashMap<u32, Message<'a>>,
@@ -281,7 +239,7 @@ impl Reader<'_> {
         let descriptions = self.image.descriptions.values();
         let terminals = descriptions.filter_map(|it| self.terminal(it));
         let masters = terminals.filter_map(|terminal| match terminal {
-            Terminal::Master(index) => Some(index),
+            Device::Master(index) => Some(index),
             _ => None,
         });
         self.masters = masters.collect();
@@ -292,12 +250,12 @@ impl Reader<'_> {
         self.bodies.get(&id).map_or(Ok([None; N]), Message::numbers)
     }
 
-    fn terminal(&self, description: &Description) -> Option<Terminal> {
+    fn terminal(&self, description: &Description) -> Option<Device> {
         if description.file_type != FileType::TTY {
             return None;
         }
         let [_, info] = self.numbers::<2>(description.id).ok()?;
-        self.terminals.get(&info?).copied()
+        Some(self.terminals.get(&info?)?.device)
     }
 
     fn of(&self, description: &Description) -> Result<Vec<Need>, Error> {
@@ -325,13 +283,13 @@ impl Reader<'_> {
 
     fn of_terminal(&self, description: &Description) -> Result<Vec<Need>, Error> {
         Ok(match self.terminal(description) {
-            Some(Terminal::Master(index)) => vec![Need::Pty(index)],
-            Some(Terminal::Slave(index)) if self.masters.contains(&index) => Vec::new(),
-            Some(Terminal::Slave(_)) => vec![Need::Terminal],
-            Some(Terminal::External(device, on)) => {
+            Some(Device::Master(index)) => vec![Need::Pty(index)],
+            Some(Device::Slave(index)) if self.masters.contains(&index) => Vec::new(),
+            Some(Device::Slave(_)) => vec![Need::Terminal],
+            Some(Device::External(device, on)) => {
                 vec![Need::Given(format!("tty[{device:x}:{on:x}]"))]
             }
-            Some(Terminal::Fixed) | None => {
+            Some(Device::Fixed) | None => {
                 let path = description.path.clone();
                 let file = path.map(|path| needs::File {
                     path,
@@ -450,11 +408,8 @@ impl Reader<'_> {
         let Some(body) = self.bodies.get(&id) else {
             return Ok(None);
         };
-        let name = body.message(11)?.map(|name| name.bytes());
-        Ok(match name.and_then(<[u8]>::split_first) {
-            Some((0, name)) if !name.is_empty() => Some(name.to_vec()),
-            _ => None,
-        })
+        let name = abstract_name(body)?.filter(|name| !name.is_empty());
+        Ok(name.map(<[u8]>::to_vec))
     }
 
     fn inet(&self, description: &Description) -> Result<Vec<Need>, Error> {
@@ -478,7 +433,7 @@ impl Reader<'_> {
         }
         let [_, _, _, _, protocol, state, here, there] = body.numbers::<8>()?;
         let port = |port: Option<u32>| port.and_then(|port| u16::try_from(port).ok());
-        let (Some(address), Some(here)) = (address(&ends[0]), port(here)) else {
+        let (Some(local), Some(here)) = (address(&ends[0]), port(here)) else {
             return Ok(Vec::new());
         };
         let protocol = match protocol {
@@ -488,8 +443,8 @@ impl Reader<'_> {
         };
         let is_connected = !matches!(state, Some(CLOSE | LISTEN) | None);
         if protocol == Protocol::Tcp && is_connected {
-            let local = SocketAddr::new(address, here);
-            let remote = self::address(&ends[1]).zip(port(there));
+            let local = SocketAddr::new(local, here);
+            let remote = address(&ends[1]).zip(port(there));
             let remote = remote.map(|(address, port)| SocketAddr::new(address, port));
             return Ok(remote
                 .map(|remote| Need::Connection(local, remote))
@@ -498,7 +453,7 @@ impl Reader<'_> {
         }
         let port = Port {
             protocol,
-            address,
+            address: local,
             port: here,
             foreign,
         };
@@ -507,14 +462,4 @@ impl Reader<'_> {
             _ => vec![Need::Port(port)],
         })
     }
-}
-
-/// An address, which images have in words of network order.
-fn address(words: &[u32]) -> Option<IpAddr> {
-    let bytes: Vec<u8> = words.iter().take(4).flat_map(|w| w.to_le_bytes()).collect();
-    if let Ok(v4) = <[u8; 4]>::try_from(bytes.as_slice()) {
-        return Some(Ipv4Addr::from(v4).into());
-    }
-    let v6 = <[u8; 16]>::try_from(bytes.as_slice()).ok()?;
-    Some(Ipv6Addr::from(v6).into())
 }
