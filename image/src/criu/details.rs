@@ -3,7 +3,7 @@
 
 use super::addresses::{abstract_name, address};
 use super::entry::{Description, FileType, Link};
-use super::image::{Directory, Image};
+use super::image::{Directory, Image, optional};
 use super::terminals::{Device, Terminal, terminals};
 use super::wire::{File, Magic, Message};
 use crate::Error;
@@ -212,14 +212,10 @@ fn waiting(
     magic: Magic,
 ) -> Result<HashMap<u32, u64>, Error> {
     let mut waiting = HashMap::new();
-    let Some(bytes) = directory.file(name)? else {
+    let Some(data) = optional(directory, name)? else {
         return Ok(waiting);
     };
-    let file = File {
-        name,
-        bytes: &bytes,
-    };
-    let mut entries = file.entries(magic)?;
+    let mut entries = data.file().entries(magic)?;
     while let Some(entry) = entries.next() {
         let [owner, count] = entry?.message.numbers::<2>()?;
         let count = u64::from(count.unwrap_or(0));
@@ -233,15 +229,10 @@ fn waiting(
 
 /// Bytes in the receive queue of a connection.
 fn in_stream(directory: &dyn Directory, inode: u32) -> Result<Option<u64>, Error> {
-    let name = format!("tcp-stream-{inode:x}.img");
-    let Some(bytes) = directory.file(&name)? else {
+    let Some(stream) = optional(directory, format!("tcp-stream-{inode:x}.img"))? else {
         return Ok(None);
     };
-    let file = File {
-        name: &name,
-        bytes: &bytes,
-    };
-    let mut entries = file.entries(Magic::TCP_STREAM)?;
+    let mut entries = stream.file().entries(Magic::TCP_STREAM)?;
     let Some(entry) = entries.next() else {
         return Ok(None);
     };

@@ -261,13 +261,8 @@ impl Image {
                     references.entry(id).or_default().insert(reference);
                 }
             };
-            let name = format!("mm-{task}.img");
-            if let Some(bytes) = directory.file(&name)? {
-                let file = File {
-                    name: &name,
-                    bytes: &bytes,
-                };
-                for field in file.entry(Magic::MM)?.message.fields() {
+            if let Some(memory) = optional(directory, format!("mm-{task}.img"))? {
+                for field in memory.file().entry(Magic::MM)?.message.fields() {
                     let field = field?;
                     match field.number {
                         12 => add(field.u32()?, Reference::Executable { task }),
@@ -280,13 +275,9 @@ impl Image {
                     }
                 }
             }
-            let name = format!("fs-{task}.img");
-            if let Some(bytes) = directory.file(&name)? {
-                let file = File {
-                    name: &name,
-                    bytes: &bytes,
-                };
-                let [cwd, root] = file.entry(Magic::FS)?.message.numbers::<2>()?;
+            if let Some(directories) = optional(directory, format!("fs-{task}.img"))? {
+                let entry = directories.file().entry(Magic::FS)?;
+                let [cwd, root] = entry.message.numbers::<2>()?;
                 if let Some(id) = cwd {
                     add(id, Reference::WorkingDirectory { task });
                 }
@@ -363,25 +354,33 @@ fn absent(name: &str) -> Error {
     }
 }
 
-struct Owned {
-    name: &'static str,
-    bytes: Vec<u8>,
+/// A file of an image, with its bytes.
+pub(super) struct Owned {
+    name: String,
+    pub bytes: Vec<u8>,
 }
 
 impl Owned {
-    fn file(&self) -> File<'_> {
+    pub fn file(&self) -> File<'_> {
         File {
-            name: self.name,
+            name: &self.name,
             bytes: &self.bytes,
         }
     }
 }
 
-fn need(directory: &dyn Directory, name: &'static str) -> Result<Owned, Error> {
-    match directory.file(name)? {
-        Some(bytes) => Ok(Owned { name, bytes }),
-        None => Err(absent(name)),
-    }
+/// A file that an image need not have.
+pub(super) fn optional(
+    directory: &dyn Directory,
+    name: impl Into<String>,
+) -> Result<Option<Owned>, Error> {
+    let name = name.into();
+    let bytes = directory.file(&name)?;
+    Ok(bytes.map(|bytes| Owned { name, bytes }))
+}
+
+fn need(directory: &dyn Directory, name: &str) -> Result<Owned, Error> {
+    optional(directory, name)?.ok_or_else(|| absent(name))
 }
 
 fn check_inventory(inventory: &Owned) -> Result<(), Error> {
@@ -439,23 +438,11 @@ fn table_of(directory: &dyn Directory, task: i32) -> Result<Option<u32>, Error> 
             None => Err(ids.error("the entry has no id of a file table")),
         }
     };
-    let name = format!("ids-{task}.img");
-    if let Some(bytes) = directory.file(&name)? {
-        let file = File {
-            name: &name,
-            bytes: &bytes,
-        };
-        return table(&file.entry(Magic::IDS)?.message);
+    if let Some(ids) = optional(directory, format!("ids-{task}.img"))? {
+        return table(&ids.file().entry(Magic::IDS)?.message);
     }
-    let name = format!("core-{task}.img");
-    let Some(bytes) = directory.file(&name)? else {
-        return Err(absent(&name));
-    };
-    let file = File {
-        name: &name,
-        bytes: &bytes,
-    };
-    let core = file.entry(Magic::CORE)?.message;
+    let core = need(directory, &format!("core-{task}.img"))?;
+    let core = core.file().entry(Magic::CORE)?.message;
     let mut runs = false;
     for field in core.fields() {
         let field = field?;

@@ -2,7 +2,7 @@
 
 use super::addresses::{abstract_name, address};
 use super::entry::{Description, FileType, Link, Lock, Remapped};
-use super::image::{Directory, Image, Reference};
+use super::image::{Directory, Image, Reference, optional};
 use super::terminals::{Device, Terminal, terminals};
 use super::wire::{File, Magic, Message};
 use super::{ghosts, locks};
@@ -116,12 +116,8 @@ impl Image {
     }
 
     fn locks(&self, directory: &dyn Directory) -> Result<Vec<(u32, needs::Lock)>, Error> {
-        let Some(bytes) = directory.file(locks::NAME)? else {
+        let Some(list) = optional(directory, locks::NAME)? else {
             return Ok(Vec::new());
-        };
-        let file = File {
-            name: locks::NAME,
-            bytes: &bytes,
         };
         let tables: HashMap<i32, u32> = self
             .tasks
@@ -129,7 +125,7 @@ impl Image {
             .filter_map(|task| Some((task.pid, task.table?)))
             .collect();
         let mut found = Vec::new();
-        for entry in file.entries(Magic::FILE_LOCKS)? {
+        for entry in list.file().entries(Magic::FILE_LOCKS)? {
             let lock = Lock::read(&entry?)?;
             let table = tables.get(&lock.task).and_then(|id| self.tables.get(id));
             let Some(slot) = table.and_then(|table| table.slot(lock.number)) else {
@@ -151,15 +147,10 @@ impl Image {
         const MOUNT: usize = 9;
         const TCP_CLOSE: u32 = 10;
         let mut found = Namespaces::default();
-        let name = "inventory.img";
-        let Some(inventory) = directory.file(name)? else {
+        let Some(inventory) = optional(directory, "inventory.img")? else {
             return Ok(found);
         };
-        let file = File {
-            name,
-            bytes: &inventory,
-        };
-        let inventory = file.entry(Magic::INVENTORY)?.message;
+        let inventory = inventory.file().entry(Magic::INVENTORY)?.message;
         for field in inventory.fields() {
             let field = field?;
             if field.number == TCP_CLOSE {
@@ -173,15 +164,10 @@ impl Image {
         let Some(root) = self.tasks.first() else {
             return Ok(found);
         };
-        let name = format!("ids-{}.img", root.pid);
-        let Some(ids) = directory.file(&name)? else {
+        let Some(ids) = optional(directory, format!("ids-{}.img", root.pid))? else {
             return Ok(found);
         };
-        let file = File {
-            name: &name,
-            bytes: &ids,
-        };
-        let own = file.entry(Magic::IDS)?.message.numbers::<9>()?;
+        let own = ids.file().entry(Magic::IDS)?.message.numbers::<9>()?;
         let differs = |field: usize| match (host[field - 1], own[field - 1]) {
             (Some(host), Some(own)) => host != own,
             _ => false,
@@ -209,14 +195,10 @@ struct Namespaces {
 
 fn remaps(directory: &dyn Directory) -> Result<HashMap<u32, Remapped>, Error> {
     let mut remaps = HashMap::new();
-    let Some(bytes) = directory.file(ghosts::NAME)? else {
+    let Some(list) = optional(directory, ghosts::NAME)? else {
         return Ok(remaps);
     };
-    let file = File {
-        name: ghosts::NAME,
-        bytes: &bytes,
-    };
-    for entry in file.entries(Magic::REMAPS)? {
+    for entry in list.file().entries(Magic::REMAPS)? {
         let (description, how) = Remapped::read(&entry?.message)?;
         remaps.extend(description.map(|description| (description, how)));
     }

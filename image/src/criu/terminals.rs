@@ -1,7 +1,7 @@
 //! Terminals, as tty-info.img tells them.
 
-use super::image::Directory;
-use super::wire::{File, Magic};
+use super::image::{Directory, optional};
+use super::wire::Magic;
 use crate::Error;
 use std::collections::HashMap;
 
@@ -30,16 +30,11 @@ pub(super) fn terminals(directory: &dyn Directory) -> Result<HashMap<u32, Termin
     const OF_A_PTY: u32 = 1;
     const EXTERNAL: u32 = 5;
     const MULTIPLEXER: u32 = 5 << 8 | 2;
-    let name = "tty-info.img";
     let mut terminals = HashMap::new();
-    let Some(bytes) = directory.file(name)? else {
+    let Some(info) = optional(directory, "tty-info.img")? else {
         return Ok(terminals);
     };
-    let file = File {
-        name,
-        bytes: &bytes,
-    };
-    for entry in file.entries(Magic::TTY_INFO)? {
+    for entry in info.file().entries(Magic::TTY_INFO)? {
         let message = entry?.message;
         let numbers = message.numbers::<13>()?;
         let [Some(id), kind, _, _, _, leader, _, device, ..] = numbers else {
