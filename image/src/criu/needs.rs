@@ -274,12 +274,8 @@ impl Reader<'_> {
             Some(Device::Fixed) | None => {
                 let path = description.path.clone();
                 let file = path.map(|path| needs::File {
-                    path,
                     kind: Some(libc::S_IFCHR),
-                    mode: None,
-                    size: None,
-                    least: 0,
-                    access: description.access(),
+                    ..needs::File::new(path, description.access())
                 });
                 file.map(Need::File).into_iter().collect()
             }
@@ -314,14 +310,7 @@ impl Reader<'_> {
             Some(Remapped::Linked(other)) => {
                 let other = self.image.descriptions.get(other);
                 let path = other.and_then(|other| other.path.clone());
-                let file = path.map(|path| needs::File {
-                    path,
-                    kind: None,
-                    mode: None,
-                    size: None,
-                    least: 0,
-                    access: description.access(),
-                });
+                let file = path.map(|path| needs::File::new(path, description.access()));
                 return Ok(file.map(Need::File).into_iter().collect());
             }
             None => {}
@@ -330,12 +319,10 @@ impl Reader<'_> {
             return Ok(Vec::new());
         }
         Ok(vec![Need::File(needs::File {
-            path,
             kind: mode.map(|mode| mode & libc::S_IFMT),
             mode,
             size,
-            least: 0,
-            access: description.access(),
+            ..needs::File::new(path, description.access())
         })])
     }
 

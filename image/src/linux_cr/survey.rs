@@ -97,6 +97,14 @@ impl File {
         }
     }
 
+    /// What it may be used for.
+    pub fn access(&self) -> Access {
+        Access {
+            read: self.mode & 1 != 0,
+            write: self.mode & 2 != 0,
+        }
+    }
+
     /// Whether the image does not tell if it is a file, a directory or a device.
     pub fn is_kind_unknown(&self) -> bool {
         self.file_type == file_type::GENERIC && self.flags & O_DIRECTORY == 0
@@ -468,10 +476,7 @@ impl Survey {
             kind: file.map_or(Kind::Other, |file| self.kind(file)),
             kind_by_path: file.is_some_and(File::is_kind_unknown),
             path: file.and_then(|file| self.path(file)),
-            access: Access {
-                read: file.is_some_and(|file| file.mode & 1 != 0),
-                write: file.is_some_and(|file| file.mode & 2 != 0),
-            },
+            access: file.map_or(Access::default(), File::access),
             append: file.is_some_and(|file| file.flags & O_APPEND != 0),
             position: file
                 .filter(|file| file.mode & FMODE_LSEEK != 0)
