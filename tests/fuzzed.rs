@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 #[path = "../fuzz/cases/advice_list.rs"]
 mod advice_list;
+#[path = "../fuzz/cases/advised.rs"]
+mod advised;
 #[path = "../fuzz/cases/criu_record.rs"]
 mod criu_record;
 #[path = "../fuzz/cases/criu_rewrite.rs"]

@@ -2,34 +2,11 @@
 #[allow(dead_code)]
 mod check;
 
+use super::advised::{self, caller};
 use check::{FileBody, View, check};
-use ckpt_image::advice::{Action, Advice, Item, Kind, Strictness, parse_list};
-use ckpt_image::caller::{Access, Caller, CallerFile};
+use ckpt_image::advice::{Advice, Item, Strictness};
 use ckpt_image::linux_cr::rewrite::Rewriter;
 use ckpt_image::plan::Planner;
-
-/// On every machine whose images are edited.
-const O_RDWR: i32 = 2;
-
-/// 0 to 9, each open for both; 4 is a fifo, 5 and 6 are one description.
-fn caller() -> Caller {
-    let file = |number: i32| CallerFile {
-        kind: if number == 4 { Kind::Fifo } else { Kind::Reg },
-        access: Access::of_flags(O_RDWR),
-        flags: O_RDWR,
-        f_mode: if number == 4 { 3 } else { 0x1f },
-        close_on_exec: number == 7,
-        description: if number == 6 { 5 } else { number },
-        name: format!("/proc/self/fd/{number}").into_bytes(),
-        link: format!("/caller/{number}"),
-        pollable: number == 4,
-        not_by_name: None,
-    };
-    Caller {
-        files: (0..10).map(|number| (number, file(number))).collect(),
-        ..Caller::default()
-    }
-}
 
 fn rewrite(image: &[u8], items: &[Item], piece: usize) -> (Vec<u8>, Option<String>) {
     let advice = Advice {
@@ -58,18 +35,9 @@ pub fn run(input: &[u8]) {
     let Some((&piece, rest)) = input.split_first() else {
         return;
     };
-    let mut parts = rest.splitn(3, |&byte| byte == b'\n');
-    let (Some(ignore), Some(preserve), Some(image)) = (parts.next(), parts.next(), parts.next())
-    else {
+    let Some((items, image)) = advised::advice(rest) else {
         return;
     };
-    let (Ok(mut items), Ok(ignored)) = (
-        parse_list("CKPT_PRESERVE", preserve, &Action::Preserve, 1024),
-        parse_list("CKPT_IGNORE", ignore, &Action::Ignore, 1024),
-    ) else {
-        return;
-    };
-    items.extend(ignored);
     let (out, error) = rewrite(image, &items, image.len());
     if piece > 0 {
         assert!((out.clone(), error.clone()) == rewrite(image, &items, piece.into()));

@@ -1,5 +1,7 @@
 #![no_main]
 
+#[path = "../cases/advised.rs"]
+mod advised;
 #[path = "../cases/criu_rewrite.rs"]
 mod case;
 

@@ -14,6 +14,7 @@
 //! close(2) would have done: [`watches`] of epoll sets, the other ends of
 //! [`sockets`], [`locks`], deleted files ([`ghosts`]). [`check`] judges the result.
 
+mod addresses;
 mod check;
 mod details;
 pub mod dump;
@@ -28,6 +29,7 @@ mod needs;
 pub mod record;
 mod sockets;
 mod split;
+mod terminals;
 mod watches;
 mod wire;
 

@@ -408,19 +408,8 @@ impl Json for Descriptor<'_> {
 impl Json for Side<'_> {
     fn json(&self, out: &mut dyn Write) -> fmt::Result {
         let it = self.description;
-        let path = it.path.as_deref().map(String::from_utf8_lossy);
-        Object::new(out)
-            .field("description", &it.id)?
-            .field("kind", it.kind.name())?
-            .field("access", access(it.flags))?
-            .field("flags", &Array(status_flags(it.flags)))?
-            .field("offset", &it.position)?
-            .field("path", &path.as_deref())?
-            .field("name", &it.name)?
-            .field("state", &it.state)?
-            .field("remote", &it.remote)?
-            .field("queued", &it.queued)?
-            .field("count", &it.count)?
+        let object = Object::new(out).field("description", &it.id)?;
+        it.fields(object)?
             .field("other_end", &self.other_end)?
             .field("close_on_exec", &self.close_on_exec)?
             .end()

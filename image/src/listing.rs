@@ -202,6 +202,22 @@ impl Description {
         let ends = self.other_ends.as_deref().unwrap_or_default();
         ends.len() - usize::from(ends.binary_search(&self.id).is_ok())
     }
+
+    /// Adds to an object what a listing and a difference say of it alike.
+    pub(crate) fn fields<'a>(&self, object: Object<'a>) -> Result<Object<'a>, fmt::Error> {
+        let path = self.path.as_deref().map(String::from_utf8_lossy);
+        object
+            .field("kind", self.kind.name())?
+            .field("access", access(self.flags))?
+            .field("flags", &Array(status_flags(self.flags)))?
+            .field("offset", &self.position)?
+            .field("path", &path.as_deref())?
+            .field("name", &self.name)?
+            .field("state", &self.state)?
+            .field("remote", &self.remote)?
+            .field("queued", &self.queued)?
+            .field("count", &self.count)
+    }
 }
 
 /// "r", "w" or "rw".
@@ -301,19 +317,8 @@ impl Json for Described<'_> {
         let Described(listing, it) = self;
         let items = listing.descriptors(it);
         let items = items.map(|(task, number)| format!("{task}:{number}"));
-        let path = it.path.as_deref().map(String::from_utf8_lossy);
-        Object::new(out)
-            .field("id", &it.id)?
-            .field("kind", it.kind.name())?
-            .field("access", access(it.flags))?
-            .field("flags", &Array(status_flags(it.flags)))?
-            .field("offset", &it.position)?
-            .field("path", &path.as_deref())?
-            .field("name", &it.name)?
-            .field("state", &it.state)?
-            .field("remote", &it.remote)?
-            .field("queued", &it.queued)?
-            .field("count", &it.count)?
+        let object = Object::new(out).field("id", &it.id)?;
+        it.fields(object)?
             .field(
                 "other_ends",
                 &it.others().map(|ends| Array(ends.take(ENDS))),

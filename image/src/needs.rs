@@ -83,6 +83,22 @@ pub struct File {
     pub access: Access,
 }
 
+impl File {
+    /// One of which nothing is known but how it is opened.
+    ///
+    /// * `path`: absolute.
+    pub fn new(path: Vec<u8>, access: Access) -> Self {
+        File {
+            path,
+            kind: None,
+            mode: None,
+            size: None,
+            least: 0,
+            access,
+        }
+    }
+}
+
 /// What an engine makes of what is at a path that it binds a socket to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InTheWay {

@@ -148,8 +148,9 @@ struct Bound {
     /// For PRESERVE: each number that it adds or puts in place.
     numbers: Vec<i32>,
     matched: bool,
-    /// The program asks for it itself: it gives way to what whoever restores it says.
-    asked: Option<Asked>,
+    /// The program asks for it itself: it gives way to what whoever restores it says. And
+    /// why nothing comes of it, where the number is not offered.
+    asked: Option<String>,
 }
 
 /// What a program asks for itself.
@@ -259,15 +260,13 @@ impl Planner {
     /// Tells what the program itself asks for: descriptors that are the image's unless
     /// the caller offers its own, and no advice says otherwise.
     pub fn with_asked(mut self, asked: impl Iterator<Item = Asked>) -> Self {
-        for asked in asked {
-            self.bound.push(Bound {
-                item: asked.item.clone(),
-                text: asked.item.to_string().into(),
-                numbers: Vec::new(),
-                matched: false,
-                asked: Some(asked),
-            });
-        }
+        self.bound.extend(asked.map(|asked| Bound {
+            text: asked.item.to_string().into(),
+            item: asked.item,
+            numbers: Vec::new(),
+            matched: false,
+            asked: Some(asked.not_offered),
+        }));
         self
     }
 

@@ -6,6 +6,7 @@ mod criu_images;
 use ckpt_image::Error;
 use ckpt_image::advice::{Action, Advice, Kind, Strictness, parse_list};
 use ckpt_image::caller::{Access, Caller, CallerFile, NoPaths};
+use ckpt_image::criu::record::{self, Ask, LeftOut, RECORD, Record};
 use ckpt_image::criu::{Image, Naming, Reference, Rewrite, inherited, rewrite};
 use ckpt_image::plan::{Fate, Origin};
 use criu_images::build::*;
@@ -523,6 +524,55 @@ fn a_zombie_has_neither_table_nor_threads() {
     files.insert("core-101.img".to_owned(), file(CORE, [alive]));
     let error = Image::read(&files).expect_err("its table is missing");
     assert!(error.to_string().contains("ids-101.img"), "{error}");
+}
+
+/// Of tens of thousands, in an image of as many tasks: whoever looks for each among all of
+/// them is not done in minutes.
+#[test]
+fn a_long_record_is_met_with_a_large_image() {
+    const MANY: i32 = 90_000;
+    const LAST: u64 = 50_000;
+    let mut files = one_task(&[Made::Reg, Made::Reg], &[0, 1]).files();
+    let task = |pid, parent| m().n(1, pid).n(2, parent).n(3, 1).n(4, 1).n(5, pid);
+    let dead = file(CORE, [m().n(1, 1).m(3, m().n(1, 2))]);
+    let zombies = 1000..LAST;
+    for pid in zombies.clone() {
+        files.insert(format!("core-{pid}.img"), dead.clone());
+    }
+    // The last task shares the first one's table.
+    let zombies = zombies.map(|pid| task(pid, 100));
+    let tree = std::iter::once(task(100, 0)).chain(zombies);
+    let tree = file(PSTREE, tree.chain([task(LAST, 100)]));
+    files.insert("pstree.img".to_owned(), tree);
+    let ids = files["ids-100.img"].clone();
+    files.insert(format!("ids-{LAST}.img"), ids);
+    let kind = |odd| if odd { Kind::Chr } else { Kind::Reg };
+    let left_out = |number| LeftOut {
+        task: LAST as i32,
+        number,
+        id: 0,
+        flags: 0,
+        kind: kind(number % 2 == 1),
+        file: String::new(),
+    };
+    let ask = |number| Ask {
+        task: LAST as i32,
+        number,
+        mark: 1,
+        kind: kind(number % 4 > 1),
+        file: String::new(),
+    };
+    let record = Record {
+        left_out: (0..MANY).map(left_out).collect(),
+        asks: (0..MANY).map(ask).collect(),
+    };
+    files.insert(RECORD.to_owned(), record::write(&record));
+    let image = Image::read(&files).expect("a valid image");
+    assert_eq!(image.left_out.keys().collect::<Vec<_>>(), [&1]);
+    assert!(image.left_out[&1].iter().eq(&record.left_out[2..]));
+    // The image has two regular files, and two of four of what it lacks are of the kind.
+    let kept = |ask: &&Ask| ask.number < 2 || matches!(ask.number % 4, 0 | 3);
+    assert!(image.asks.iter().eq(record.asks.iter().filter(kept)));
 }
 
 #[test]

@@ -100,14 +100,9 @@ impl Settings {
             "CKPT_ACCEPT" => {
                 self.accept = list(Action::Preserve)?;
                 if let Some(item) = self.accept.iter().find(|item| item.task.is_some()) {
-                    return Err(Error::Syntax {
-                        item: item.text.clone(),
-                        variable: name,
-                        column: 1,
-                        reason: "expected numbers and ranges: what is offered is offered to every \
-                                 task that asks"
-                            .to_owned(),
-                    });
+                    let reason = "expected numbers and ranges: what is offered is offered to every \
+                                  task that asks";
+                    return Err(bad(&name, item.text.as_bytes(), reason));
                 }
             }
             "CKPT_REPORT" => self.report = Some(path(value)),

@@ -1,11 +1,14 @@
 //! What an image says of descriptions and advice does not need: addresses, what
 //! waits in pipes and sockets, terminals.
 
+use super::addresses::{abstract_name, address};
 use super::entry::{Description, FileType, Link};
-use super::image::{Directory, Image};
+use super::image::{Directory, Image, optional};
+use super::terminals::{Device, Terminal, terminals};
 use super::wire::{File, Magic, Message};
 use crate::Error;
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 /// What advice does not need of a description.
 #[derive(Clone, Debug, Default)]
@@ -118,7 +121,7 @@ impl Detail {
     fn read(
         file_type: FileType,
         body: &Message<'_>,
-        terminals: &HashMap<u32, Detail>,
+        terminals: &HashMap<u32, Terminal>,
     ) -> Result<Self, Error> {
         let numbers = body.numbers::<9>()?;
         let number = |field: usize| numbers[field - 1];
@@ -145,7 +148,8 @@ impl Detail {
             }
             FileType::UNIXSK => Detail {
                 flags: number(5).map(with_access),
-                name: abstract_name(body)?,
+                name: abstract_name(body)?
+                    .map(|name| format!("@{}", String::from_utf8_lossy(name))),
                 state: number(4).and_then(state_of),
                 ..Detail::default()
             },
@@ -159,9 +163,22 @@ impl Detail {
                 ..Detail::default()
             },
             _ => number(2)
-                .and_then(|info| terminals.get(&info).cloned())
+                .and_then(|info| terminals.get(&info))
+                .map(Detail::of_terminal)
                 .unwrap_or_default(),
         })
+    }
+
+    fn of_terminal(terminal: &Terminal) -> Self {
+        Detail {
+            terminal: match terminal.device {
+                Device::Master(index) => Some((index, true)),
+                Device::Slave(index) => Some((index, false)),
+                Device::External(..) | Device::Fixed => None,
+            },
+            leader: terminal.leader,
+            ..Detail::default()
+        }
     }
 }
 
@@ -179,66 +196,13 @@ fn state_of(state: u32) -> Option<&'static str> {
     }
 }
 
-/// The name of a unix socket that is no path.
-fn abstract_name(body: &Message<'_>) -> Result<Option<String>, Error> {
-    let Some(name) = body.message(11)? else {
-        return Ok(None);
-    };
-    Ok(match name.bytes().split_first() {
-        Some((0, name)) => Some(format!("@{}", String::from_utf8_lossy(name))),
-        _ => None,
-    })
-}
-
 /// Address and port; `None` where there is no port.
-fn internet(address: &[u32], port: Option<u32>) -> Option<String> {
+fn internet(words: &[u32], port: Option<u32>) -> Option<String> {
     let port = port.filter(|&port| port != 0)?;
-    let bytes: Vec<u8> = address
-        .iter()
-        .take(4)
-        .flat_map(|word| word.to_le_bytes())
-        .collect();
-    match (
-        <[u8; 4]>::try_from(bytes.as_slice()),
-        <[u8; 16]>::try_from(bytes.as_slice()),
-    ) {
-        (Ok(v4), _) => Some(format!("{}:{port}", std::net::Ipv4Addr::from(v4))),
-        (_, Ok(v6)) => Some(format!("[{}]:{port}", std::net::Ipv6Addr::from(v6))),
-        _ => None,
-    }
-}
-
-/// The terminals of tty-info.img, by their number there.
-fn terminals(directory: &dyn Directory) -> Result<HashMap<u32, Detail>, Error> {
-    const OF_A_PTY: u32 = 1;
-    const MULTIPLEXER: u32 = 5 << 8 | 2;
-    let name = "tty-info.img";
-    let mut terminals = HashMap::new();
-    let Some(bytes) = directory.file(name)? else {
-        return Ok(terminals);
-    };
-    let file = File {
-        name,
-        bytes: &bytes,
-    };
-    for entry in file.entries(Magic::TTY_INFO)? {
-        let message = entry?.message;
-        let [Some(id), kind, _, _, _, leader, _, device] = message.numbers::<8>()? else {
-            continue;
-        };
-        let mut index = None;
-        if let Some(pty) = message.message(12)? {
-            [index] = pty.numbers::<1>()?;
-        }
-        let index = index.filter(|_| kind == Some(OF_A_PTY));
-        let terminal = Detail {
-            terminal: index.map(|index| (index, device == Some(MULTIPLEXER))),
-            leader: leader.filter(|&pid| pid != 0).map(u32::cast_signed),
-            ..Detail::default()
-        };
-        terminals.insert(id, terminal);
-    }
-    Ok(terminals)
+    Some(match address(words)? {
+        IpAddr::V4(v4) => format!("{v4}:{port}"),
+        IpAddr::V6(v6) => format!("[{v6}]:{port}"),
+    })
 }
 
 /// A file of entries that tell whose they are and how many bytes follow them.
@@ -248,14 +212,10 @@ fn waiting(
     magic: Magic,
 ) -> Result<HashMap<u32, u64>, Error> {
     let mut waiting = HashMap::new();
-    let Some(bytes) = directory.file(name)? else {
+    let Some(data) = optional(directory, name)? else {
         return Ok(waiting);
     };
-    let file = File {
-        name,
-        bytes: &bytes,
-    };
-    let mut entries = file.entries(magic)?;
+    let mut entries = data.file().entries(magic)?;
     while let Some(entry) = entries.next() {
         let [owner, count] = entry?.message.numbers::<2>()?;
         let count = u64::from(count.unwrap_or(0));
@@ -269,15 +229,10 @@ fn waiting(
 
 /// Bytes in the receive queue of a connection.
 fn in_stream(directory: &dyn Directory, inode: u32) -> Result<Option<u64>, Error> {
-    let name = format!("tcp-stream-{inode:x}.img");
-    let Some(bytes) = directory.file(&name)? else {
+    let Some(stream) = optional(directory, format!("tcp-stream-{inode:x}.img"))? else {
         return Ok(None);
     };
-    let file = File {
-        name: &name,
-        bytes: &bytes,
-    };
-    let mut entries = file.entries(Magic::TCP_STREAM)?;
+    let mut entries = stream.file().entries(Magic::TCP_STREAM)?;
     let Some(entry) = entries.next() else {
         return Ok(None);
     };

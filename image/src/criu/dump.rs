@@ -43,7 +43,7 @@ pub struct Task {
     pub table: usize,
     /// Its descriptors, ascending.
     pub descriptors: Vec<Open>,
-    /// What it says of them itself, as far as that is to be acted on.
+    /// What it says of them itself, as far as that is to be acted on; ascending.
     pub marks: Vec<Mark>,
 }
 
@@ -337,9 +337,12 @@ impl Table<'_> {
 
     /// The word by which a task asks for a number.
     fn asks(&self, number: i32) -> Option<u64> {
-        let mut marks = self.tasks.iter().flat_map(|task| &task.marks);
-        let mark = marks.find(|mark| mark.number == number && mark.asks())?;
-        Some(mark.word)
+        let of_task = |task: &&Task| {
+            let found = task.marks.binary_search_by_key(&number, |mark| mark.number);
+            let mark = &task.marks[found.ok()?];
+            mark.asks().then_some(mark.word)
+        };
+        self.tasks.iter().find_map(of_task)
     }
 
     /// Every process that has it, each followed by its threads.

@@ -99,6 +99,8 @@ pub struct Task {
     pub parent: i32,
     /// Its threads' pids, without its own.
     pub threads: Vec<i32>,
+    /// The session that it is in, by its leader's pid.
+    pub(super) session: Option<i32>,
     /// Which file table it has; `None` for a zombie.
     pub table: Option<u32>,
 }
@@ -179,6 +181,10 @@ pub(super) struct Lock {
     pub number: i32,
     /// It is the task's own, by fcntl(2), and not the open file description's.
     pub of_task: bool,
+    /// It is flock(2)'s, of the whole file.
+    pub whole: bool,
+    /// It excludes others.
+    pub exclusive: bool,
     pub span: Range<usize>,
 }
 
@@ -198,9 +204,19 @@ pub(super) struct Flight {
 pub(super) struct Remap {
     /// The description that it is for.
     pub description: u32,
-    /// CRIU makes the file anew for it, and deletes it.
-    pub ghost: bool,
+    pub how: Remapped,
     pub span: Range<usize>,
+}
+
+/// How that is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remapped {
+    /// CRIU makes the file anew, and deletes it.
+    Ghost,
+    /// By the path of another description.
+    Linked(u32),
+    /// Otherwise.
+    Otherwise,
 }
 
 fn missing(message: &Message<'_>, what: &str) -> Error {
@@ -214,7 +230,7 @@ fn number(message: &Message<'_>, value: u32, what: &str) -> Result<i32, Error> {
 
 impl Task {
     pub(super) fn read(message: &Message<'_>) -> Result<Self, Error> {
-        let [pid, parent, _, _, _] = message.numbers::<5>()?;
+        let [pid, parent, _, session] = message.numbers::<4>()?;
         let pid = pid.filter(|&pid| pid != 0);
         let pid = number(message, pid.ok_or_else(|| missing(message, "pid"))?, "pid")?;
         let parent = parent.ok_or_else(|| missing(message, "parent"))?;
@@ -231,6 +247,7 @@ impl Task {
             pid,
             parent: number(message, parent, "pid")?,
             threads: threads.filter(|&thread| thread != pid).collect(),
+            session: session.map(u32::cast_signed),
             table: None,
         })
     }
@@ -253,12 +270,19 @@ impl Slot {
 impl Lock {
     pub(super) fn read(entry: &Entry<'_>) -> Result<Self, Error> {
         const POSIX: u32 = 1;
+        const FLOCK: u32 = 2;
+        const WRITING: u32 = 1;
         let message = &entry.message;
-        let [flag, _, task, number] = message.numbers::<4>()?;
+        let [flag, kind, task, number] = message.numbers::<4>()?;
+        let task = task.ok_or_else(|| missing(message, "pid"))? as i32;
+        let number = number.ok_or_else(|| missing(message, "descriptor"))? as i32;
+        let flag = flag.ok_or_else(|| missing(message, "flag"))?;
         Ok(Lock {
-            task: task.ok_or_else(|| missing(message, "pid"))? as i32,
-            number: number.ok_or_else(|| missing(message, "descriptor"))? as i32,
-            of_task: flag.ok_or_else(|| missing(message, "flag"))? & POSIX != 0,
+            task,
+            number,
+            of_task: flag & POSIX != 0,
+            whole: flag & FLOCK != 0,
+            exclusive: kind == Some(WRITING),
             span: entry.span.clone(),
         })
     }
@@ -277,19 +301,31 @@ impl Lock {
 
 impl Remap {
     pub(super) fn read(entry: &Entry<'_>) -> Result<Self, Error> {
+        let (description, how) = Remapped::read(&entry.message)?;
+        Ok(Remap {
+            description: description.ok_or_else(|| missing(&entry.message, "file id"))?,
+            how,
+            span: entry.span.clone(),
+        })
+    }
+}
+
+impl Remapped {
+    /// With the description that it is for, where the entry has one.
+    pub(super) fn read(message: &Message<'_>) -> Result<(Option<u32>, Self), Error> {
+        const LINKED: u32 = 0;
         const GHOST: u32 = 1;
         /// Set in the other id, where older versions give no kind.
         const OLD_GHOST: u32 = 1 << 31;
-        let message = &entry.message;
         let [description, other, kind] = message.numbers::<3>()?;
-        Ok(Remap {
-            description: description.ok_or_else(|| missing(message, "file id"))?,
-            ghost: match kind {
-                Some(kind) => kind == GHOST,
-                None => other.is_some_and(|other| other & OLD_GHOST != 0),
-            },
-            span: entry.span.clone(),
-        })
+        let other = other.unwrap_or(0);
+        let how = match kind {
+            Some(GHOST) => Remapped::Ghost,
+            None if other & OLD_GHOST != 0 => Remapped::Ghost,
+            Some(LINKED) | None => Remapped::Linked(other),
+            Some(_) => Remapped::Otherwise,
+        };
+        Ok((description, how))
     }
 }
 

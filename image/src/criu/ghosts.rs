@@ -1,9 +1,9 @@
 //! Deleted files, which CRIU makes anew in order to open them.
 
-use super::entry::{FileType, Link, Remap};
+use super::entry::{FileType, Link, Remap, Remapped};
 use super::holders::Holders;
-use super::image::Directory;
-use super::wire::{File, Magic, Splices};
+use super::image::{Directory, optional};
+use super::wire::{Magic, Splices};
 use crate::Error;
 
 /// The file that says which files they are.
@@ -33,17 +33,13 @@ pub(super) fn gone(holders: &Holders<'_>, directory: &dyn Directory) -> Result<G
             },
         )
         .collect();
-    let Some(bytes) = directory.file(NAME)?.filter(|_| !files.is_empty()) else {
+    let Some(list) = optional(directory, NAME)?.filter(|_| !files.is_empty()) else {
         return Ok(Ghosts::default());
     };
-    let file = File {
-        name: NAME,
-        bytes: &bytes,
-    };
     let mut ghosts = Vec::new();
-    for entry in file.entries(Magic::REMAPS)? {
+    for entry in list.file().entries(Magic::REMAPS)? {
         let remap = Remap::read(&entry?)?;
-        if remap.ghost && files.contains(&remap.description) {
+        if remap.how == Remapped::Ghost && files.contains(&remap.description) {
             ghosts.push(remap);
         }
     }
@@ -70,6 +66,6 @@ pub(super) fn gone(holders: &Holders<'_>, directory: &dyn Directory) -> Result<G
     }
     Ok(Ghosts {
         descriptions: files,
-        remaps: (!splices.is_empty()).then(|| splices.apply(&bytes, 0)),
+        remaps: (!splices.is_empty()).then(|| splices.apply(&list.bytes, 0)),
     })
 }

@@ -5,7 +5,9 @@ use super::entry::{Description, FileType, Flight, Link, Slot, Task};
 use super::record::{self, Ask, LeftOut, RECORD};
 use super::wire::{File, Magic, Message};
 use crate::Error;
-use std::collections::{BTreeMap, BTreeSet, btree_map};
+use crate::advice::Kind;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 
 /// The layout of images that this module knows (`CRTOOLS_IMAGES_V1_1`).
 const VERSION: u32 = 2;
@@ -197,6 +199,10 @@ impl Image {
         Ok(ids.any(|id| !references.contains_key(id) && !others.contains_key(id)))
     }
 
+    pub(super) fn is_task(&self, pid: i32) -> bool {
+        self.tasks.iter().any(|task| task.pid == pid)
+    }
+
     /// The root task's file table.
     pub fn root_table(&self) -> Option<u32> {
         self.tasks.first().and_then(|root| root.table)
@@ -255,13 +261,8 @@ impl Image {
                     references.entry(id).or_default().insert(reference);
                 }
             };
-            let name = format!("mm-{task}.img");
-            if let Some(bytes) = directory.file(&name)? {
-                let file = File {
-                    name: &name,
-                    bytes: &bytes,
-                };
-                for field in file.entry(Magic::MM)?.message.fields() {
+            if let Some(memory) = optional(directory, format!("mm-{task}.img"))? {
+                for field in memory.file().entry(Magic::MM)?.message.fields() {
                     let field = field?;
                     match field.number {
                         12 => add(field.u32()?, Reference::Executable { task }),
@@ -274,13 +275,9 @@ impl Image {
                     }
                 }
             }
-            let name = format!("fs-{task}.img");
-            if let Some(bytes) = directory.file(&name)? {
-                let file = File {
-                    name: &name,
-                    bytes: &bytes,
-                };
-                let [cwd, root] = file.entry(Magic::FS)?.message.numbers::<2>()?;
+            if let Some(directories) = optional(directory, format!("fs-{task}.img"))? {
+                let entry = directories.file().entry(Magic::FS)?;
+                let [cwd, root] = entry.message.numbers::<2>()?;
                 if let Some(id) = cwd {
                     add(id, Reference::WorkingDirectory { task });
                 }
@@ -317,31 +314,34 @@ fn read_record(
     let Some(bytes) = directory.file(RECORD)? else {
         return Ok((left_out, Vec::new()));
     };
-    let table = |pid: i32| tasks.iter().find(|task| task.pid == pid)?.table;
     let mut record = record::read(&bytes)?;
+    let of_tasks = tasks
+        .iter()
+        .filter_map(|task| Some((task.pid, task.table?)));
+    let of_tasks: HashMap<i32, u32> = of_tasks.collect();
+    // By table and number.
+    let mut missing: HashMap<(u32, i32), Kind> = HashMap::new();
     for entry in record.left_out {
-        let Some(id) = table(entry.task) else {
+        let Some(&id) = of_tasks.get(&entry.task) else {
             continue;
         };
         let entries = left_out.entry(id).or_default();
-        let twice = |other: &LeftOut| other.number == entry.number;
-        if tables[&id].slot(entry.number).is_none() && !entries.iter().any(twice) {
+        if tables[&id].slot(entry.number).is_none()
+            && let Entry::Vacant(place) = missing.entry((id, entry.number))
+        {
+            place.insert(entry.kind);
             entries.push(entry);
         }
     }
     record.asks.retain(|ask| {
-        let Some(id) = table(ask.task) else {
+        let Some(&id) = of_tasks.get(&ask.task) else {
             return false;
         };
-        let missing = |entry: &LeftOut| entry.number == ask.number && entry.kind == ask.kind;
-        match tables[&id].slot(ask.number) {
-            Some(slot) => descriptions
-                .get(&slot.description)
-                .is_some_and(|description| description.kind == ask.kind),
-            None => left_out
-                .get(&id)
-                .is_some_and(|entries| entries.iter().any(missing)),
-        }
+        let kind = match tables[&id].slot(ask.number) {
+            Some(slot) => descriptions.get(&slot.description).map(|it| it.kind),
+            None => missing.get(&(id, ask.number)).copied(),
+        };
+        kind == Some(ask.kind)
     });
     Ok((left_out, record.asks))
 }
@@ -354,25 +354,33 @@ fn absent(name: &str) -> Error {
     }
 }
 
-struct Owned {
-    name: &'static str,
-    bytes: Vec<u8>,
+/// A file of an image, with its bytes.
+pub(super) struct Owned {
+    name: String,
+    pub bytes: Vec<u8>,
 }
 
 impl Owned {
-    fn file(&self) -> File<'_> {
+    pub fn file(&self) -> File<'_> {
         File {
-            name: self.name,
+            name: &self.name,
             bytes: &self.bytes,
         }
     }
 }
 
-fn need(directory: &dyn Directory, name: &'static str) -> Result<Owned, Error> {
-    match directory.file(name)? {
-        Some(bytes) => Ok(Owned { name, bytes }),
-        None => Err(absent(name)),
-    }
+/// A file that an image need not have.
+pub(super) fn optional(
+    directory: &dyn Directory,
+    name: impl Into<String>,
+) -> Result<Option<Owned>, Error> {
+    let name = name.into();
+    let bytes = directory.file(&name)?;
+    Ok(bytes.map(|bytes| Owned { name, bytes }))
+}
+
+fn need(directory: &dyn Directory, name: &str) -> Result<Owned, Error> {
+    optional(directory, name)?.ok_or_else(|| absent(name))
 }
 
 fn check_inventory(inventory: &Owned) -> Result<(), Error> {
@@ -430,23 +438,11 @@ fn table_of(directory: &dyn Directory, task: i32) -> Result<Option<u32>, Error> 
             None => Err(ids.error("the entry has no id of a file table")),
         }
     };
-    let name = format!("ids-{task}.img");
-    if let Some(bytes) = directory.file(&name)? {
-        let file = File {
-            name: &name,
-            bytes: &bytes,
-        };
-        return table(&file.entry(Magic::IDS)?.message);
+    if let Some(ids) = optional(directory, format!("ids-{task}.img"))? {
+        return table(&ids.file().entry(Magic::IDS)?.message);
     }
-    let name = format!("core-{task}.img");
-    let Some(bytes) = directory.file(&name)? else {
-        return Err(absent(&name));
-    };
-    let file = File {
-        name: &name,
-        bytes: &bytes,
-    };
-    let core = file.entry(Magic::CORE)?.message;
+    let core = need(directory, &format!("core-{task}.img"))?;
+    let core = core.file().entry(Magic::CORE)?.message;
     let mut runs = false;
     for field in core.fields() {
         let field = field?;

@@ -2,8 +2,8 @@
 
 use super::details::{Detail, Details};
 use super::entry::{Description, Link};
-use super::image::{Directory, Image, Reference};
-use super::wire::{File, Magic};
+use super::image::{Directory, Image, Reference, optional};
+use super::wire::Magic;
 use crate::Error;
 use crate::listing::{self, Engine, Listing};
 use std::collections::{BTreeSet, HashMap};
@@ -111,10 +111,6 @@ impl Image {
             descriptions,
             tasks,
         })
-    }
-
-    fn is_task(&self, pid: i32) -> bool {
-        self.tasks.iter().any(|task| task.pid == pid)
     }
 
     /// What each epoll set watches, by the numbers of a task that has both.
@@ -261,15 +257,10 @@ fn shared(map: HashMap<u32, [Vec<u64>; 2]>) -> HashMap<u32, [Arc<[u64]>; 2]> {
 
 /// The command that a task runs; empty where the image does not have it.
 fn command(directory: &dyn Directory, task: i32) -> Result<String, Error> {
-    let name = format!("core-{task}.img");
-    let Some(bytes) = directory.file(&name)? else {
+    let Some(core) = optional(directory, format!("core-{task}.img"))? else {
         return Ok(String::new());
     };
-    let file = File {
-        name: &name,
-        bytes: &bytes,
-    };
-    for field in file.entry(Magic::CORE)?.message.fields() {
+    for field in core.file().entry(Magic::CORE)?.message.fields() {
         let field = field?;
         if field.number != 3 {
             continue;

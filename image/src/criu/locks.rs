@@ -2,8 +2,8 @@
 
 use super::entry::Lock;
 use super::holders::{Holder, Holders};
-use super::image::{Directory, Table};
-use super::wire::{File, Magic, Splices};
+use super::image::{Directory, Table, optional};
+use super::wire::{Magic, Splices};
 use crate::Error;
 use crate::plan::Fate;
 use std::collections::BTreeMap;
@@ -21,19 +21,15 @@ pub(super) fn edited(
     directory: &dyn Directory,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Vec<u8>>, Error> {
-    let Some(bytes) = directory.file(NAME)? else {
+    let Some(list) = optional(directory, NAME)? else {
         return Ok(None);
-    };
-    let file = File {
-        name: NAME,
-        bytes: &bytes,
     };
     let mut tables: BTreeMap<i32, &Table> = BTreeMap::new();
     for table in holders.image.tables.values() {
         tables.extend(table.tasks.iter().map(|&task| (task, table)));
     }
     let mut splices = Splices::default();
-    for entry in file.entries(Magic::FILE_LOCKS)? {
+    for entry in list.file().entries(Magic::FILE_LOCKS)? {
         let entry = entry?;
         let lock = Lock::read(&entry)?;
         let slot = tables.get(&lock.task).and_then(|t| t.slot(lock.number));
@@ -72,7 +68,7 @@ pub(super) fn edited(
             }
         }
     }
-    Ok((!splices.is_empty()).then(|| splices.apply(&bytes, 0)))
+    Ok((!splices.is_empty()).then(|| splices.apply(&list.bytes, 0)))
 }
 
 fn holders_table(holders: &Holders<'_>, task: i32) -> u32 {

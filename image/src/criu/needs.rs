@@ -1,13 +1,15 @@
 //! What a restore needs of the machine, as CRIU goes about it.
 
-use super::entry::{Description, FileType, Link, Lock};
-use super::image::{Directory, Image, Reference};
+use super::addresses::{abstract_name, address};
+use super::entry::{Description, FileType, Link, Lock, Remapped};
+use super::image::{Directory, Image, Reference, optional};
+use super::terminals::{Device, Terminal, terminals};
 use super::wire::{File, Magic, Message};
 use super::{ghosts, locks};
 use crate::Error;
 use crate::needs::{self, Apart, InTheWay, Need, Needs, Port, Protocol};
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 impl Image {
     /// What a restore needs.
@@ -53,9 +55,7 @@ impl Image {
         needs
             .image
             .push(Need::Pids(self.tasks.iter().flat_map(all).collect()));
-        needs
-            .image
-            .extend(self.session(directory)?.map(Need::Session));
+        needs.image.extend(self.session().map(Need::Session));
         Ok(needs)
     }
 
@@ -116,14 +116,8 @@ impl Image {
     }
 
     fn locks(&self, directory: &dyn Directory) -> Result<Vec<(u32, needs::Lock)>, Error> {
-        const FLOCK: u32 = 2;
-        const WRITING: u32 = 1;
-        let Some(bytes) = directory.file(locks::NAME)? else {
+        let Some(list) = optional(directory, locks::NAME)? else {
             return Ok(Vec::new());
-        };
-        let file = File {
-            name: locks::NAME,
-            bytes: &bytes,
         };
         let tables: HashMap<i32, u32> = self
             .tasks
@@ -131,18 +125,16 @@ impl Image {
             .filter_map(|task| Some((task.pid, task.table?)))
             .collect();
         let mut found = Vec::new();
-        for entry in file.entries(Magic::FILE_LOCKS)? {
-            let entry = entry?;
-            let lock = Lock::read(&entry)?;
-            let [flag, kind] = entry.message.numbers::<2>()?;
+        for entry in list.file().entries(Magic::FILE_LOCKS)? {
+            let lock = Lock::read(&entry?)?;
             let table = tables.get(&lock.task).and_then(|id| self.tables.get(id));
             let Some(slot) = table.and_then(|table| table.slot(lock.number)) else {
                 continue;
             };
             let lock = needs::Lock {
                 path: self.descriptions[&slot.description].path.clone(),
-                whole: flag.unwrap_or(0) & FLOCK != 0,
-                exclusive: kind == Some(WRITING),
+                whole: lock.whole,
+                exclusive: lock.exclusive,
             };
             found.push((slot.description, lock));
         }
@@ -155,15 +147,10 @@ impl Image {
         const MOUNT: usize = 9;
         const TCP_CLOSE: u32 = 10;
         let mut found = Namespaces::default();
-        let name = "inventory.img";
-        let Some(inventory) = directory.file(name)? else {
+        let Some(inventory) = optional(directory, "inventory.img")? else {
             return Ok(found);
         };
-        let file = File {
-            name,
-            bytes: &inventory,
-        };
-        let inventory = file.entry(Magic::INVENTORY)?.message;
+        let inventory = inventory.file().entry(Magic::INVENTORY)?.message;
         for field in inventory.fields() {
             let field = field?;
             if field.number == TCP_CLOSE {
@@ -177,15 +164,10 @@ impl Image {
         let Some(root) = self.tasks.first() else {
             return Ok(found);
         };
-        let name = format!("ids-{}.img", root.pid);
-        let Some(ids) = directory.file(&name)? else {
+        let Some(ids) = optional(directory, format!("ids-{}.img", root.pid))? else {
             return Ok(found);
         };
-        let file = File {
-            name: &name,
-            bytes: &ids,
-        };
-        let own = file.entry(Magic::IDS)?.message.numbers::<9>()?;
+        let own = ids.file().entry(Magic::IDS)?.message.numbers::<9>()?;
         let differs = |field: usize| match (host[field - 1], own[field - 1]) {
             (Some(host), Some(own)) => host != own,
             _ => false,
@@ -199,18 +181,9 @@ impl Image {
     }
 
     /// The session of the root task, where its leader is no task of the image.
-    fn session(&self, directory: &dyn Directory) -> Result<Option<i32>, Error> {
-        let name = "pstree.img";
-        let Some(bytes) = directory.file(name)? else {
-            return Ok(None);
-        };
-        let file = File {
-            name,
-            bytes: &bytes,
-        };
-        let [_, _, _, leader] = file.entry(Magic::PSTREE)?.message.numbers::<4>()?;
-        let leader = leader.map(u32::cast_signed);
-        Ok(leader.filter(|leader| self.tasks.iter().all(|task| task.pid != *leader)))
+    fn session(&self) -> Option<i32> {
+        let leader = self.tasks.first()?.session;
+        leader.filter(|leader| !self.is_task(*leader))
     }
 }
 
@@ -220,86 +193,16 @@ struct Namespaces {
     tcp_close: bool,
 }
 
-/// How a file is opened that its path does not lead to.
-#[derive(Clone, Copy)]
-enum Remapped {
-    /// It is made anew.
-    Ghost,
-    /// By the path of another description.
-    Linked(u32),
-    /// Otherwise.
-    Otherwise,
-}
-
 fn remaps(directory: &dyn Directory) -> Result<HashMap<u32, Remapped>, Error> {
-    const LINKED: u32 = 0;
-    const GHOST: u32 = 1;
-    /// Set in the other id, where older versions give no kind.
-    const OLD_GHOST: u32 = 1 << 31;
     let mut remaps = HashMap::new();
-    let Some(bytes) = directory.file(ghosts::NAME)? else {
+    let Some(list) = optional(directory, ghosts::NAME)? else {
         return Ok(remaps);
     };
-    let file = File {
-        name: ghosts::NAME,
-        bytes: &bytes,
-    };
-    for entry in file.entries(Magic::REMAPS)? {
-        let [description, other, kind] = entry?.message.numbers::<3>()?;
-        let other = other.unwrap_or(0);
-        let how = match kind {
-            Some(GHOST) => Remapped::Ghost,
-            None if other & OLD_GHOST != 0 => Remapped::Ghost,
-            Some(LINKED) | None => Remapped::Linked(other),
-            Some(_) => Remapped::Otherwise,
-        };
+    for entry in list.file().entries(Magic::REMAPS)? {
+        let (description, how) = Remapped::read(&entry?.message)?;
         remaps.extend(description.map(|description| (description, how)));
     }
     Ok(remaps)
-}
-
-/// A terminal of tty-info.img.
-#[derive(Clone, Copy)]
-enum Terminal {
-    Master(u32),
-    Slave(u32),
-    /// The caller gives it: its device, and that of the file system it is on.
-    External(u32, u32),
-    /// Of the machine.
-    Fixed,
-}
-
-fn terminals(directory: &dyn Directory) -> Result<HashMap<u32, Terminal>, Error> {
-    const OF_A_PTY: u32 = 1;
-    const EXTERNAL: u32 = 5;
-    const MULTIPLEXER: u32 = 5 << 8 | 2;
-    let name = "tty-info.img";
-    let mut terminals = HashMap::new();
-    let Some(bytes) = directory.file(name)? else {
-        return Ok(terminals);
-    };
-    let file = File {
-        name,
-        bytes: &bytes,
-    };
-    for entry in file.entries(Magic::TTY_INFO)? {
-        let message = entry?.message;
-        let numbers = message.numbers::<13>()?;
-        let Some(id) = numbers[0] else { continue };
-        let device = numbers[7].unwrap_or(0);
-        let index = match message.message(12)? {
-            Some(pty) => pty.numbers::<1>()?[0],
-            None => None,
-        };
-        let terminal = match (numbers[1], index) {
-            (Some(EXTERNAL), _) => Terminal::External(device, numbers[12].unwrap_or(0)),
-            (Some(OF_A_PTY), Some(index)) if device == MULTIPLEXER => Terminal::Master(index),
-            (Some(OF_A_PTY), Some(index)) => Terminal::Slave(index),
-            _ => Terminal::Fixed,
-        };
-        terminals.insert(id, terminal);
-    }
-    Ok(terminals)
 }
 
 struct Reader<'a> {
@@ -318,7 +221,7 @@ impl Reader<'_> {
         let descriptions = self.image.descriptions.values();
         let terminals = descriptions.filter_map(|it| self.terminal(it));
         let masters = terminals.filter_map(|terminal| match terminal {
-            Terminal::Master(index) => Some(index),
+            Device::Master(index) => Some(index),
             _ => None,
         });
         self.masters = masters.collect();
@@ -329,12 +232,12 @@ impl Reader<'_> {
         self.bodies.get(&id).map_or(Ok([None; N]), Message::numbers)
     }
 
-    fn terminal(&self, description: &Description) -> Option<Terminal> {
+    fn terminal(&self, description: &Description) -> Option<Device> {
         if description.file_type != FileType::TTY {
             return None;
         }
         let [_, info] = self.numbers::<2>(description.id).ok()?;
-        self.terminals.get(&info?).copied()
+        Some(self.terminals.get(&info?)?.device)
     }
 
     fn of(&self, description: &Description) -> Result<Vec<Need>, Error> {
@@ -362,21 +265,17 @@ impl Reader<'_> {
 
     fn of_terminal(&self, description: &Description) -> Result<Vec<Need>, Error> {
         Ok(match self.terminal(description) {
-            Some(Terminal::Master(index)) => vec![Need::Pty(index)],
-            Some(Terminal::Slave(index)) if self.masters.contains(&index) => Vec::new(),
-            Some(Terminal::Slave(_)) => vec![Need::Terminal],
-            Some(Terminal::External(device, on)) => {
+            Some(Device::Master(index)) => vec![Need::Pty(index)],
+            Some(Device::Slave(index)) if self.masters.contains(&index) => Vec::new(),
+            Some(Device::Slave(_)) => vec![Need::Terminal],
+            Some(Device::External(device, on)) => {
                 vec![Need::Given(format!("tty[{device:x}:{on:x}]"))]
             }
-            Some(Terminal::Fixed) | None => {
+            Some(Device::Fixed) | None => {
                 let path = description.path.clone();
                 let file = path.map(|path| needs::File {
-                    path,
                     kind: Some(libc::S_IFCHR),
-                    mode: None,
-                    size: None,
-                    least: 0,
-                    access: description.access(),
+                    ..needs::File::new(path, description.access())
                 });
                 file.map(Need::File).into_iter().collect()
             }
@@ -411,14 +310,7 @@ impl Reader<'_> {
             Some(Remapped::Linked(other)) => {
                 let other = self.image.descriptions.get(other);
                 let path = other.and_then(|other| other.path.clone());
-                let file = path.map(|path| needs::File {
-                    path,
-                    kind: None,
-                    mode: None,
-                    size: None,
-                    least: 0,
-                    access: description.access(),
-                });
+                let file = path.map(|path| needs::File::new(path, description.access()));
                 return Ok(file.map(Need::File).into_iter().collect());
             }
             None => {}
@@ -427,12 +319,10 @@ impl Reader<'_> {
             return Ok(Vec::new());
         }
         Ok(vec![Need::File(needs::File {
-            path,
             kind: mode.map(|mode| mode & libc::S_IFMT),
             mode,
             size,
-            least: 0,
-            access: description.access(),
+            ..needs::File::new(path, description.access())
         })])
     }
 
@@ -442,7 +332,7 @@ impl Reader<'_> {
             let rest = std::str::from_utf8(path).ok()?.strip_prefix("/proc/")?;
             rest.split('/').next()?.parse::<i32>().ok()
         };
-        task().is_some_and(|pid| self.image.tasks.iter().any(|task| task.pid == pid))
+        task().is_some_and(|pid| self.image.is_task(pid))
     }
 
     fn unix(&self, description: &Description) -> Result<Vec<Need>, Error> {
@@ -487,11 +377,8 @@ impl Reader<'_> {
         let Some(body) = self.bodies.get(&id) else {
             return Ok(None);
         };
-        let name = body.message(11)?.map(|name| name.bytes());
-        Ok(match name.and_then(<[u8]>::split_first) {
-            Some((0, name)) if !name.is_empty() => Some(name.to_vec()),
-            _ => None,
-        })
+        let name = abstract_name(body)?.filter(|name| !name.is_empty());
+        Ok(name.map(<[u8]>::to_vec))
     }
 
     fn inet(&self, description: &Description) -> Result<Vec<Need>, Error> {
@@ -515,7 +402,7 @@ impl Reader<'_> {
         }
         let [_, _, _, _, protocol, state, here, there] = body.numbers::<8>()?;
         let port = |port: Option<u32>| port.and_then(|port| u16::try_from(port).ok());
-        let (Some(address), Some(here)) = (address(&ends[0]), port(here)) else {
+        let (Some(local), Some(here)) = (address(&ends[0]), port(here)) else {
             return Ok(Vec::new());
         };
         let protocol = match protocol {
@@ -525,8 +412,8 @@ impl Reader<'_> {
         };
         let is_connected = !matches!(state, Some(CLOSE | LISTEN) | None);
         if protocol == Protocol::Tcp && is_connected {
-            let local = SocketAddr::new(address, here);
-            let remote = self::address(&ends[1]).zip(port(there));
+            let local = SocketAddr::new(local, here);
+            let remote = address(&ends[1]).zip(port(there));
             let remote = remote.map(|(address, port)| SocketAddr::new(address, port));
             return Ok(remote
                 .map(|remote| Need::Connection(local, remote))
@@ -535,7 +422,7 @@ impl Reader<'_> {
         }
         let port = Port {
             protocol,
-            address,
+            address: local,
             port: here,
             foreign,
         };
@@ -544,14 +431,4 @@ impl Reader<'_> {
             _ => vec![Need::Port(port)],
         })
     }
-}
-
-/// An address, which images have in words of network order.
-fn address(words: &[u32]) -> Option<IpAddr> {
-    let bytes: Vec<u8> = words.iter().take(4).flat_map(|w| w.to_le_bytes()).collect();
-    if let Ok(v4) = <[u8; 4]>::try_from(bytes.as_slice()) {
-        return Some(Ipv4Addr::from(v4).into());
-    }
-    let v6 = <[u8; 16]>::try_from(bytes.as_slice()).ok()?;
-    Some(Ipv6Addr::from(v6).into())
 }

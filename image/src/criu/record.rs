@@ -14,9 +14,10 @@
 
 use crate::Error;
 use crate::advice::{Action, Item, Kind, Target, TaskSelector, parse_kind};
+use crate::json::{Json, Object};
 use crate::plan::Asked;
 use std::collections::BTreeSet;
-use std::fmt::{self, Write as _};
+use std::fmt::{self, Write};
 
 /// The name of the file in the directory of the image.
 pub const RECORD: &str = "ckptadv.json";
@@ -89,7 +90,7 @@ pub struct Ask {
 }
 
 /// What items that come from marks say they came from.
-pub const MARK: &str = "mark";
+const MARK: &str = "mark";
 
 impl Ask {
     /// As an item of advice.
@@ -148,60 +149,49 @@ pub fn at_most(name: &str) -> u64 {
 
 /// The bytes of the file.
 pub fn write(record: &Record) -> Vec<u8> {
-    let mut text = format!("{{\"ckptadv\":{VERSION},\"left_out\":[");
-    for (index, entry) in record.left_out.iter().enumerate() {
-        let separator = if index == 0 { "" } else { "," };
-        let LeftOut {
-            task,
-            number,
-            id,
-            flags,
-            kind,
-            file,
-        } = entry;
-        let _ = write!(
-            text,
-            "{separator}\n {{\"task\":{task},\"fd\":{number},\"id\":{id},\"flags\":{flags},\"kind\":\"{kind}\",\"file\":"
-        );
-        quote(file, &mut text);
-        text.push('}');
-    }
-    text.push_str("\n]");
-    for (index, ask) in record.asks.iter().enumerate() {
-        let separator = if index == 0 { ",\"asks\":[" } else { "," };
-        let Ask {
-            task,
-            number,
-            mark,
-            kind,
-            file,
-        } = ask;
-        let _ = write!(
-            text,
-            "{separator}\n {{\"task\":{task},\"fd\":{number},\"mark\":{mark},\"kind\":\"{kind}\",\"file\":"
-        );
-        quote(file, &mut text);
-        text.push('}');
-    }
+    let mut text = format!("{{\"ckptadv\":{VERSION}");
+    list("left_out", &record.left_out, &mut text);
     if !record.asks.is_empty() {
-        text.push_str("\n]");
+        list("asks", &record.asks, &mut text);
     }
     text.push_str("}\n");
     text.into_bytes()
 }
 
-fn quote(string: &str, text: &mut String) {
-    text.push('"');
-    for c in string.chars() {
-        match c {
-            '"' | '\\' => text.extend(['\\', c]),
-            c if c.is_control() => {
-                let _ = write!(text, "\\u{:04x}", u32::from(c));
-            }
-            c => text.push(c),
-        }
+/// Entries, each on a line.
+fn list(name: &str, entries: &[impl Json], text: &mut String) {
+    // A string takes whatever is written.
+    let _ = write!(text, ",\"{name}\":[");
+    for (index, entry) in entries.iter().enumerate() {
+        text.push_str(if index == 0 { "\n " } else { ",\n " });
+        let _ = entry.json(text);
     }
-    text.push('"');
+    text.push_str("\n]");
+}
+
+impl Json for LeftOut {
+    fn json(&self, out: &mut dyn Write) -> fmt::Result {
+        Object::new(out)
+            .field("task", &self.task)?
+            .field("fd", &self.number)?
+            .field("id", &self.id)?
+            .field("flags", &self.flags)?
+            .field("kind", self.kind.name())?
+            .field("file", &self.file)?
+            .end()
+    }
+}
+
+impl Json for Ask {
+    fn json(&self, out: &mut dyn Write) -> fmt::Result {
+        Object::new(out)
+            .field("task", &self.task)?
+            .field("fd", &self.number)?
+            .field("mark", &self.mark)?
+            .field("kind", self.kind.name())?
+            .field("file", &self.file)?
+            .end()
+    }
 }
 
 /// Reads the file.
@@ -554,6 +544,23 @@ mod tests {
         ] {
             assert_eq!(read(&write(&record)), Ok(record));
         }
+    }
+
+    #[test]
+    fn every_byte_of_it_is_agreed_upon() {
+        let text = |record: &Record| String::from_utf8(write(record)).expect("text");
+        let whole = "{\"ckptadv\":1,\"left_out\":[\n \
+             {\"task\":17,\"fd\":7,\"id\":0,\"flags\":2,\"kind\":\"chr\",\"file\":\"/dev/fuse\"},\n \
+             {\"task\":17,\"fd\":8,\"id\":1,\"flags\":2,\"kind\":\"reg\",\
+             \"file\":\"/a \\\"b\\\"\\\\c\\u000a\\u009bü\u{1f600}\"},\n \
+             {\"task\":18,\"fd\":7,\"id\":0,\"flags\":2,\"kind\":\"chr\",\"file\":\"/dev/fuse\"}\n\
+             ],\"asks\":[\n \
+             {\"task\":17,\"fd\":5,\"mark\":9,\"kind\":\"reg\",\"file\":\"/var/log/a\"},\n \
+             {\"task\":17,\"fd\":6,\"mark\":18446744073709551615,\"kind\":\"reg\",\
+             \"file\":\"/var/log/a\"}\n]}\n";
+        assert_eq!(text(&record()), whole);
+        let nothing = "{\"ckptadv\":1,\"left_out\":[\n]}\n";
+        assert_eq!(text(&Record::default()), nothing);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::entry::{CLOSE_WAIT, Description, End, FileType, Link, hung_up, in_state, with_fin};
 use super::holders::{Holder, Holders};
-use super::image::Directory;
+use super::image::{Directory, optional};
 use super::wire::{File, Magic, Message, Splices};
 use crate::Error;
 use std::collections::{BTreeMap, BTreeSet};
@@ -100,17 +100,13 @@ fn close_other_end(
     }
     let name = format!("tcp-stream-{:x}.img", connection.inode);
     // A dump that cuts connections (--tcp-close) has none.
-    let Some(bytes) = directory.file(&name)? else {
+    let Some(file) = optional(directory, &name)? else {
         return Ok(());
     };
-    let file = File {
-        name: &name,
-        bytes: &bytes,
-    };
-    let stream = file.entry(Magic::TCP_STREAM)?;
+    let stream = file.file().entry(Magic::TCP_STREAM)?;
     let mut splices = Splices::default();
     splices.replace(stream.span, with_fin(&stream.message)?.into_entry());
-    let bytes = splices.apply(&bytes, 0);
+    let bytes = splices.apply(&file.bytes, 0);
     sockets.files.insert(name, bytes);
     let entry = in_state(&entry(holders, other), CLOSE_WAIT)?;
     sockets.entries.insert(other.id, entry.into_entry());

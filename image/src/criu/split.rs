@@ -1,8 +1,8 @@
 //! File tables that tasks share, where advice means only some of these tasks: they
 //! get a table of their own, as by unshare(2).
 
-use super::image::{Directory, Image, Table};
-use super::wire::{File, Magic, Splices, Writer};
+use super::image::{Directory, Image, Table, optional};
+use super::wire::{Magic, Splices, Writer};
 use crate::Error;
 use crate::advice::{Advice, Item, TaskSelector};
 use std::borrow::Cow;
@@ -147,24 +147,20 @@ impl Split<'_> {
         for id in &self.tables {
             for task in &self.image.tables[id].tasks {
                 let name = format!("ids-{task}.img");
-                let Some(bytes) = directory.file(&name)? else {
+                let Some(file) = optional(directory, &name)? else {
                     return Err(Error::unsupported(
                         format!("task {task}"),
                         "it shares its file table, and images of this age cannot be edited to \
                          give it one of its own: name no task, or write \"*:\" for all",
                     ));
                 };
-                let file = File {
-                    name: &name,
-                    bytes: &bytes,
-                };
-                let ids = file.entry(Magic::IDS)?;
+                let ids = file.file().entry(Magic::IDS)?;
                 let edited = ids.message.edited(|field| {
                     Ok((field.number == 2).then(|| Writer::default().number(2, (*id).into())))
                 })?;
                 let mut splices = Splices::default();
                 splices.replace(ids.span, edited.into_entry());
-                let bytes = splices.apply(&bytes, 0);
+                let bytes = splices.apply(&file.bytes, 0);
                 files.insert(name, bytes);
             }
         }

@@ -16,6 +16,13 @@ pub const SOCKET_DEAD: u64 = 1;
 /// A unix socket whose path is still there.
 pub const UNIX_LINKED: u32 = 1;
 
+/// Bytes of one watch of an epoll set.
+pub const WATCH: usize = 24;
+/// Bytes of one task of the tree.
+pub const TREE_ENTRY: usize = 24;
+/// Where SIGNAL has the controlling terminal.
+pub const SIGNAL_TTY: usize = 312;
+
 /// Records whose number never moved.
 #[allow(missing_docs)] // The names are those of the format.
 pub mod fixed {
@@ -153,10 +160,6 @@ pub struct Version {
     pub task_len: u32,
     /// Length of the part of FILE that all types have.
     pub file_len: u32,
-    /// Length of VMA.
-    pub vma_len: u32,
-    /// Length of TTY.
-    pub tty_len: u32,
     /// Where SOCKET has its state.
     pub socket_state: usize,
     /// Where it has its flags, of which the first is [`SOCKET_DEAD`].
@@ -219,8 +222,6 @@ pub static V18: Version = Version {
     fragment: None,
     task_len: 72,
     file_len: 40,
-    vma_len: 72,
-    tty_len: 72,
     socket_state: 97,
     socket_flags: 48,
     socket_buffers: None,
@@ -299,8 +300,6 @@ pub static V23_RC2: Version = Version {
     task: 103,
     task_objs: 105,
     task_len: 80,
-    vma_len: 80,
-    tty_len: 96,
     socket_state: 105,
     socket_flags: 56,
     socket_buffers: Some(8),

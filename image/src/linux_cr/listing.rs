@@ -1,13 +1,11 @@
 //! What an image holds, for people.
 
 use super::layout::{Layout, file_type};
-use super::survey::{File, Socket, Survey, Tty};
+use super::survey::{FMODE_LSEEK, File, Socket, Survey, Tty};
 use crate::advice::Kind;
 use crate::listing::{self, Description, Engine, Listing, Reference};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-
-const FMODE_LSEEK: u32 = 4;
 
 impl Survey {
     /// What the image holds, for people.
@@ -199,10 +197,10 @@ impl Ends {
                 continue;
             };
             let ends = of.entry(file.behind).or_default();
-            if file.mode & 1 != 0 {
+            if file.access().read {
                 ends[READERS].push(number(*id));
             }
-            if file.mode & 2 != 0 {
+            if file.access().write {
                 ends[WRITERS].push(number(*id));
             }
         }
@@ -226,7 +224,7 @@ impl Ends {
     /// The other ends of a file; `None` for a kind that has none.
     fn others(&self, survey: &Survey, file: &File) -> Option<Arc<[u64]>> {
         let (behind, side) = match file.file_type {
-            file_type::PIPE | file_type::FIFO if file.mode & 1 == 0 => (file.behind, READERS),
+            file_type::PIPE | file_type::FIFO if !file.access().read => (file.behind, READERS),
             file_type::PIPE | file_type::FIFO => (file.behind, WRITERS),
             file_type::TTY => match survey.ttys.get(&file.behind)?.link {
                 0 => (*self.slaves.get(&file.behind).unwrap_or(&0), READERS),

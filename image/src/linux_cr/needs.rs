@@ -3,7 +3,6 @@
 use super::layout::file_type;
 use super::survey::{self, File, Name, Socket, Survey};
 use crate::advice::Kind;
-use crate::caller::Access;
 use crate::needs::{self, InTheWay, Need, Needs, Port, Protocol};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -46,15 +45,9 @@ fn opened(file: &File, kind: Option<u32>) -> Option<Need> {
     let appends = file.flags & survey::O_APPEND != 0;
     let seeks = file.mode & survey::FMODE_LSEEK != 0 && !appends && !directory;
     Some(Need::File(needs::File {
-        path: file.path.as_deref()?.to_vec(),
         kind: kind.or(directory.then_some(libc::S_IFDIR)),
-        mode: None,
-        size: None,
         least: if seeks { file.position } else { 0 },
-        access: Access {
-            read: file.mode & 1 != 0,
-            write: file.mode & 2 != 0,
-        },
+        ..needs::File::new(file.path.as_deref()?.to_vec(), file.access())
     }))
 }
 

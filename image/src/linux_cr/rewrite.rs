@@ -20,7 +20,7 @@ mod table;
 mod terminals;
 mod watches;
 
-use super::layout::{Layout, Order, fixed};
+use super::layout::{Layout, Order, SIGNAL_TTY, fixed};
 use super::records::{Prefix, Record, Sink, Splitter};
 use super::soundness::Soundness;
 use super::survey::{Foreknowledge, Interest, Planned, Survey};
@@ -35,8 +35,6 @@ use sharing::Own;
 use std::collections::{BTreeMap, BTreeSet};
 use terminals::Terminals;
 
-const FMODE_LSEEK: u32 = 4;
-const SIGNAL_TTY: usize = 312;
 /// Tells the offset of a descriptor of the caller, at the moment it is asked.
 pub type Offsets = Box<dyn Fn(i32) -> Option<i64> + Send>;
 
@@ -281,6 +279,12 @@ impl Sink for Editor {
 impl Editor {
     fn order(&self) -> Order {
         self.layout.map_or(Order::Little, |layout| layout.order)
+    }
+
+    /// Whether it is known what other processes of the image have: all of it was read
+    /// before, or no process comes any more.
+    fn is_told(&self) -> bool {
+        self.foreknowledge.is_some() || self.survey.is_last_process()
     }
 
     /// A record outside file tables.

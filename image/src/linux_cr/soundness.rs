@@ -6,7 +6,7 @@
 //! ever wrote (an announcement between a count and what it counts) is taken for damage.
 
 use super::forms::{self, Form, Length, Object};
-use super::layout::{Layout, Version, file_type, fixed};
+use super::layout::{Layout, TREE_ENTRY, Version, WATCH, file_type, fixed};
 use super::records::{Prefix, Record};
 use crate::Error;
 use std::collections::{BTreeSet, HashMap};
@@ -14,8 +14,6 @@ use std::collections::{BTreeSet, HashMap};
 /// The flags with which a kernel refuses to open a file again: to create it, to fail
 /// where it is there, to take no terminal, to truncate it.
 const REFUSED_FLAGS: u32 = 0o100 | 0o200 | 0o400 | 0o1000;
-const WATCH: u32 = 24;
-const TREE_ENTRY: u32 = 24;
 /// What a line discipline holds, in bytes.
 const TTY_BUFFER: u32 = 4096;
 /// A kernel takes no more fragments of one message.
@@ -32,9 +30,8 @@ enum Named {
     Pipe,
 }
 
-/// A record that has to come next.
-struct Next {
-    kind: u32,
+/// A BUFFER record that has to come next.
+struct Buffer {
     len: u64,
     /// After what.
     after: &'static str,
@@ -48,7 +45,7 @@ pub struct Soundness {
     objects: HashMap<i32, Named>,
     /// Announced, whose body comes: the innermost last.
     open: Vec<(i32, Object)>,
-    next: Option<Next>,
+    next: Option<Buffer>,
     /// Tasks of the tree that have not come.
     tasks: u32,
     /// Mappings of the address space that is read.
@@ -75,11 +72,11 @@ impl Soundness {
         for prefix in std::mem::take(&mut self.head) {
             measure(prefix, layout)?;
         }
-        if let Some(Next { kind, len, after }) = self.next.take()
-            && (prefix.kind != kind || u64::from(prefix.len) != len)
+        if let Some(Buffer { len, after }) = self.next.take()
+            && (prefix.kind != fixed::BUFFER || u64::from(prefix.len) != len)
         {
             let version = Some(layout.version);
-            let expected = forms::name(kind, version);
+            let expected = forms::name(fixed::BUFFER, version);
             return Err(prefix.error(
                 version,
                 format!("expected a {expected} of {len} bytes after the {after}"),
@@ -115,18 +112,18 @@ impl Soundness {
                 self.demand(record, object, reference.to)?;
             }
         }
-        self.nothing_is_missing(record, version)?;
+        self.nothing_is_missing(record, form, version)?;
         let id = self.close(record, form)?;
         match kind {
             _ if Some(kind) == version.pids => {
                 let (pids, deeper) = (record.u32(8)?, record.u32(12)?);
                 let len = 8 + u64::from(pids) * 8 + u64::from(deeper) * 4;
-                self.expect(fixed::BUFFER, len, form);
+                self.buffer_follows(len, form);
             }
             _ if kind == version.tree => {
                 self.tasks = record.u32(8)?;
-                let len = 8 + u64::from(self.tasks) * u64::from(TREE_ENTRY);
-                self.expect(fixed::BUFFER, len, form);
+                let len = 8 + u64::from(self.tasks) * TREE_ENTRY as u64;
+                self.buffer_follows(len, form);
             }
             _ if kind == version.task => self.tasks = self.tasks.saturating_sub(1),
             fixed::FILE => self.file(record, id, version)?,
@@ -136,7 +133,7 @@ impl Soundness {
                     return Err(record.error(format!("a terminal with {held} bytes of input")));
                 }
                 if held > 0 {
-                    self.expect(fixed::BUFFER, 8 + u64::from(held), form);
+                    self.buffer_follows(8 + u64::from(held), form);
                 }
             }
             fixed::TTY => {
@@ -154,8 +151,8 @@ impl Soundness {
                 }
                 self.watches = count > 0;
                 if self.watches {
-                    let len = 8 + u64::from(count) * u64::from(WATCH);
-                    self.expect(fixed::BUFFER, len, form);
+                    let len = 8 + u64::from(count) * WATCH as u64;
+                    self.buffer_follows(len, form);
                 }
             }
             fixed::BUFFER if watches => self.watched(record)?,
@@ -170,7 +167,7 @@ impl Soundness {
                 if self.fragments > MAX_FRAGMENTS {
                     return Err(record.error(format!("a message of {} fragments", self.fragments)));
                 }
-                self.expect(fixed::BUFFER, 8 + u64::from(record.u32(20)?), form);
+                self.buffer_follows(8 + u64::from(record.u32(20)?), form);
             }
             _ if Some(kind) == version.fragment => {
                 self.fragments = self.fragments.checked_sub(1).ok_or_else(|| {
@@ -182,12 +179,9 @@ impl Soundness {
         Ok(())
     }
 
-    fn expect(&mut self, kind: u32, len: u64, after: &'static Form) {
-        self.next = Some(Next {
-            kind,
-            len,
-            after: after.name,
-        });
+    fn buffer_follows(&mut self, len: u64, form: &'static Form) {
+        let after = form.name;
+        self.next = Some(Buffer { len, after });
     }
 
     fn announced(&mut self, record: &Record<'_>, version: &Version) -> Result<(), Error> {
@@ -225,7 +219,12 @@ impl Soundness {
     }
 
     /// What was counted has come by the time that something else does.
-    fn nothing_is_missing(&self, record: &Record<'_>, version: &Version) -> Result<(), Error> {
+    fn nothing_is_missing(
+        &self,
+        record: &Record<'_>,
+        form: &Form,
+        version: &Version,
+    ) -> Result<(), Error> {
         let kind = record.prefix.kind;
         let ends_a_message = matches!(kind, fixed::SOCKET_BUFFER | fixed::SOCKET_QUEUE);
         let ends_a_queue = matches!(kind, fixed::SOCKET_QUEUE | fixed::EPOLL_ITEMS);
@@ -243,8 +242,7 @@ impl Soundness {
                 self.messages
             )));
         }
-        let ends_a_memory = forms::find(kind, version).is_some_and(|f| f.name == "MM_CONTEXT");
-        if (ends_a_memory || ends_a_table) && self.mappings > 0 {
+        if (form.name == "MM_CONTEXT" || ends_a_table) && self.mappings > 0 {
             return Err(record.error(format!(
                 "the address space before it has {} mappings less than its MM record says",
                 self.mappings
@@ -264,10 +262,8 @@ impl Soundness {
             )));
         }
         let needs_a_body = ends_a_table || kind == fixed::FILE_DESC;
-        let of_its_own =
-            |object: &Object| forms::find(kind, version).and_then(|f| f.body) == Some(*object);
         match self.open.last() {
-            Some((id, object)) if needs_a_body && !of_its_own(object) => {
+            Some((id, object)) if needs_a_body && form.body != Some(*object) => {
                 Err(record.error(format!(
                     "object {id} was announced as a {}, and has not come",
                     object.name()
@@ -329,7 +325,7 @@ impl Soundness {
         let mut at = 8;
         while at < record.bytes.len() {
             self.demand(record, record.i32(at + 12)?, Object::File)?;
-            at += WATCH as usize;
+            at += WATCH;
         }
         Ok(())
     }

@@ -4,7 +4,9 @@
 //! has read as far knows. Memory grows with descriptors, never with pages.
 
 use super::forms;
-use super::layout::{Layout, SOCKET_DEAD, UNIX_LINKED, Version, file_type, fixed};
+use super::layout::{
+    Layout, SIGNAL_TTY, SOCKET_DEAD, TREE_ENTRY, UNIX_LINKED, Version, WATCH, file_type, fixed,
+};
 use super::records::{Prefix, Record, Sink, Splitter};
 use crate::Error;
 use crate::advice::Kind;
@@ -13,7 +15,6 @@ use crate::plan::Descriptor;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-const SIGNAL_TTY: usize = 312;
 const O_DIRECTORY: u32 = 0x10000;
 pub(super) const O_APPEND: u32 = 0x400;
 pub(super) const FMODE_LSEEK: u32 = 4;
@@ -24,7 +25,6 @@ const TCP_LISTEN: u8 = 10;
 const SUN_FAMILY: u32 = 2;
 const SOCKADDR_UN: usize = 110;
 const SOCKADDR_IN: usize = 16;
-const TREE_ENTRY: usize = 24;
 /// For some weeks of March 2010, between v20 and v21.
 const LONG_TREE_ENTRY: usize = 32;
 
@@ -94,6 +94,14 @@ impl File {
             file_type::EPOLL => Kind::Epoll,
             file_type::EVENTFD => Kind::Eventfd,
             _ => Kind::Other,
+        }
+    }
+
+    /// What it may be used for.
+    pub fn access(&self) -> Access {
+        Access {
+            read: self.mode & 1 != 0,
+            write: self.mode & 2 != 0,
         }
     }
 
@@ -468,10 +476,7 @@ impl Survey {
             kind: file.map_or(Kind::Other, |file| self.kind(file)),
             kind_by_path: file.is_some_and(File::is_kind_unknown),
             path: file.and_then(|file| self.path(file)),
-            access: Access {
-                read: file.is_some_and(|file| file.mode & 1 != 0),
-                write: file.is_some_and(|file| file.mode & 2 != 0),
-            },
+            access: file.map_or(Access::default(), File::access),
             append: file.is_some_and(|file| file.flags & O_APPEND != 0),
             position: file
                 .filter(|file| file.mode & FMODE_LSEEK != 0)
@@ -926,12 +931,12 @@ impl Survey {
 
     fn read_items(&mut self, record: &Record<'_>) -> Result<(), Error> {
         let items = record.bytes.get(8..).unwrap_or_default();
-        if items.len() % 24 != 0 {
-            return Err(record.error("watches have 24 bytes each"));
+        if items.len() % WATCH != 0 {
+            return Err(record.error(format!("watches have {WATCH} bytes each")));
         }
         let watching = self.watching.take().unwrap_or(0);
-        for item in 0..items.len() / 24 {
-            let at = 8 + item * 24;
+        for item in 0..items.len() / WATCH {
+            let at = 8 + item * WATCH;
             let (number, file) = (record.i32(at + 8)?, record.i32(at + 12)?);
             if let Some(file) = self.files.get_mut(&file) {
                 let references = file.references.get_or_insert_default();

@@ -74,13 +74,13 @@ impl Planner {
 
     fn instead(&self, bound: &Bound) -> String {
         let item = &bound.item;
-        if let Some(asked) = &bound.asked
+        if let Some(not_offered) = &bound.asked
             && !item
                 .target
                 .numbers()
                 .is_some_and(|(n, _)| self.caller.offered.contains(&n))
         {
-            return asked.not_offered.clone();
+            return not_offered.clone();
         }
         let tasks = &self.seen.numbers;
         if let Some(TaskSelector::Pid(pid)) = item.task

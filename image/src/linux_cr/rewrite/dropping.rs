@@ -198,8 +198,7 @@ impl Editor {
             let number = desc.number;
             let stays = dropped.contains(&desc.file) && !held.contains_key(&desc.file);
             // In a file it is known whether somebody else needs the socket.
-            let is_told = self.foreknowledge.is_some() || self.survey.is_last_process();
-            let remedy = if is_told {
+            let remedy = if self.is_told() {
                 ""
             } else {
                 " (give the image as a file)"

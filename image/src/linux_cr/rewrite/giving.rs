@@ -1,11 +1,11 @@
 //! The caller's files, and those that are opened by their paths: what is
 //! announced for them, and under which objrefs.
 
-use super::{Editor, FMODE_LSEEK};
+use super::Editor;
 use crate::Error;
 use crate::advice::Kind;
 use crate::linux_cr::layout::{Order, file_type, fixed};
-use crate::linux_cr::survey::Survey;
+use crate::linux_cr::survey::{FMODE_LSEEK, Survey};
 use crate::plan::Origin;
 use std::collections::BTreeSet;
 

@@ -4,11 +4,11 @@
 use super::buffered::Role;
 use super::deferred::{Deferred, Queues};
 use super::dropping::{Left, unname};
-use super::{Editor, FMODE_LSEEK, put};
+use super::{Editor, put};
 use crate::Error;
 use crate::linux_cr::layout::{Layout, Order, PREFIX, file_type, fixed};
 use crate::linux_cr::records::Record;
-use crate::linux_cr::survey::{Desc, Work};
+use crate::linux_cr::survey::{Desc, FMODE_LSEEK, Work};
 use crate::plan::{Descriptor, Fate, TablePlan};
 use std::collections::{BTreeMap, BTreeSet};
 

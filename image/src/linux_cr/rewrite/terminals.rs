@@ -91,8 +91,7 @@ impl Editor {
             let others: Vec<String> = list.iter().map(|one| format!("{one}=2")).collect();
             let (list, others) = (list.join(","), others.join(","));
             // Another task may have the master, and the terminal would live.
-            let is_told = self.foreknowledge.is_some() || self.survey.is_last_process();
-            let either = match is_told {
+            let either = match self.is_told() {
                 true => "",
                 false => "give the image as a file, or, where no later task has its master, ",
             };

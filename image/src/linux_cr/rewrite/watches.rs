@@ -2,12 +2,9 @@
 
 use super::{Editor, put};
 use crate::Error;
-use crate::linux_cr::layout::PREFIX;
+use crate::linux_cr::layout::{PREFIX, WATCH};
 use crate::linux_cr::records::Record;
 use std::collections::BTreeSet;
-
-/// Bytes of one watch.
-const ITEM: usize = 24;
 
 impl Editor {
     /// The watches of an epoll set. One of a number that the caller's file took
@@ -17,8 +14,8 @@ impl Editor {
     pub(super) fn watches(&mut self, mut count: Vec<u8>, record: &Record<'_>) -> Result<(), Error> {
         let mut items = record.bytes[..PREFIX].to_vec();
         let mut moved = BTreeSet::new();
-        for (index, item) in record.bytes[PREFIX..].chunks_exact(ITEM).enumerate() {
-            let at = PREFIX + index * ITEM;
+        for (index, item) in record.bytes[PREFIX..].chunks_exact(WATCH).enumerate() {
+            let at = PREFIX + index * WATCH;
             let (number, file) = (record.i32(at + 8)?, record.i32(at + 12)?);
             let kept = self.is_kept(file);
             let from = self.replaced.get(&file).and_then(|by| by.get(&number));
@@ -57,7 +54,7 @@ impl Editor {
             self.out.append(&mut items);
             return Ok(());
         }
-        let left = (items.len() - PREFIX) / ITEM;
+        let left = (items.len() - PREFIX) / WATCH;
         let order = record.order;
         put(
             order,
@@ -69,7 +66,7 @@ impl Editor {
             order,
             &mut items,
             4,
-            i32::try_from(PREFIX + left * ITEM).unwrap_or(i32::MAX),
+            i32::try_from(PREFIX + left * WATCH).unwrap_or(i32::MAX),
         );
         self.out.extend_from_slice(&count);
         if left > 0 {
