@@ -86,7 +86,10 @@ pub fn criu(options: &Options, path: &Path) -> Result<Advised, Error> {
         below: &stored,
         files: rewrite.files,
     };
-    let image = Image::read(&overlay)?;
+    let image = match overlay.files.is_empty() {
+        true => image,
+        false => Image::read(&overlay)?,
+    };
     Ok(Advised {
         listing: image.listing(&overlay)?,
         needs: image.needs(&overlay)?,

@@ -9,6 +9,7 @@ use crate::table::printable;
 use ckpt_image::advice::Kind;
 use ckpt_image::listing::{Description, Engine, Listing, Reference};
 use ckpt_image::needs::{Apart, File, InTheWay, Lock, Need, Needs, Port, Protocol};
+use std::cell::OnceCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -34,10 +35,14 @@ pub fn judge(
             restore,
             apart: needs.apart,
             criu: listing.engine == Engine::Criu,
-            selector: Selector::of(&numbers, description),
+            numbers: &numbers,
+            selector: OnceCell::new(),
             description,
         };
-        let found = list.iter().filter_map(|need| judge.need(need));
+        let found: Vec<Finding> = list.iter().filter_map(|need| judge.need(need)).collect();
+        if found.is_empty() {
+            continue;
+        }
         let about = About {
             id: description.id,
             kind: description.kind.name(),
@@ -45,7 +50,7 @@ pub fn judge(
             descriptors: listing.descriptors(description).collect(),
             held: held(listing, description),
         };
-        findings.extend(found.map(|found| Finding {
+        findings.extend(found.into_iter().map(|found| Finding {
             about: Some(about.clone()),
             ..found
         }));
@@ -152,11 +157,18 @@ struct Judge<'a> {
     restore: &'a Restore,
     apart: Apart,
     criu: bool,
-    selector: Selector,
+    numbers: &'a Numbers<'a>,
+    /// For cures: only what is found has any.
+    selector: OnceCell<Selector>,
     description: &'a Description,
 }
 
 impl Judge<'_> {
+    fn selector(&self) -> &Selector {
+        self.selector
+            .get_or_init(|| Selector::of(self.numbers, self.description))
+    }
+
     fn need(&self, need: &Need) -> Option<Finding> {
         let paths = !self.apart.files || self.restore.root.is_some();
         let network = !self.apart.network;
@@ -206,19 +218,19 @@ impl Judge<'_> {
                     | Reference::Queue(_)
             )
         };
-        !self.selector.is_empty() && self.description.references.iter().all(by_descriptors)
+        !self.selector().is_empty() && self.description.references.iter().all(by_descriptors)
     }
 
     fn drop(&self) -> Vec<Cure> {
         match self.is_only_held() {
-            true => vec![Cure::option("--ignore", self.selector.shortest())],
+            true => vec![Cure::option("--ignore", self.selector().shortest())],
             false => Vec::new(),
         }
     }
 
     /// The restart program's own, where that is what people mean.
     fn preserve(&self) -> Option<Cure> {
-        let own = self.selector.own().filter(|_| self.is_only_held());
+        let own = self.selector().own().filter(|_| self.is_only_held());
         own.map(Cure::Advice)
     }
 
@@ -227,7 +239,7 @@ impl Judge<'_> {
         let path = std::str::from_utf8(path)
             .ok()
             .filter(|_| self.is_only_held());
-        path.map(|path| Cure::option("--substitute", self.selector.replaced_by(path)))
+        path.map(|path| Cure::option("--substitute", self.selector().replaced_by(path)))
     }
 
     fn file(&self, file: &File) -> Option<Finding> {
@@ -328,7 +340,7 @@ impl Judge<'_> {
             cures.extend(self.open_anew(&file.path));
         }
         if self.is_only_held() && matches!(file.kind, None | Some(libc::S_IFREG)) {
-            let moved = self.selector.replaced_by("PATH");
+            let moved = self.selector().replaced_by("PATH");
             cures.push(Cure::Action(format!(
                 "--substitute {moved}, where PATH is where it is now"
             )));
@@ -549,11 +561,14 @@ impl Judge<'_> {
         if self.apart.network {
             return None;
         }
-        let mut cures = vec![Cure::Criu("--tcp-close".to_owned())];
-        cures.extend(self.drop());
+        let cures = || {
+            let mut cures = vec![Cure::Criu("--tcp-close".to_owned())];
+            cures.extend(self.drop());
+            cures
+        };
         if !self.machine.has_address(here.ip()) {
             let why = format!("this machine does not have the address {}", here.ip());
-            return Some(finding(Verdict::Fails, "address", why, cures));
+            return Some(finding(Verdict::Fails, "address", why, cures()));
         }
         let taken = self.machine.sockets.iter().any(|other| {
             other.protocol == Protocol::Tcp
@@ -562,27 +577,28 @@ impl Judge<'_> {
         });
         taken.then(|| {
             let why = format!("there is a connection from {here} to {there} here");
-            finding(Verdict::Fails, "connection", why, cures)
+            finding(Verdict::Fails, "connection", why, cures())
         })
     }
 
     fn terminal(&self) -> Option<Finding> {
-        let mut cures: Vec<Cure> = self.preserve().into_iter().collect();
+        let own = || self.preserve().into_iter();
         if !self.criu {
             let why = "its terminal is not in the image, and it would come back hung up";
-            return Some(finding(Verdict::Lost, "terminal", why, cures));
+            return Some(finding(Verdict::Lost, "terminal", why, own().collect()));
         }
-        let why = match (self.restore.shell_job, self.machine.has_terminal) {
+        let (why, cure) = match (self.restore.shell_job, self.machine.has_terminal) {
             (true, true) => return None,
-            (false, _) => {
-                cures.push(Cure::Criu("--shell-job".to_owned()));
-                "its terminal is not in the image, and criu must be told to use its own"
-            }
-            (true, false) => {
-                cures.push(Cure::Action("start criu restore on a terminal".to_owned()));
-                "its terminal is not in the image, and descriptor 0 here is none"
-            }
+            (false, _) => (
+                "its terminal is not in the image, and criu must be told to use its own",
+                Cure::Criu("--shell-job".to_owned()),
+            ),
+            (true, false) => (
+                "its terminal is not in the image, and descriptor 0 here is none",
+                Cure::Action("start criu restore on a terminal".to_owned()),
+            ),
         };
+        let cures = own().chain([cure]).collect();
         Some(finding(Verdict::Fails, "terminal", why, cures))
     }
 
