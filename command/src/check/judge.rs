@@ -188,13 +188,7 @@ impl Judge<'_> {
                 Verdict::Fails,
                 "external",
                 "it was dumped as external, and criu restore must be given it",
-                [Cure::Criu(format!(
-                    "--inherit-fd {}",
-                    quoted(&format!("fd[N]:{name}"))
-                ))]
-                .into_iter()
-                .chain(self.drop())
-                .collect(),
+                [inherit(name)].into_iter().chain(self.drop()).collect(),
             )),
             Need::Plugin => Some(finding(
                 Verdict::MayFail,
@@ -252,8 +246,7 @@ impl Judge<'_> {
         if !self.restore.inherits(path) {
             return Some(found);
         }
-        let given = format!("fd[N]:{}", String::from_utf8_lossy(inherited));
-        let mut cures = vec![Cure::Criu(format!("--inherit-fd {}", quoted(&given)))];
+        let mut cures = vec![inherit(&String::from_utf8_lossy(inherited))];
         cures.extend(found.cures);
         Some(Finding {
             why: format!(
@@ -278,7 +271,12 @@ impl Judge<'_> {
                 kind_name(there),
                 kind_name(kind)
             );
-            return Some(finding(Verdict::Fails, "kind", why, self.put_back(file)));
+            return Some(finding(
+                Verdict::Fails,
+                "kind",
+                why,
+                self.do_without_or(as_it_was(path)),
+            ));
         }
         if let Some(size) = file.size.filter(|size| *size != status.size) {
             let why = format!("it has {} here, and had {size}", bytes(status.size));
@@ -314,7 +312,12 @@ impl Judge<'_> {
             false => "read",
         };
         let why = format!("it may not be {how} here: {}", said(&error));
-        Some(finding(Verdict::Fails, "access", why, self.put_back(file)))
+        Some(finding(
+            Verdict::Fails,
+            "access",
+            why,
+            self.do_without_or(as_it_was(path)),
+        ))
     }
 
     fn is_another(&self, was: u32, here: u32) -> bool {
@@ -326,17 +329,16 @@ impl Judge<'_> {
     }
 
     fn missing(&self, file: &File, error: &io::Error) -> Finding {
-        let (why, parent) = match (error.kind(), self.lacks(&file.path)) {
-            (io::ErrorKind::NotFound, Some(directory)) => (
-                format!("there is no {} here", printable(&directory)),
-                Some(directory),
-            ),
-            (io::ErrorKind::NotFound, None) => ("it is not here".to_owned(), None),
-            _ => (format!("it cannot be looked at: {}", said(error)), None),
+        let lacks = self.lacks(&file.path);
+        let absent = error.kind() == io::ErrorKind::NotFound;
+        let why = match &lacks {
+            Some(directory) if absent => format!("there is no {} here", printable(directory)),
+            None if absent => "it is not here".to_owned(),
+            _ => format!("it cannot be looked at: {}", said(error)),
         };
         let mut cures = Vec::new();
         let made = file.access.write && matches!(file.kind, None | Some(libc::S_IFREG));
-        if parent.is_none() && made {
+        if !(absent && lacks.is_some()) && made {
             cures.extend(self.open_anew(&file.path));
         }
         if self.is_only_held() && matches!(file.kind, None | Some(libc::S_IFREG)) {
@@ -345,7 +347,7 @@ impl Judge<'_> {
                 "--substitute {moved}, where PATH is where it is now"
             )));
         }
-        cures.extend(self.put_back(file));
+        cures.extend(self.do_without_or(self.make(file, lacks.is_some())));
         finding(Verdict::Fails, "missing", why, cures)
     }
 
@@ -357,17 +359,25 @@ impl Judge<'_> {
         Some(String::from_utf8_lossy(missing).into_owned())
     }
 
-    /// What makes a file what it was, or does without it.
-    fn put_back(&self, file: &File) -> Vec<Cure> {
+    /// What does without a file, and what makes it what it was.
+    fn do_without_or(&self, make: Cure) -> Vec<Cure> {
+        let cures = self.preserve().into_iter().chain(self.drop());
+        cures.chain([make]).collect()
+    }
+
+    /// What makes a file that cannot be found.
+    ///
+    /// * `lacks`: a directory on the way to it, too.
+    fn make(&self, file: &File, lacks: bool) -> Cure {
         let shown = String::from_utf8_lossy(&file.path);
         let shown = quoted(&shown);
         let mode = file.mode.unwrap_or(0o644) & 0o7777;
         let absent = self.machine.status(&file.path, false).is_err();
-        let way = match self.lacks(&file.path) {
-            Some(_) => format!("mkdir -p {} && ", quoted(&parent(&file.path))),
-            None => String::new(),
+        let way = match lacks {
+            true => format!("mkdir -p {} && ", quoted(&parent(&file.path))),
+            false => String::new(),
         };
-        let make = match file.kind {
+        match file.kind {
             Some(libc::S_IFDIR) if absent => {
                 let mode = file.mode.unwrap_or(0o755) & 0o7777;
                 Cure::Action(format!("mkdir -p -m {mode:04o} {shown}"))
@@ -376,11 +386,7 @@ impl Judge<'_> {
                 Cure::Action(format!("{way}mkfifo -m {mode:04o} {shown}"))
             }
             _ => as_it_was(&file.path),
-        };
-        let mut cures: Vec<Cure> = self.preserve().into_iter().collect();
-        cures.extend(self.drop());
-        cures.push(make);
-        cures
+        }
     }
 
     /// A file that is made and deleted, and directories that are made for it.
@@ -620,8 +626,7 @@ impl Judge<'_> {
         }
         let mut cures: Vec<Cure> = self.preserve().into_iter().collect();
         if self.criu && self.description.kind == Kind::Pipe {
-            let given = format!("fd[N]:{name}");
-            cures.push(Cure::Criu(format!("--inherit-fd {}", quoted(&given))));
+            cures.push(inherit(name));
         }
         cures.extend(self.drop());
         let writes = self.description.flags.cast_signed() & libc::O_ACCMODE == libc::O_WRONLY;
@@ -679,6 +684,12 @@ fn overlap(one: IpAddr, other: IpAddr) -> Option<bool> {
             false => Some(false),
         },
     }
+}
+
+/// criu restore is given a file of this name.
+fn inherit(name: &str) -> Cure {
+    let given = format!("fd[N]:{name}");
+    Cure::Criu(format!("--inherit-fd {}", quoted(&given)))
 }
 
 fn as_it_was(path: &[u8]) -> Cure {
