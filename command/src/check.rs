@@ -58,7 +58,7 @@ pub fn image(
         Err(error) => return Err(error),
     };
     let restore = Restore::of(criu);
-    let machine = Machine::look(restore.root.as_deref());
+    let machine = Machine::new(restore.root.as_deref());
     let given = |description: &_| advised.is_given(description);
     let (listing, needs) = (&advised.listing, &advised.needs);
     let findings = judge::judge(listing, needs, &machine, &restore, given);

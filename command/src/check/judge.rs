@@ -243,7 +243,7 @@ impl Judge<'_> {
             let why = "its terminal is not in the image, and it would come back hung up";
             return Some(finding(Verdict::Lost, "terminal", why, own().collect()));
         }
-        let (why, cure) = match (self.restore.shell_job, self.machine.has_terminal) {
+        let (why, cure) = match (self.restore.shell_job, Machine::has_terminal()) {
             (true, true) => return None,
             (false, _) => (
                 "its terminal is not in the image, and criu must be told to use its own",

@@ -209,7 +209,7 @@ impl Judge<'_> {
             ));
         }
         let file = self.machine.status(lock.path.as_deref()?, true).ok()?.file;
-        let held = self.machine.locks.iter().find(|held| {
+        let held = self.machine.locks().iter().find(|held| {
             held.file == file && held.whole == lock.whole && (held.exclusive || lock.exclusive)
         })?;
         let mut cures = vec![Cure::Action("end the program that has it".to_owned())];

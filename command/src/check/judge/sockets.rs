@@ -35,7 +35,7 @@ impl Judge<'_> {
             }
         };
         match (there, way) {
-            (libc::S_IFSOCK, _) if self.machine.names.contains(path) => Some(finding(
+            (libc::S_IFSOCK, _) if self.machine.has_name(path) => Some(finding(
                 Verdict::Lost,
                 "name",
                 "a program listens there now, and would be cut off from its name",
@@ -57,7 +57,7 @@ impl Judge<'_> {
         // The kernel shows every zero byte so.
         let shown = name.iter().map(|&byte| if byte == 0 { b'@' } else { byte });
         let name: Vec<u8> = std::iter::once(b'@').chain(shown).collect();
-        self.machine.names.contains(&name).then(|| {
+        self.machine.has_name(&name).then(|| {
             let mut cures = self.drop();
             cures.push(Cure::Action("end the program that has it".to_owned()));
             finding(
@@ -78,7 +78,7 @@ impl Judge<'_> {
             Ok(status) if !is_socket(status.mode) => {
                 format!("it is connected to {name}, which is no socket here")
             }
-            Ok(_) if !self.machine.names.contains(path) => {
+            Ok(_) if !self.machine.has_name(path) => {
                 format!("it is connected to {name}, where nobody listens")
             }
             Ok(_) => return None,
@@ -99,11 +99,8 @@ impl Judge<'_> {
             let why = format!("this machine does not have the address {}", port.address);
             return Some(finding(Verdict::Fails, "address", why, self.drop()));
         }
-        let sockets = self.machine.sockets.iter().filter(|other| {
-            other.protocol == port.protocol
-                && other.local.port() == port.port
-                && other.state != State::Waits
-        });
+        let sockets = self.machine.sockets(port.protocol, port.port);
+        let sockets = sockets.filter(|other| other.state != State::Waits);
         let mut worst: Option<(Verdict, SocketAddr)> = None;
         for other in sockets {
             let Some(surely) = overlap(port.address, other.local.ip()) else {
@@ -158,10 +155,9 @@ impl Judge<'_> {
             let why = format!("this machine does not have the address {}", here.ip());
             return Some(finding(Verdict::Fails, "address", why, cures()));
         }
-        let taken = self.machine.sockets.iter().any(|other| {
-            other.protocol == Protocol::Tcp
-                && (other.local, other.remote) == (here, there)
-                && other.state != State::Waits
+        let mut others = self.machine.sockets(Protocol::Tcp, here.port());
+        let taken = others.any(|other| {
+            (other.local, other.remote) == (here, there) && other.state != State::Waits
         });
         taken.then(|| {
             let why = format!("there is a connection from {here} to {there} here");
