@@ -9,6 +9,10 @@ use std::fmt;
 use std::io::{self, BufWriter, Write};
 use std::iter::once;
 
+/// The version of what [`Shown`] is as JSON. A field that goes or changes its meaning
+/// makes it a higher one, a field that comes does not.
+const SCHEMA: u32 = 1;
+
 /// A mark, and the file that its number has now.
 struct Line {
     mark: Mark,
@@ -77,7 +81,7 @@ fn row(line: &Line) -> Row {
 impl Json for Shown {
     fn json(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         Object::new(out)
-            .field("version", &1_u32)?
+            .field("version", &SCHEMA)?
             .field("pid", &self.pid)?
             .field("marks", &Lines(self.lines.iter()))?
             .end()
