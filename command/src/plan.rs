@@ -13,7 +13,7 @@ use ckpt_restart::request::{self, Naming};
 use ckpt_restart::stream::{self, Until};
 use ckpt_restart::{Error, caller, report};
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::iter::once;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -82,22 +82,16 @@ fn linux_cr(options: &Options, json: bool, path: &Path) -> Result<(), Error> {
 }
 
 fn show(json: bool, planned: &Report<'_>) -> Result<(), Error> {
-    let stdout = standard::output()?;
-    let shown = match json {
-        true => report::print(planned, stdout),
-        false => write(planned, stdout),
-    };
-    shown.map_err(|e| Error::system("standard output", e))
+    standard::show(json, planned, |out| write(planned, out))
 }
 
-fn write(planned: &Report<'_>, out: impl Write) -> io::Result<()> {
-    let mut out = BufWriter::new(out);
+fn write(planned: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", planned.format.as_deref().unwrap_or_default())?;
     if planned.changes.is_empty() {
         writeln!(out, "Every descriptor comes back as it was.")?;
     } else {
         writeln!(out)?;
-        Table::write(&mut out, || {
+        Table::write(out, || {
             let head = Row::heading(&["DESCRIPTOR", "BECOMES", "ADVICE"], "FILE");
             once(head).chain(planned.changes.iter().map(row))
         })?;
@@ -113,7 +107,7 @@ fn write(planned: &Report<'_>, out: impl Write) -> io::Result<()> {
             writeln!(out, "{what}: {}", printable(line))?;
         }
     }
-    out.flush()
+    Ok(())
 }
 
 fn row(change: &Change) -> Row {
