@@ -2,16 +2,15 @@
 
 use crate::advice::Options;
 use crate::image;
-use ckpt_image::criu::{self, Directory, Image, Naming};
+use ckpt_image::criu::{Directory, Image};
 use ckpt_image::linux_cr::Rewriter;
 use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_image::listing::{Description, Listing};
 use ckpt_image::needs::Needs;
 use ckpt_image::plan::{Change, Fate};
-use ckpt_restart::directory::Stored;
-use ckpt_restart::paths::Looking;
+use ckpt_restart::Error;
+use ckpt_restart::directory::{self, Stored};
 use ckpt_restart::request::{self, Reader};
-use ckpt_restart::{Error, caller};
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -50,7 +49,7 @@ fn given(changes: &[Change]) -> HashSet<(i32, i32)> {
 
 /// Some files of a directory as they would be.
 struct Overlay<'a> {
-    below: &'a dyn Directory,
+    below: Stored<'a>,
     files: BTreeMap<String, Vec<u8>>,
 }
 
@@ -68,22 +67,11 @@ impl Directory for Overlay<'_> {
 /// # Errors
 /// What is wrong with the image or refused of the advice.
 pub fn criu(options: &Options, path: &Path) -> Result<Advised, Error> {
-    let advice = options.advice()?;
-    let caller = caller::given(&advice).map_err(|e| Error::system("/proc/self/fd", e))?;
-    let stored = Stored(path);
-    let image = Image::read(&stored)?;
-    let rewrite = criu::rewrite(
-        &image,
-        &stored,
-        &advice,
-        caller,
-        Box::new(Looking),
-        Naming::Inherited,
-    )?;
+    let (image, rewrite) = directory::planned(&options.advice()?, path)?;
     let given = given(&rewrite.changes);
     let warnings = [rewrite.unmatched, rewrite.warnings].concat();
     let overlay = Overlay {
-        below: &stored,
+        below: Stored(path),
         files: rewrite.files,
     };
     let image = match overlay.files.is_empty() {
