@@ -10,7 +10,7 @@ mod probe;
 mod restore;
 mod selector;
 
-use crate::advice::Options;
+use crate::advice::{Options, REFUSED};
 use crate::standard;
 use crate::table::{printable, room, wrap};
 use ckpt_image::listing::Engine;
@@ -26,8 +26,6 @@ use std::process::ExitCode;
 
 /// Something was found.
 const FOUND: u8 = 3;
-/// The restart would be refused.
-const REFUSED: u8 = 121;
 
 /// Judges an image.
 ///

@@ -19,8 +19,6 @@ use std::process::{Command, ExitCode};
 pub const FAILED: u8 = 125;
 const NOT_STARTED: u8 = 126;
 const NOT_FOUND: u8 = 127;
-/// The advice is refused.
-const REFUSED: u8 = 121;
 
 /// What to run, and how.
 #[derive(clap::Args)]
@@ -58,7 +56,7 @@ struct Failure(u8, String);
 pub fn run(options: &Options) -> ExitCode {
     if let Err(error) = options.advice.advice() {
         log::refused(&error.into());
-        return ExitCode::from(REFUSED);
+        return ExitCode::from(advice::REFUSED);
     }
     match run_and_wait(options) {
         Ok(run) => {

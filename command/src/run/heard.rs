@@ -2,6 +2,7 @@
 //! to.
 
 use super::child::Ended;
+use crate::advice::REFUSED;
 use ckpt_image::json::{Array, Json, Lines, Object};
 use ckpt_restart::handshake::{Address, VERSION};
 use serde_json::Value;
@@ -168,7 +169,6 @@ impl Run {
     /// The exit status: that of the program, unless there is something to say.
     pub fn status(&self) -> u8 {
         const NOT_SEEN: u8 = 120;
-        const REFUSED: u8 = 121;
         match self.ended {
             _ if self.heard.restarts.is_empty() => NOT_SEEN,
             _ if self.heard.of("refused") > 0 => REFUSED,
