@@ -13,6 +13,7 @@
 //! * [`relay`]: what stands between the caller's pipes and tasks that can only
 //!   open by name;
 //! * [`reserved`]: the numbers that a restart program leaves alone;
+//! * [`memory`]: files that no directory has;
 //! * [`stream`]: the image on its way from one descriptor to another;
 //! * [`call`]: the Linux-CR restart system call: how to know one, and how to
 //!   make it with a rewritten image;
@@ -33,6 +34,7 @@ pub mod error;
 pub mod handshake;
 pub mod log;
 pub mod marks;
+pub mod memory;
 pub mod paths;
 pub mod relay;
 pub mod report;

@@ -5,12 +5,13 @@ use super::child::Ended;
 use crate::advice::REFUSED;
 use ckpt_image::json::{Array, Json, Lines, Object};
 use ckpt_restart::handshake::{Address, VERSION};
+use ckpt_restart::memory;
 use serde_json::Value;
 use std::ffi::CString;
 use std::fmt::{self, Write};
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::AsRawFd;
 
 /// No more is read of what was told.
 const MOST: u64 = 256 << 20;
@@ -45,13 +46,7 @@ impl Listener {
             token: u64::from_ne_bytes(token),
         };
         let name = CString::new(address.name())?;
-        // SAFETY: the name is a NUL-terminated string.
-        let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor was made just now, for nobody else.
-        let file = unsafe { File::from_raw_fd(fd) };
+        let file = memory::file(&name, true)?;
         address.number = file.as_raw_fd().cast_unsigned();
         address.open()?;
         Ok(Listener { file, address })
