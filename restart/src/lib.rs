@@ -23,15 +23,18 @@
 //! * [`log`]: one line, where the user sees it;
 //! * [`report`]: all of it, for a program to read (CKPT_REPORT);
 //! * [`handshake`]: what `ckptadv run` hears of it (CKPT_RUN);
+//! * [`library`]: where libckptadv.so is, and [`elf`]: who can load it;
 //! * [`errno`]: as the program's calls find it.
 
 pub mod below;
 pub mod call;
 pub mod caller;
 pub mod directory;
+pub mod elf;
 pub mod errno;
 pub mod error;
 pub mod handshake;
+pub mod library;
 pub mod log;
 pub mod marks;
 pub mod memory;

@@ -1,7 +1,7 @@
 //! What works on this machine, and what to do next.
 
 use super::probe::{self, Ended};
-use crate::run::{library, obstacle};
+use crate::run::{self, obstacle};
 use ckpt_image::json::{Json, Lines, Object};
 use ckpt_restart::{caller, memory};
 use std::env;
@@ -75,7 +75,7 @@ pub struct Here(pub Vec<Item>);
 impl Here {
     /// Looks.
     pub fn look() -> Self {
-        let (library, program) = (library::find(), obstacle::locate(OsStr::new("criu")));
+        let (library, program) = (run::library(), obstacle::locate(OsStr::new("criu")));
         let mut items = vec![
             kernel(),
             files(),

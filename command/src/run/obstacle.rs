@@ -1,8 +1,8 @@
 //! Why the dynamic loader would not load a library into a program, found before the
 //! program is started.
 
-use super::elf::{self, Elf, Program, X86_64};
-use super::library::mount_flags;
+use ckpt_restart::elf::{self, Elf, Program, X86_64};
+use ckpt_restart::library::mount_flags;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
