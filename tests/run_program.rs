@@ -137,7 +137,31 @@ fn what_stands_in_the_way_is_named() {
             &["env", "A=1", "--", "static", "-x"],
             "static is statically linked",
         ),
+        (
+            &["env", "-u", "HOME", "static"],
+            "static is statically linked",
+        ),
+        (
+            &["env", "--unset=HOME", "static"],
+            "static is statically linked",
+        ),
         (&["env", "-i", "true"], "env -i ckptadv run"),
+        (
+            &["env", "-u", "A", "-u", "LD_PRELOAD", "true"],
+            "env -u LD_PRELOAD ckptadv run",
+        ),
+        (
+            &["env", "-uLD_PRELOAD", "true"],
+            "env -u LD_PRELOAD ckptadv run",
+        ),
+        (
+            &["env", "--unset", "LD_PRELOAD", "true"],
+            "env -u LD_PRELOAD ckptadv run",
+        ),
+        (
+            &["env", "--unset=LD_PRELOAD", "true"],
+            "env -u LD_PRELOAD ckptadv run",
+        ),
         (
             &["env", "LD_PRELOAD=x", "true"],
             "LD_PRELOAD=... ckptadv run",

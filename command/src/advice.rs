@@ -9,6 +9,9 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 
+/// The exit status where a restart is, or would be, refused.
+pub const REFUSED: u8 = 121;
+
 /// Advice on the command line.
 #[derive(clap::Args)]
 pub struct Options {

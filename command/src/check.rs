@@ -10,7 +10,7 @@ mod probe;
 mod restore;
 mod selector;
 
-use crate::advice::Options;
+use crate::advice::{Options, REFUSED};
 use crate::standard;
 use crate::table::{printable, room, wrap};
 use ckpt_image::listing::Engine;
@@ -20,14 +20,12 @@ use here::Here;
 use machine::Machine;
 use restore::Restore;
 use std::ffi::OsString;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 /// Something was found.
 const FOUND: u8 = 3;
-/// The restart would be refused.
-const REFUSED: u8 = 121;
 
 /// Judges an image.
 ///
@@ -58,7 +56,7 @@ pub fn image(
         Err(error) => return Err(error),
     };
     let restore = Restore::of(criu);
-    let machine = Machine::look(restore.root.as_deref());
+    let machine = Machine::new(restore.root.as_deref());
     let given = |description: &_| advised.is_given(description);
     let (listing, needs) = (&advised.listing, &advised.needs);
     let findings = judge::judge(listing, needs, &machine, &restore, given);
@@ -85,21 +83,15 @@ pub fn image(
 /// Standard output cannot be written.
 pub fn machine(json: bool) -> Result<ExitCode, Error> {
     let here = Here::look();
-    let stdout = standard::output()?;
-    let shown = match json {
-        true => report::print(&here, stdout),
-        false => tell(&here, room(), stdout),
-    };
-    shown.map_err(|e| Error::system("standard output", e))?;
+    standard::show(json, &here, |out| tell(&here, room(), out))?;
     Ok(match here.is_ready() {
         true => ExitCode::SUCCESS,
         false => ExitCode::from(FOUND),
     })
 }
 
-fn tell(here: &Here, room: usize, out: impl Write) -> io::Result<()> {
+fn tell(here: &Here, room: usize, out: &mut dyn Write) -> io::Result<()> {
     const INDENT: usize = 16;
-    let mut out = BufWriter::new(out);
     for item in &here.0 {
         let lines = wrap(&item.text, room.saturating_sub(INDENT));
         for (index, line) in lines.iter().enumerate() {
@@ -120,20 +112,14 @@ fn tell(here: &Here, room: usize, out: impl Write) -> io::Result<()> {
         let word = if index == 0 { "next:" } else { "then:" };
         writeln!(out, "{word} {line}")?;
     }
-    out.flush()
+    Ok(())
 }
 
 fn print(json: bool, found: &Findings) -> Result<(), Error> {
-    let stdout = standard::output()?;
-    let shown = match json {
-        true => report::print(found, stdout),
-        false => write(found, room(), stdout),
-    };
-    shown.map_err(|e| Error::system("standard output", e))
+    standard::show(json, found, |out| write(found, room(), out))
 }
 
-fn write(found: &Findings, room: usize, out: impl Write) -> io::Result<()> {
-    let mut out = BufWriter::new(out);
+fn write(found: &Findings, room: usize, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", found.format.as_deref().unwrap_or_default())?;
     for finding in &found.findings {
         writeln!(out)?;
@@ -169,8 +155,7 @@ fn write(found: &Findings, room: usize, out: impl Write) -> io::Result<()> {
         .map(|(count, name)| format!("{count} {name}"))
         .collect();
     match counts.is_empty() {
-        true => writeln!(out, "Nothing is seen that a restore here would fail on.")?,
-        false => writeln!(out, "In all: {}.", counts.join(", "))?,
+        true => writeln!(out, "Nothing is seen that a restore here would fail on."),
+        false => writeln!(out, "In all: {}.", counts.join(", ")),
     }
-    out.flush()
 }

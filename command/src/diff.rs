@@ -3,8 +3,8 @@
 use crate::table::{Row, Style, Table, printable};
 use crate::{image, standard};
 use ckpt_image::difference::{Change, Descriptor, Difference, Field, Side, difference};
-use ckpt_restart::{Error, report};
-use std::io::{self, BufWriter, Write};
+use ckpt_restart::Error;
+use std::io::{self, Write};
 use std::iter::once;
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,23 +22,17 @@ pub fn diff(paths: [&Path; 2], json: bool) -> Result<ExitCode, Error> {
     let [a, b] = paths.map(image::listing);
     let (a, b) = (a?, b?);
     let found = difference([&a, &b]);
-    let stdout = standard::output()?;
-    let shown = match json {
-        true => report::print(&found, stdout),
-        false => show(paths, &found, stdout),
-    };
-    shown.map_err(|e| Error::system("standard output", e))?;
+    standard::show(json, &found, |out| write(paths, &found, out))?;
     Ok(match found.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::from(DIFFERENT),
     })
 }
 
-fn show(paths: [&Path; 2], found: &Difference<'_>, out: impl Write) -> io::Result<()> {
+fn write(paths: [&Path; 2], found: &Difference<'_>, out: &mut dyn Write) -> io::Result<()> {
     if found.is_empty() {
         return Ok(());
     }
-    let mut out = BufWriter::new(out);
     for (mark, (path, image)) in ["---", "+++"].iter().zip(paths.iter().zip(found.images)) {
         let path = printable(&path.to_string_lossy());
         writeln!(out, "{mark} {path} ({})", image.format)?;
@@ -54,14 +48,14 @@ fn show(paths: [&Path; 2], found: &Difference<'_>, out: impl Write) -> io::Resul
     };
     if !found.tasks.is_empty() {
         writeln!(out)?;
-        Table::write(&mut out, || head().chain(tasks()))?;
+        Table::write(out, || head().chain(tasks()))?;
     }
     let head = || once(Row::heading(&["DESCRIPTOR", "CHANGE"], "FILE"));
     if !found.descriptors.is_empty() {
         writeln!(out)?;
-        Table::write(&mut out, || head().chain(found.descriptors.iter().map(row)))?;
+        Table::write(out, || head().chain(found.descriptors.iter().map(row)))?;
     }
-    out.flush()
+    Ok(())
 }
 
 fn style(change: Change) -> Style {

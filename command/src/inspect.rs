@@ -6,10 +6,10 @@ use crate::table::{Row, Table, printable};
 use crate::{image, standard};
 use ckpt_image::advice::Kind;
 use ckpt_image::listing::{Description, Listing, Reference, Task, access, status_flags};
-use ckpt_restart::{Error, report};
+use ckpt_restart::Error;
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::iter::once;
 use std::path::Path;
 
@@ -32,17 +32,14 @@ pub enum Form {
 /// What is wrong with the image, or with reading it.
 pub fn inspect(path: &Path, form: Form) -> Result<(), Error> {
     let listing = image::listing(path)?;
-    let stdout = standard::output()?;
-    let shown = match form {
-        Form::Json => report::print(&listing, stdout),
-        Form::Dot => dot::draw(&listing, stdout),
-        Form::Text => show(&listing, stdout),
-    };
-    shown.map_err(|e| Error::system("standard output", e))
+    match form {
+        Form::Json => standard::json(&listing),
+        Form::Dot => standard::text(|out| dot::draw(&listing, out)),
+        Form::Text => standard::text(|out| write(&listing, out)),
+    }
 }
 
-fn show(listing: &Listing, out: impl Write) -> io::Result<()> {
-    let mut out = BufWriter::new(out);
+fn write(listing: &Listing, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", listing.format)?;
     if !listing.advisable {
         writeln!(
@@ -55,18 +52,17 @@ fn show(listing: &Listing, out: impl Write) -> io::Result<()> {
         .filter_map(|table| Some((table.id, *table.tasks.first()?)))
         .collect();
     writeln!(out)?;
-    Table::write(&mut out, || {
+    Table::write(out, || {
         let rows = listing.tasks.iter();
         let rows = rows.map(|task| task_row(&first_tasks, task));
         once(Row::heading(&["TASK", "PARENT"], "COMMAND")).chain(rows)
     })?;
     writeln!(out)?;
-    Table::write(&mut out, || {
+    Table::write(out, || {
         let head = Row::heading(&["ID", "KIND", "FLAGS", "OFFSET", "DESCRIPTORS"], "FILE");
         let rows = listing.descriptions.iter();
         once(head).chain(rows.map(|it| description_row(listing, it)))
-    })?;
-    out.flush()
+    })
 }
 
 /// * `first_tasks`: the first task of each file table.

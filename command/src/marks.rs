@@ -4,10 +4,14 @@ use crate::standard;
 use crate::table::{Row, Style, Table, printable};
 use ckpt_image::json::{Array, Json, Lines, Object};
 use ckpt_image::marks::{IGNORE, Mark, PRESERVE, State};
-use ckpt_restart::{Error, marks, report};
+use ckpt_restart::{Error, marks};
 use std::fmt;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::iter::once;
+
+/// The version of what [`Shown`] is as JSON. A field that goes or changes its meaning
+/// makes it a higher one, a field that comes does not.
+const SCHEMA: u32 = 1;
 
 /// A mark, and the file that its number has now.
 struct Line {
@@ -36,25 +40,17 @@ pub fn show(pid: i32, json: bool) -> Result<(), Error> {
         pid,
         lines: marks.into_iter().map(line).collect(),
     };
-    let stdout = standard::output()?;
-    let written = match json {
-        true => report::print(&shown, stdout),
-        false => write(&shown, stdout),
-    };
-    written.map_err(|error| Error::system("standard output", error))
+    standard::show(json, &shown, |out| write(&shown, out))
 }
 
-fn write(shown: &Shown, out: impl Write) -> io::Result<()> {
-    let mut out = BufWriter::new(out);
+fn write(shown: &Shown, out: &mut dyn Write) -> io::Result<()> {
     if shown.lines.is_empty() {
-        writeln!(out, "No descriptor of task {} is marked.", shown.pid)?;
-        return out.flush();
+        return writeln!(out, "No descriptor of task {} is marked.", shown.pid);
     }
-    Table::write(&mut out, || {
+    Table::write(out, || {
         let head = Row::heading(&["DESCRIPTOR", "ADVICE", "STATE"], "FILE");
         once(head).chain(shown.lines.iter().map(row))
-    })?;
-    out.flush()
+    })
 }
 
 fn row(line: &Line) -> Row {
@@ -77,7 +73,7 @@ fn row(line: &Line) -> Row {
 impl Json for Shown {
     fn json(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         Object::new(out)
-            .field("version", &1_u32)?
+            .field("version", &SCHEMA)?
             .field("pid", &self.pid)?
             .field("marks", &Lines(self.lines.iter()))?
             .end()

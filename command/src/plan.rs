@@ -1,26 +1,20 @@
 //! `ckptadv plan`: what advice would do at the restart, and why.
 
-use crate::advice::Options;
+use crate::advice::{Options, REFUSED};
 use crate::table::{Row, Style, Table, printable};
 use crate::{image, standard};
-use ckpt_image::criu::{self, Image};
 use ckpt_image::listing::Engine;
 use ckpt_image::plan::{Change, Fate, Origin};
 use ckpt_image::report::{Outcome, Report};
-use ckpt_restart::directory::Stored;
-use ckpt_restart::paths::Looking;
 use ckpt_restart::request::{self, Naming};
 use ckpt_restart::stream::{self, Until};
-use ckpt_restart::{Error, caller, report};
+use ckpt_restart::{Error, directory, report};
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::iter::once;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
-
-/// The restart would be refused.
-const REFUSED: u8 = 121;
 
 /// Shows on standard output what advice would do to an image.
 ///
@@ -51,17 +45,7 @@ pub fn plan(options: &Options, json: bool, path: &Path) -> Result<ExitCode, Erro
 }
 
 fn criu(options: &Options, json: bool, path: &Path) -> Result<(), Error> {
-    let advice = options.advice()?;
-    let caller = caller::given(&advice).map_err(|e| Error::system("/proc/self/fd", e))?;
-    let image = Image::read(&Stored(path))?;
-    let rewrite = criu::rewrite(
-        &image,
-        &Stored(path),
-        &advice,
-        caller,
-        Box::new(Looking),
-        criu::Naming::Inherited,
-    )?;
+    let (_, rewrite) = directory::planned(&options.advice()?, path)?;
     show(json, &rewrite.report(Outcome::Planned))
 }
 
@@ -82,22 +66,16 @@ fn linux_cr(options: &Options, json: bool, path: &Path) -> Result<(), Error> {
 }
 
 fn show(json: bool, planned: &Report<'_>) -> Result<(), Error> {
-    let stdout = standard::output()?;
-    let shown = match json {
-        true => report::print(planned, stdout),
-        false => write(planned, stdout),
-    };
-    shown.map_err(|e| Error::system("standard output", e))
+    standard::show(json, planned, |out| write(planned, out))
 }
 
-fn write(planned: &Report<'_>, out: impl Write) -> io::Result<()> {
-    let mut out = BufWriter::new(out);
+fn write(planned: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", planned.format.as_deref().unwrap_or_default())?;
     if planned.changes.is_empty() {
         writeln!(out, "Every descriptor comes back as it was.")?;
     } else {
         writeln!(out)?;
-        Table::write(&mut out, || {
+        Table::write(out, || {
             let head = Row::heading(&["DESCRIPTOR", "BECOMES", "ADVICE"], "FILE");
             once(head).chain(planned.changes.iter().map(row))
         })?;
@@ -113,7 +91,7 @@ fn write(planned: &Report<'_>, out: impl Write) -> io::Result<()> {
             writeln!(out, "{what}: {}", printable(line))?;
         }
     }
-    out.flush()
+    Ok(())
 }
 
 fn row(change: &Change) -> Row {

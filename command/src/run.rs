@@ -1,13 +1,11 @@
 //! `ckptadv run`: a restart program with the library and the advice.
 
 mod child;
-mod elf;
 mod heard;
-pub mod library;
 pub mod obstacle;
 
 use crate::advice;
-use ckpt_restart::{log, refuse, report};
+use ckpt_restart::{library, log, refuse, report};
 use heard::{Listener, Run};
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -19,8 +17,6 @@ use std::process::{Command, ExitCode};
 pub const FAILED: u8 = 125;
 const NOT_STARTED: u8 = 126;
 const NOT_FOUND: u8 = 127;
-/// The advice is refused.
-const REFUSED: u8 = 121;
 
 /// What to run, and how.
 #[derive(clap::Args)]
@@ -58,7 +54,7 @@ struct Failure(u8, String);
 pub fn run(options: &Options) -> ExitCode {
     if let Err(error) = options.advice.advice() {
         log::refused(&error.into());
-        return ExitCode::from(REFUSED);
+        return ExitCode::from(advice::REFUSED);
     }
     match run_and_wait(options) {
         Ok(run) => {
@@ -78,7 +74,11 @@ fn run_and_wait(options: &Options) -> Result<Run, Failure> {
     let failed = |message| Failure(FAILED, message);
     let program = obstacle::locate(name).map_err(|error| not_started(&shown, &error))?;
     obstacle::look(&program, arguments).map_err(failed)?;
-    let preload = library::preload(options.library.as_deref()).map_err(failed)?;
+    let library = match &options.library {
+        Some(path) => absolute(path)?,
+        None => library().map_err(failed)?,
+    };
+    let preload = library::preload(&library, OTHERWISE).map_err(failed)?;
     let listener = Listener::new().map_err(|e| {
         failed(format!(
             "cannot hear from the library (is /proc mounted?): {e}"
@@ -133,6 +133,18 @@ impl Options {
         );
         Ok(all)
     }
+}
+
+/// What a user does whose library is elsewhere.
+const OTHERWISE: &str = "give --library";
+
+/// The library, unless the user says otherwise.
+///
+/// # Errors
+/// Where it was looked for, and what to do.
+pub fn library() -> Result<PathBuf, String> {
+    // The directory that this program was built to be installed with.
+    library::find(option_env!("CKPTADV_LIBDIR"), OTHERWISE)
 }
 
 /// The program may be in another directory.

@@ -1,8 +1,9 @@
 //! The standard descriptors and SIGPIPE as the command was started with them: before
 //! main, Rust opens /dev/null in place of what is closed, and ignores the signal.
 
-use ckpt_restart::Error;
-use std::io::{self, StdoutLock};
+use ckpt_image::json::Json;
+use ckpt_restart::{Error, report};
+use std::io::{self, BufWriter, StdoutLock, Write};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -53,7 +54,44 @@ pub fn output() -> Result<StdoutLock<'static>, Error> {
         false => Ok(io::stdout().lock()),
         true => {
             let error = io::Error::from_raw_os_error(libc::EBADF);
-            Err(Error::system("standard output", error))
+            Err(failed(error))
         }
     }
+}
+
+/// Shows something on standard output, as JSON or as text.
+///
+/// # Errors
+/// It was closed, or cannot be written.
+pub fn show(
+    json: bool,
+    it: &dyn Json,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), Error> {
+    match json {
+        true => self::json(it),
+        false => text(write),
+    }
+}
+
+/// The same as JSON.
+///
+/// # Errors
+/// As [`show`].
+pub fn json(it: &dyn Json) -> Result<(), Error> {
+    let out = output()?;
+    report::print(it, out).map_err(failed)
+}
+
+/// The same as text.
+///
+/// # Errors
+/// As [`show`].
+pub fn text(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
+    let mut out = BufWriter::new(output()?);
+    write(&mut out).and_then(|()| out.flush()).map_err(failed)
+}
+
+fn failed(error: io::Error) -> Error {
+    Error::system("standard output", error)
 }

@@ -105,7 +105,7 @@ impl Table {
     /// # Errors
     /// What writing gives.
     pub fn write<I: Iterator<Item = Row>>(
-        out: &mut impl Write,
+        out: &mut dyn Write,
         rows: impl Fn() -> I,
     ) -> io::Result<()> {
         let table = Table::new(room(), colours(), rows());

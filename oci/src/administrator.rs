@@ -63,14 +63,13 @@ impl Administrator {
     pub fn read(named: Option<&Path>) -> Result<Self, Refusal> {
         let path = named.unwrap_or(Path::new(FILE));
         let refused = |why: String| Refusal::new(path.display(), why);
-        let text = match read_at_most(path, AT_MOST) {
-            Ok(text) => text,
+        let (text, status) = match read_at_most(path, AT_MOST) {
+            Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => {
                 return Ok(Administrator::default());
             }
             Err(error) => return Err(refused(error.to_string())),
         };
-        let status = path.metadata().map_err(|e| refused(e.to_string()))?;
         // SAFETY: geteuid takes nothing.
         let own = unsafe { libc::geteuid() };
         if ![0, own].contains(&status.uid()) || status.mode() & 0o022 != 0 {

@@ -3,7 +3,7 @@
 use crate::refusal::Refusal;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -62,7 +62,7 @@ impl Bundle {
     pub fn read(directory: &Path) -> Result<Self, Refusal> {
         let path = directory.join("config.json");
         let refused = |why: String| Refusal::new(path.display(), why);
-        let text = read_at_most(&path, AT_MOST).map_err(|e| refused(e.to_string()))?;
+        let (text, _) = read_at_most(&path, AT_MOST).map_err(|e| refused(e.to_string()))?;
         let config: Config = serde_json::from_slice(&text).map_err(|e| refused(e.to_string()))?;
         let root = match config.root {
             None => None,
@@ -81,21 +81,22 @@ impl Bundle {
     }
 }
 
-/// The whole of a regular file.
+/// The whole of a regular file, and whose it is.
 ///
 /// * `most`: in bytes.
 ///
 /// # Errors
 /// It cannot be read, is no regular file, or larger.
-pub fn read_at_most(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+pub fn read_at_most(path: &Path, most: u64) -> io::Result<(Vec<u8>, Metadata)> {
     let file = File::open(path)?;
-    if !file.metadata()?.is_file() {
+    let status = file.metadata()?;
+    if !status.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
     let mut bytes = Vec::new();
     file.take(most + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > most {
         true => Err(io::Error::other(format!("more than {most} bytes"))),
-        false => Ok(bytes),
+        false => Ok((bytes, status)),
     }
 }

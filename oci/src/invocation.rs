@@ -133,11 +133,11 @@ impl Invocation {
             }
             let name = String::from_utf8_lossy(name).into_owned();
             it.globals.push(argument.clone());
-            let value = match (value, GLOBAL_WITH_VALUE.contains(&name.as_str())) {
-                (None, true) => rest.next().inspect(|value| it.globals.push(value.clone())),
-                (value, _) => value,
-            };
-            match (name.as_str(), value) {
+            let next = || rest.next().inspect(|value| it.globals.push(value.clone()));
+            match (
+                name.as_str(),
+                value_of(&name, value, GLOBAL_WITH_VALUE, next),
+            ) {
                 ("log" | "l", Some(path)) => it.log = Some(path.into()),
                 ("log-format", Some(format)) => it.log_is_json = format == "json",
                 (_, None) if !GLOBAL_ALONE.contains(&name.as_str()) => {
@@ -217,11 +217,8 @@ impl Arguments {
                 continue;
             };
             let name = String::from_utf8_lossy(name).into_owned();
-            let value = match (value, WITH_VALUE.contains(&name.as_str())) {
-                (None, true) => rest.next().cloned(),
-                (value, _) => value,
-            };
-            match (name.as_str(), value) {
+            let next = || rest.next().cloned();
+            match (name.as_str(), value_of(&name, value, WITH_VALUE, next)) {
                 ("bundle" | "b", Some(path)) => it.bundle = Some(path.into()),
                 ("work-path", Some(path)) => it.work = Some(path.into()),
                 ("image-path", Some(path)) => it.image = Some(path.into()),
@@ -250,6 +247,19 @@ fn option(argument: &OsStr) -> Option<(&[u8], Option<OsString>)> {
             Some(OsString::from_vec(name[at + 1..].to_vec())),
         )),
     }
+}
+
+/// The value of an option.
+///
+/// * `own`: what stands in the same word.
+/// * `with_value`: the options that have one, perhaps in the next word.
+fn value_of(
+    name: &str,
+    own: Option<OsString>,
+    with_value: &[&str],
+    next: impl FnOnce() -> Option<OsString>,
+) -> Option<OsString> {
+    own.or_else(|| with_value.contains(&name).then(next).flatten())
 }
 
 #[cfg(test)]

@@ -53,12 +53,9 @@ fn run(name: &OsString, invocation: &Invocation) -> Result<Infallible, Refusal> 
     let mut environment = Vec::new();
     if !advice.is_empty() {
         environment = runtime::environment(advice, &administrator)?;
-        if let (
-            Verb::Checkpoint {
-                work: Some(work), ..
-            },
-            None,
-        ) = (&invocation.verb, &administrator.log_file)
+        if let Verb::Checkpoint { work, .. } = &invocation.verb
+            && let Some(work) = work
+            && administrator.log_file.is_none()
         {
             environment.extend(log::beside_that_of_criu(work));
         }

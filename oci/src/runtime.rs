@@ -2,10 +2,9 @@
 
 use crate::administrator::Administrator;
 use crate::refusal::Refusal;
+use ckpt_restart::library;
 use serde::Deserialize;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -17,17 +16,17 @@ const NAME: &[u8] = b"ckptadv-oci";
 /// What is run where nobody says otherwise.
 const DEFAULT: &str = "runc";
 
-/// The library, as it is installed.
-const LIBRARY: &str = "libckptadv.so";
-
-/// Where it is installed, if not beside this program.
-const DIRECTORIES: &[&str] = &[
+/// Where the library is installed, if not beside this program.
+const DIRECTORIES: [&str; 5] = [
     "/usr/local/lib",
     "/usr/local/lib/x86_64-linux-gnu",
     "/usr/lib/x86_64-linux-gnu",
     "/usr/lib64",
     "/usr/lib",
 ];
+
+/// What an administrator does who has it elsewhere.
+const OTHERWISE: &str = "name it in /etc/ckptadv/oci.toml";
 
 /// Where programs of the system are.
 const PROGRAMS: &[&str] = &[
@@ -153,15 +152,12 @@ pub fn environment(
         ));
     }
     let mut environment = advice;
-    let library = library(administrator)?;
-    let preload = match std::env::var_os("LD_PRELOAD") {
-        Some(mut others) if !others.is_empty() => {
-            others.push(":");
-            others.push(&library);
-            others
-        }
-        _ => library.into(),
+    let library = match &administrator.library {
+        Some(path) => path.clone(),
+        None => library::find(DIRECTORIES, OTHERWISE).map_err(Refusal)?,
     };
+    // The loader would leave out what it cannot load, and the runtime run without advice.
+    let preload = library::preload(&library, OTHERWISE).map_err(Refusal)?;
     environment.push(("LD_PRELOAD", preload));
     if let Some(level) = &administrator.log {
         environment.push(("CKPT_LOG", level.into()));
@@ -170,54 +166,6 @@ pub fn environment(
         environment.push(("CKPT_LOG_FILE", path.into()));
     }
     Ok(environment)
-}
-
-/// The library's path.
-fn library(administrator: &Administrator) -> Result<PathBuf, Refusal> {
-    let path = match &administrator.library {
-        Some(path) => path.clone(),
-        None => installed().ok_or_else(|| {
-            Refusal::new(
-                LIBRARY,
-                "neither beside ckptadv-oci nor where libraries are: name it in \
-                 /etc/ckptadv/oci.toml",
-            )
-        })?,
-    };
-    let refused = |why: &str| Err(Refusal::new(path.display(), why));
-    // The loader would leave out what it cannot load, and the runtime run without advice.
-    if !is_library(&path).map_err(|e| Refusal::new(path.display(), e))? {
-        return refused("no library for x86_64");
-    }
-    let separates = |byte: &u8| matches!(byte, b':' | b' ' | b'\t' | b'\n');
-    if path.as_os_str().as_bytes().iter().any(separates) {
-        return refused("a path with a blank or a colon cannot stand in LD_PRELOAD: move it");
-    }
-    Ok(path)
-}
-
-/// Whether a file begins as a shared library of this machine does (elf(5)).
-fn is_library(path: &Path) -> io::Result<bool> {
-    const DYN: [u8; 2] = [3, 0];
-    const X86_64: [u8; 2] = [62, 0];
-    let mut head = Vec::new();
-    File::open(path)?.take(20).read_to_end(&mut head)?;
-    Ok(head.starts_with(b"\x7fELF\x02\x01")
-        && head.len() == 20
-        && head[16..] == [DYN, X86_64].concat())
-}
-
-/// The library beside this program, in the lib directory beside its own, or in the system's.
-fn installed() -> Option<PathBuf> {
-    let own = std::env::current_exe().ok()?.canonicalize().ok()?;
-    let beside = own.parent()?;
-    let lib = beside.parent().map(|prefix| prefix.join("lib"));
-    let system = DIRECTORIES.iter().map(PathBuf::from);
-    std::iter::once(beside.to_owned())
-        .chain(lib)
-        .chain(system)
-        .map(|directory| directory.join(LIBRARY))
-        .find(|path| path.is_file())
 }
 
 /// A program in PATH, or where programs of the system are: Podman deletes containers with no PATH at all.

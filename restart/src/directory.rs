@@ -4,8 +4,8 @@ use crate::error::Error;
 use crate::paths::Looking;
 use crate::{caller, log, warn};
 use ckpt_image::advice::Advice;
-use ckpt_image::caller::Opening;
-use ckpt_image::criu::{Directory, Image, Naming, What, inherited, record, rewrite};
+use ckpt_image::caller::{Caller, Opening};
+use ckpt_image::criu::{Directory, Image, Naming, Rewrite, What, inherited, record, rewrite};
 use ckpt_image::report::Outcome;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -37,6 +37,32 @@ impl Directory for Stored<'_> {
     }
 }
 
+/// An image, and what advice would make of it where it is restarted from here.
+///
+/// # Errors
+/// Every refusal that the image and the advice call for, and what the file
+/// system says.
+pub fn planned(advice: &Advice, from: &Path) -> Result<(Image, Rewrite), Error> {
+    let caller = given(advice)?;
+    met(advice, caller, from, Naming::Inherited)
+}
+
+fn given(advice: &Advice) -> Result<Caller, Error> {
+    caller::given(advice).map_err(|e| Error::system("/proc/self/fd", e))
+}
+
+fn met(
+    advice: &Advice,
+    caller: Caller,
+    from: &Path,
+    naming: Naming,
+) -> Result<(Image, Rewrite), Error> {
+    let stored = Stored(from);
+    let image = Image::read(&stored)?;
+    let rewrite = rewrite(&image, &stored, advice, caller, Box::new(Looking), naming)?;
+    Ok((image, rewrite))
+}
+
 /// Writes an image anew as advice wants it, into a directory that is not there
 /// yet and appears whole or not at all. What does not change is linked, or copied
 /// where it cannot be.
@@ -46,17 +72,9 @@ impl Directory for Stored<'_> {
 /// system says.
 pub fn rewrite_to(advice: &Advice, from: &Path, to: &Path) -> Result<(), Error> {
     let failed = |e| Error::system(to.display().to_string(), e);
-    let caller = caller::given(advice).map_err(|e| Error::system("/proc/self/fd", e))?;
+    let caller = given(advice)?;
     let options = inherited(advice, &caller);
-    let image = Image::read(&Stored(from))?;
-    let rewrite = rewrite(
-        &image,
-        &Stored(from),
-        advice,
-        caller,
-        Box::new(Looking),
-        Naming::ByPath,
-    )?;
+    let (_, rewrite) = met(advice, caller, from, Naming::ByPath)?;
     if to.exists() {
         return Err(failed(io::ErrorKind::AlreadyExists.into()));
     }

@@ -13,6 +13,7 @@
 //! * [`relay`]: what stands between the caller's pipes and tasks that can only
 //!   open by name;
 //! * [`reserved`]: the numbers that a restart program leaves alone;
+//! * [`memory`]: files that no directory has;
 //! * [`stream`]: the image on its way from one descriptor to another;
 //! * [`call`]: the Linux-CR restart system call: how to know one, and how to
 //!   make it with a rewritten image;
@@ -22,17 +23,21 @@
 //! * [`log`]: one line, where the user sees it;
 //! * [`report`]: all of it, for a program to read (CKPT_REPORT);
 //! * [`handshake`]: what `ckptadv run` hears of it (CKPT_RUN);
+//! * [`library`]: where libckptadv.so is, and [`elf`]: who can load it;
 //! * [`errno`]: as the program's calls find it.
 
 pub mod below;
 pub mod call;
 pub mod caller;
 pub mod directory;
+pub mod elf;
 pub mod errno;
 pub mod error;
 pub mod handshake;
+pub mod library;
 pub mod log;
 pub mod marks;
+pub mod memory;
 pub mod paths;
 pub mod relay;
 pub mod report;

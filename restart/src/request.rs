@@ -326,14 +326,14 @@ impl Request {
             // What all of them drop is known once every table has been planned.
             let mut planned = Through {
                 rewriter: self.rewriter(false)?,
-                delivery: None,
+                reader: None::<Delivery>,
             };
             scan(&file, start, &mut planned)?;
             self.foreknowledge = Some(planned.rewriter.foreknowledge());
         }
         let mut through = Through {
             rewriter: self.rewriter(false)?,
-            delivery: self.delivers.then(|| Delivery::new(medium)),
+            reader: self.delivers.then(|| Delivery::new(medium)),
         };
         scan(&file, start, &mut through)?;
         through.rewriter.finish()?;
@@ -384,32 +384,46 @@ impl Reader for Surveyor {
     }
 }
 
-/// What would become of an image, and reach the kernel.
-struct Through {
-    rewriter: Rewriter,
-    /// Where it is restarted here.
-    delivery: Option<Delivery>,
-}
-
-impl Reader for Through {
+/// What reaches the kernel, where the image is restarted here.
+impl Reader for Option<Delivery> {
     fn feed(&mut self, input: &[u8]) -> Result<(), ckpt_image::Error> {
-        self.rewriter.feed(input)?;
-        let out = self.rewriter.output();
-        if let Some(delivery) = &mut self.delivery {
-            delivery.feed(out)?;
+        if let Some(delivery) = self {
+            delivery.feed(input)?;
             delivery.take();
         }
-        out.clear();
         Ok(())
     }
     fn passing(&self) -> u64 {
-        self.rewriter.passing()
+        u64::MAX
+    }
+    fn passed(&mut self, bytes: u64) {
+        if let Some(delivery) = self {
+            delivery.passed(bytes);
+        }
+    }
+}
+
+/// Reads what a rewriter makes of an image.
+pub struct Through<R> {
+    /// Who gets the image.
+    pub rewriter: Rewriter,
+    /// Who gets what that makes of it.
+    pub reader: R,
+}
+
+impl<R: Reader> Reader for Through<R> {
+    fn feed(&mut self, input: &[u8]) -> Result<(), ckpt_image::Error> {
+        self.rewriter.feed(input)?;
+        self.reader.feed(self.rewriter.output())?;
+        self.rewriter.output().clear();
+        Ok(())
+    }
+    fn passing(&self) -> u64 {
+        self.rewriter.passing().min(self.reader.passing())
     }
     fn passed(&mut self, bytes: u64) {
         self.rewriter.passed(bytes);
-        if let Some(delivery) = &mut self.delivery {
-            delivery.passed(bytes);
-        }
+        self.reader.passed(bytes);
     }
 }
 

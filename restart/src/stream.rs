@@ -1,7 +1,7 @@
 //! The image on its way from one descriptor to another, rewritten.
 
-use crate::debug;
 use crate::error::Error;
+use crate::{debug, memory};
 use ckpt_image::linux_cr::delivery::{Delivery, Medium, THROUGH_A_PIPE};
 use ckpt_image::linux_cr::rewrite::Rewriter;
 use std::ffi::CString;
@@ -246,9 +246,7 @@ fn unlinked_file() -> io::Result<(File, PathBuf)> {
             return Ok((file, place));
         }
     }
-    // SAFETY: the name is NUL-terminated.
-    let fd = unsafe { libc::memfd_create(c"ckptadv-image".as_ptr(), libc::MFD_CLOEXEC) };
-    Ok((owned(fd)?, "memory".into()))
+    Ok((memory::file(c"ckptadv-image", true)?, "memory".into()))
 }
 
 fn unlinked_file_in(place: &Path) -> io::Result<File> {

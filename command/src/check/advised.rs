@@ -2,16 +2,15 @@
 
 use crate::advice::Options;
 use crate::image;
-use ckpt_image::criu::{self, Directory, Image, Naming};
-use ckpt_image::linux_cr::Rewriter;
+use ckpt_image::criu::{Directory, Image};
 use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_image::listing::{Description, Listing};
 use ckpt_image::needs::Needs;
 use ckpt_image::plan::{Change, Fate};
-use ckpt_restart::directory::Stored;
-use ckpt_restart::paths::Looking;
-use ckpt_restart::request::{self, Reader};
-use ckpt_restart::{Error, caller};
+use ckpt_image::report::Outcome;
+use ckpt_restart::Error;
+use ckpt_restart::directory::{self, Stored};
+use ckpt_restart::request::{self, Through};
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -50,7 +49,7 @@ fn given(changes: &[Change]) -> HashSet<(i32, i32)> {
 
 /// Some files of a directory as they would be.
 struct Overlay<'a> {
-    below: &'a dyn Directory,
+    below: Stored<'a>,
     files: BTreeMap<String, Vec<u8>>,
 }
 
@@ -68,25 +67,17 @@ impl Directory for Overlay<'_> {
 /// # Errors
 /// What is wrong with the image or refused of the advice.
 pub fn criu(options: &Options, path: &Path) -> Result<Advised, Error> {
-    let advice = options.advice()?;
-    let caller = caller::given(&advice).map_err(|e| Error::system("/proc/self/fd", e))?;
-    let stored = Stored(path);
-    let image = Image::read(&stored)?;
-    let rewrite = criu::rewrite(
-        &image,
-        &stored,
-        &advice,
-        caller,
-        Box::new(Looking),
-        Naming::Inherited,
-    )?;
+    let (image, rewrite) = directory::planned(&options.advice()?, path)?;
     let given = given(&rewrite.changes);
     let warnings = [rewrite.unmatched, rewrite.warnings].concat();
     let overlay = Overlay {
-        below: &stored,
+        below: Stored(path),
         files: rewrite.files,
     };
-    let image = Image::read(&overlay)?;
+    let image = match overlay.files.is_empty() {
+        true => image,
+        false => Image::read(&overlay)?,
+    };
     Ok(Advised {
         listing: image.listing(&overlay)?,
         needs: image.needs(&overlay)?,
@@ -101,70 +92,31 @@ pub fn criu(options: &Options, path: &Path) -> Result<Advised, Error> {
 /// As [`criu`].
 pub fn linux_cr(options: &Options, path: &Path) -> Result<Advised, Error> {
     let input = image::open(path)?;
-    let start = request::regular_at(input.as_fd());
-    let advised = !options.advice()?.is_empty();
-    let mut request = match advised {
-        true => Some(options.request(&input, request::Naming::Inherited)?),
-        false => None,
-    };
-    if let (Some(request), Some(start)) = (&mut request, start) {
-        request.check(input.as_fd(), start)?;
-    }
-    let mut through = Through {
-        rewriter: request.as_ref().map(|it| it.rewriter(false)).transpose()?,
-        surveyor: Surveyor::default(),
-    };
-    image::read(&input, &mut through)?;
-    let Through { rewriter, surveyor } = through;
-    if let Some(rewriter) = &rewriter {
-        rewriter.finish()?;
+    let mut surveyor = Surveyor::default();
+    let (mut gifts, mut warnings) = (HashSet::new(), Vec::new());
+    if options.advice()?.is_empty() {
+        image::read(&input, &mut surveyor)?;
+    } else {
+        let mut request = options.request(&input, request::Naming::Inherited)?;
+        if let Some(start) = request::regular_at(input.as_fd()) {
+            request.check(input.as_fd(), start)?;
+        }
+        let mut through = Through {
+            rewriter: request.rewriter(false)?,
+            reader: surveyor,
+        };
+        image::read(&input, &mut through)?;
+        through.rewriter.finish()?;
+        let report = through.rewriter.report(Outcome::Planned);
+        gifts = given(report.changes);
+        warnings = [report.unmatched, report.warnings].concat();
+        surveyor = through.reader;
     }
     let (survey, layout) = surveyor.finish()?;
-    let report = rewriter
-        .as_ref()
-        .map(|it| it.report(ckpt_image::report::Outcome::Planned));
     Ok(Advised {
         listing: survey.listing(layout.as_ref()),
         needs: survey.needs(),
-        given: report
-            .as_ref()
-            .map(|it| given(it.changes))
-            .unwrap_or_default(),
-        warnings: report
-            .map(|it| [it.unmatched, it.warnings].concat())
-            .unwrap_or_default(),
+        given: gifts,
+        warnings,
     })
-}
-
-/// Surveys what a rewriter makes of an image; without one, the image.
-struct Through {
-    rewriter: Option<Rewriter>,
-    surveyor: Surveyor,
-}
-
-impl Reader for Through {
-    fn feed(&mut self, input: &[u8]) -> Result<(), ckpt_image::Error> {
-        let Some(rewriter) = &mut self.rewriter else {
-            return self.surveyor.feed(input);
-        };
-        rewriter.feed(input)?;
-        self.surveyor.feed(rewriter.output())?;
-        rewriter.output().clear();
-        Ok(())
-    }
-
-    fn passing(&self) -> u64 {
-        let passing = self.surveyor.passing();
-        match &self.rewriter {
-            Some(rewriter) => passing.min(rewriter.passing()),
-            None => passing,
-        }
-    }
-
-    fn passed(&mut self, bytes: u64) {
-        if let Some(rewriter) = &mut self.rewriter {
-            rewriter.passed(bytes);
-        }
-        self.surveyor.passed(bytes);
-    }
 }

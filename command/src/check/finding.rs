@@ -1,10 +1,14 @@
 //! What was found, and what cures it: as text and as JSON.
 
 use ckpt_image::json::{Array, Json, Lines, Object};
-use ckpt_image::listing::{Engine, SCHEMA};
+use ckpt_image::listing::Engine;
 use ckpt_image::report::Failure;
 use std::borrow::Cow;
 use std::fmt::{self, Write};
+
+/// The version of what [`Findings`] is as JSON. A field that goes or changes its meaning
+/// makes it a higher one, a field that comes does not.
+const SCHEMA: u32 = 1;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

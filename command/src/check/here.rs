@@ -1,18 +1,20 @@
 //! What works on this machine, and what to do next.
 
 use super::probe::{self, Ended};
-use crate::run::{library, obstacle};
+use crate::run::{self, obstacle};
 use ckpt_image::json::{Json, Lines, Object};
-use ckpt_image::listing::SCHEMA;
-use ckpt_restart::caller;
+use ckpt_restart::{caller, memory};
 use std::env;
 use std::ffi::{CStr, OsStr};
 use std::fmt::{self, Write};
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+
+/// The version of what [`Here`] is as JSON. A field that goes or changes its meaning
+/// makes it a higher one, a field that comes does not.
+const SCHEMA: u32 = 1;
 
 /// A criu answers sooner.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -73,7 +75,7 @@ pub struct Here(pub Vec<Item>);
 impl Here {
     /// Looks.
     pub fn look() -> Self {
-        let (library, program) = (library::find(), obstacle::locate(OsStr::new("criu")));
+        let (library, program) = (run::library(), obstacle::locate(OsStr::new("criu")));
         let mut items = vec![
             kernel(),
             files(),
@@ -145,21 +147,13 @@ fn files() -> Item {
         let text = format!("/proc/self/fd: {error}");
         return Item::missing("/proc", text, "mount -t proc proc /proc");
     }
-    // SAFETY: the name is a constant that ends in a NUL, and the descriptor is new.
-    let made = unsafe {
-        let made = libc::memfd_create(c"ckptadv".as_ptr(), libc::MFD_CLOEXEC);
-        if made >= 0 {
-            libc::close(made);
-        }
-        made
-    };
-    match made {
-        ..0 => Item::missing(
+    match memory::file(c"ckptadv", true) {
+        Err(error) => Item::missing(
             "/proc",
-            format!("no files in memory: {}", io::Error::last_os_error()),
+            format!("no files in memory: {error}"),
             "allow memfd_create(2) (a seccomp filter may forbid it)",
         ),
-        _ => Item::good("/proc", "mounted; files in memory can be made"),
+        Ok(_) => Item::good("/proc", "mounted; files in memory can be made"),
     }
 }
 

@@ -4,7 +4,8 @@
 use ckpt_image::caller::Access;
 use ckpt_image::needs::Protocol;
 use ckpt_restart::caller;
-use std::collections::HashSet;
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io::{self, IsTerminal};
@@ -13,21 +14,17 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// This machine, as it was a moment ago.
+/// This machine. Each of its tables is read when something is first asked of it.
 #[derive(Default)]
 pub struct Machine {
     /// Where paths lead from; empty for the root directory.
-    pub root: PathBuf,
-    /// Sockets of the internet.
-    pub sockets: Vec<Socket>,
-    /// The names of unix sockets that others can reach, abstract ones with a `@`.
-    pub names: HashSet<Vec<u8>>,
-    /// Locks that are held.
-    pub locks: Vec<Lock>,
+    root: PathBuf,
+    /// Sockets of the internet, by their local port.
+    sockets: OnceCell<HashMap<u16, Vec<Socket>>>,
+    names: OnceCell<HashSet<Vec<u8>>>,
+    locks: OnceCell<Vec<Lock>>,
     /// The addresses that it has, as networks; `None` where they are not known.
-    pub addresses: Option<Vec<(IpAddr, u32)>>,
-    /// Descriptor 0 is a terminal.
-    pub has_terminal: bool,
+    addresses: OnceCell<Option<Vec<(IpAddr, u32)>>>,
 }
 
 /// A socket of the internet.
@@ -66,31 +63,55 @@ pub struct Status {
 }
 
 impl Machine {
-    /// Looks at it.
+    /// This one.
     ///
     /// * `root`: where paths lead from.
-    pub fn look(root: Option<&Path>) -> Self {
-        let text = |path: &str| fs::read(path).unwrap_or_default();
-        let mut sockets = Vec::new();
+    pub fn new(root: Option<&Path>) -> Self {
+        Machine {
+            root: root.map(Path::to_owned).unwrap_or_default(),
+            ..Machine::default()
+        }
+    }
+
+    /// The internet's sockets of a protocol that have a port here.
+    pub fn sockets(&self, protocol: Protocol, port: u16) -> impl Iterator<Item = &Socket> {
+        let all = self.sockets.get_or_init(Self::all_sockets);
+        let of_port = all.get(&port).into_iter().flatten();
+        of_port.filter(move |socket| socket.protocol == protocol)
+    }
+
+    fn all_sockets() -> HashMap<u16, Vec<Socket>> {
+        let mut sockets: HashMap<u16, Vec<Socket>> = HashMap::new();
         for (file, protocol) in [
             ("tcp", Protocol::Tcp),
             ("tcp6", Protocol::Tcp),
             ("udp", Protocol::Udp),
             ("udp6", Protocol::Udp),
         ] {
-            let text = text(&format!("/proc/net/{file}"));
-            sockets.extend(internet(&String::from_utf8_lossy(&text), protocol));
+            let text = read(&format!("/proc/net/{file}"));
+            for socket in internet(&String::from_utf8_lossy(&text), protocol) {
+                sockets.entry(socket.local.port()).or_default().push(socket);
+            }
         }
-        let v4 = fs::read_to_string("/proc/net/fib_trie").ok();
-        let v6 = fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
-        Machine {
-            root: root.map(Path::to_owned).unwrap_or_default(),
-            sockets,
-            names: names(&text("/proc/net/unix")),
-            locks: locks(&String::from_utf8_lossy(&text("/proc/locks"))),
-            addresses: v4.map(|v4| networks(&v4).chain(addresses(&v6)).collect()),
-            has_terminal: io::stdin().is_terminal(),
-        }
+        sockets
+    }
+
+    /// Whether a unix socket that others can reach has a name; abstract ones begin with
+    /// a `@`.
+    pub fn has_name(&self, name: &[u8]) -> bool {
+        let all = self.names.get_or_init(|| names(&read("/proc/net/unix")));
+        all.contains(name)
+    }
+
+    /// Locks that are held.
+    pub fn locks(&self) -> &[Lock] {
+        self.locks
+            .get_or_init(|| locks(&String::from_utf8_lossy(&read("/proc/locks"))))
+    }
+
+    /// Whether descriptor 0 is a terminal.
+    pub fn has_terminal() -> bool {
+        io::stdin().is_terminal()
     }
 
     /// A path of the image as one of this machine.
@@ -144,7 +165,7 @@ impl Machine {
 
     /// Whether an address is one of this machine's.
     pub fn has_address(&self, address: IpAddr) -> bool {
-        let Some(addresses) = &self.addresses else {
+        let Some(addresses) = self.addresses.get_or_init(Self::all_addresses) else {
             return true;
         };
         let address = address.to_canonical();
@@ -154,6 +175,17 @@ impl Machine {
                 .iter()
                 .any(|(network, bits)| is_in(address, *network, *bits))
     }
+
+    fn all_addresses() -> Option<Vec<(IpAddr, u32)>> {
+        let v4 = fs::read_to_string("/proc/net/fib_trie").ok()?;
+        let v6 = fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+        Some(networks(&v4).chain(addresses(&v6)).collect())
+    }
+}
+
+/// A file; nothing where it cannot be read.
+fn read(path: &str) -> Vec<u8> {
+    fs::read(path).unwrap_or_default()
 }
 
 fn is_in(address: IpAddr, network: IpAddr, bits: u32) -> bool {
@@ -325,7 +357,7 @@ mod tests {
                     |-- 10.1.2.3\n        /32 host LOCAL\n     |-- 127.0.0.0\n        /8 host LOCAL\n";
         let v6 = "00000000000000000000000000000001 01 80 10 80       lo\n";
         let machine = Machine {
-            addresses: Some(networks(text).chain(addresses(v6)).collect()),
+            addresses: Some(networks(text).chain(addresses(v6)).collect()).into(),
             ..Machine::default()
         };
         for (address, expected) in [

@@ -5,14 +5,13 @@ use super::runs;
 use crate::table::printable;
 use ckpt_image::listing::{Description, Listing, Reference, flags};
 use std::collections::BTreeMap;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 
 /// Of the ends of one thing, so many are drawn.
 const ENDS: usize = 16;
 
 /// Writes an image as a graph.
-pub fn draw(listing: &Listing, out: impl Write) -> io::Result<()> {
-    let mut out = BufWriter::new(out);
+pub fn draw(listing: &Listing, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "digraph image {{")?;
     writeln!(out, "  label={};", quoted(&listing.format))?;
     writeln!(out, "  rankdir=LR;")?;
@@ -61,13 +60,12 @@ pub fn draw(listing: &Listing, out: impl Write) -> io::Result<()> {
         }
     }
     for it in &listing.descriptions {
-        description(&mut out, it)?;
+        description(out, it)?;
     }
-    writeln!(out, "}}")?;
-    out.flush()
+    writeln!(out, "}}")
 }
 
-fn description(out: &mut impl Write, it: &Description) -> io::Result<()> {
+fn description(out: &mut dyn Write, it: &Description) -> io::Result<()> {
     let label = format!("id={} {} {}\n{}", it.id, it.kind, flags(it.flags), it.name);
     writeln!(out, "  file{} [label={}];", it.id, quoted(&label))?;
     // Each pair once.

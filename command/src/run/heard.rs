@@ -2,14 +2,17 @@
 //! to.
 
 use super::child::Ended;
+use crate::advice::REFUSED;
 use ckpt_image::json::{Array, Json, Lines, Object};
+use ckpt_image::report::Outcome;
 use ckpt_restart::handshake::{Address, VERSION};
+use ckpt_restart::memory;
 use serde_json::Value;
 use std::ffi::CString;
 use std::fmt::{self, Write};
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::AsRawFd;
 
 /// No more is read of what was told.
 const MOST: u64 = 256 << 20;
@@ -44,13 +47,7 @@ impl Listener {
             token: u64::from_ne_bytes(token),
         };
         let name = CString::new(address.name())?;
-        // SAFETY: the name is a NUL-terminated string.
-        let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor was made just now, for nobody else.
-        let file = unsafe { File::from_raw_fd(fd) };
+        let file = memory::file(&name, true)?;
         address.number = file.as_raw_fd().cast_unsigned();
         address.open()?;
         Ok(Listener { file, address })
@@ -80,11 +77,30 @@ pub struct Process {
     program: String,
 }
 
+/// What was told of a restart.
+#[derive(Debug)]
+struct Restart {
+    process: Process,
+    /// `None` where it is one that this version does not know.
+    outcome: Option<Outcome>,
+    report: Value,
+}
+
+/// The outcomes as they are counted, the best first.
+const OUTCOMES: [Outcome; 6] = [
+    Outcome::Restarted,
+    Outcome::Dumped,
+    Outcome::Restarting,
+    Outcome::Planned,
+    Outcome::Failed,
+    Outcome::Refused,
+];
+
 /// All that was told.
 #[derive(Debug, Default)]
 pub struct Heard {
     loaded: Vec<Process>,
-    restarts: Vec<(Process, Value)>,
+    restarts: Vec<Restart>,
     /// Something that this version does not understand.
     foreign: bool,
 }
@@ -120,12 +136,20 @@ impl Heard {
             self.loaded.push(process);
             return;
         }
+        let mut outcomes = OUTCOMES.into_iter();
+        let restart = Restart {
+            process,
+            outcome: outcomes.find(|outcome| report["outcome"] == outcome.name()),
+            report: report.clone(),
+        };
         // How it went on.
         let mut known = self.restarts.iter_mut().rev();
-        let known = known.find(|(other, _)| other.pid == pid);
-        match known.filter(|(_, before)| before["outcome"] == "restarting") {
-            Some((_, before)) => *before = report.clone(),
-            None => self.restarts.push((process, report.clone())),
+        let known = known.find(|other| other.process.pid == pid);
+        match known.filter(|before| before.outcome == Some(Outcome::Restarting)) {
+            Some(before) => {
+                (before.outcome, before.report) = (restart.outcome, restart.report);
+            }
+            None => self.restarts.push(restart),
         }
     }
 
@@ -147,10 +171,9 @@ impl Heard {
         names.join(", ")
     }
 
-    fn of(&self, outcome: &str) -> usize {
+    fn of(&self, outcome: Outcome) -> usize {
         let all = self.restarts.iter();
-        all.filter(|(_, report)| report["outcome"] == outcome)
-            .count()
+        all.filter(|it| it.outcome == Some(outcome)).count()
     }
 }
 
@@ -168,10 +191,9 @@ impl Run {
     /// The exit status: that of the program, unless there is something to say.
     pub fn status(&self) -> u8 {
         const NOT_SEEN: u8 = 120;
-        const REFUSED: u8 = 121;
         match self.ended {
             _ if self.heard.restarts.is_empty() => NOT_SEEN,
-            _ if self.heard.of("refused") > 0 => REFUSED,
+            _ if self.heard.of(Outcome::Refused) > 0 => REFUSED,
             Ended::Status(status) => status,
             Ended::Signal(signal) => (128 + signal) as u8,
         }
@@ -203,21 +225,14 @@ impl fmt::Display for Run {
                     _ => write!(f, "was loaded into {}", self.heard.programs()),
                 }
             }
-            [(_, report)] => one(f, report),
+            [restart] => write!(f, "{restart}"),
             all => {
                 write!(f, "{} restarts: ", all.len())?;
                 let mut separator = "";
-                for outcome in [
-                    "restarted",
-                    "dumped",
-                    "restarting",
-                    "planned",
-                    "failed",
-                    "refused",
-                ] {
+                for outcome in OUTCOMES {
                     let count = self.heard.of(outcome);
                     if count > 0 {
-                        write!(f, "{separator}{count} {outcome}")?;
+                        write!(f, "{separator}{count} {}", outcome.name())?;
                         separator = ", ";
                     }
                 }
@@ -227,27 +242,37 @@ impl fmt::Display for Run {
     }
 }
 
-fn one(f: &mut fmt::Formatter<'_>, report: &Value) -> fmt::Result {
-    let count = |field: &str| report[field].as_array().map_or(0, Vec::len);
-    let message = report["error"]["message"]
-        .as_str()
-        .unwrap_or("for an unknown reason");
-    match report["outcome"].as_str() {
-        Some("refused") => return write!(f, "refused: {message}"),
-        Some("failed") => return write!(f, "failed: {message}"),
-        Some("planned") => f.write_str("dry run")?,
-        Some("restarting") => f.write_str("restarted, and how it ended was not told")?,
-        outcome => f.write_str(outcome.unwrap_or("something else happened"))?,
-    }
-    match count("changes") {
-        0 => f.write_str(": every descriptor as it was")?,
-        1 => f.write_str(": 1 descriptor as advised")?,
-        changes => write!(f, ": {changes} descriptors as advised")?,
-    }
-    match count("unmatched") {
-        0 => Ok(()),
-        1 => f.write_str("; 1 item matched nothing"),
-        unmatched => write!(f, "; {unmatched} items matched nothing"),
+impl fmt::Display for Restart {
+    /// One line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let report = &self.report;
+        let count = |field: &str| report[field].as_array().map_or(0, Vec::len);
+        let message = report["error"]["message"].as_str();
+        match self.outcome {
+            Some(outcome @ (Outcome::Refused | Outcome::Failed)) => {
+                let message = message.unwrap_or("for an unknown reason");
+                return write!(f, "{}: {message}", outcome.name());
+            }
+            Some(Outcome::Planned) => f.write_str("dry run")?,
+            Some(Outcome::Restarting) => f.write_str("restarted, and how it ended was not told")?,
+            Some(outcome @ (Outcome::Restarted | Outcome::Dumped)) => {
+                f.write_str(outcome.name())?
+            }
+            None => {
+                let name = report["outcome"].as_str();
+                f.write_str(name.unwrap_or("something else happened"))?;
+            }
+        }
+        match count("changes") {
+            0 => f.write_str(": every descriptor as it was")?,
+            1 => f.write_str(": 1 descriptor as advised")?,
+            changes => write!(f, ": {changes} descriptors as advised")?,
+        }
+        match count("unmatched") {
+            0 => Ok(()),
+            1 => f.write_str("; 1 item matched nothing"),
+            unmatched => write!(f, "; {unmatched} items matched nothing"),
+        }
     }
 }
 
@@ -257,8 +282,6 @@ impl Json for Run {
             Ended::Status(status) => (Some(u32::from(status)), None),
             Ended::Signal(signal) => (None, Some(signal)),
         };
-        let restarts = self.heard.restarts.iter();
-        let restarts = restarts.map(|(process, report)| Restart(process, report));
         Object::new(out)
             .field("version", &SCHEMA)?
             .field("program", &self.program)?
@@ -266,7 +289,7 @@ impl Json for Run {
             .field("signal", &signal)?
             .field("exit_status", &u32::from(self.status()))?
             .field("loaded", &Array(self.heard.loaded.iter()))?
-            .field("restarts", &Lines(restarts))?
+            .field("restarts", &Lines(self.heard.restarts.iter()))?
             .end()
     }
 }
@@ -281,14 +304,12 @@ impl Json for Process {
     }
 }
 
-struct Restart<'a>(&'a Process, &'a Value);
-
-impl Json for Restart<'_> {
+impl Json for Restart {
     fn json(&self, out: &mut dyn Write) -> fmt::Result {
         Object::new(out)
-            .field("pid", &self.0.pid)?
-            .field("program", &self.0.program)?
-            .field("report", &Parsed(self.1))?
+            .field("pid", &self.process.pid)?
+            .field("program", &self.process.program)?
+            .field("report", &Parsed(&self.report))?
             .end()
     }
 }
@@ -342,6 +363,8 @@ mod tests {
             one.to_string(),
             "restarted: 2 descriptors as advised; 1 item matched nothing"
         );
+        let unknown = run(&line(7, &report("cloned")));
+        assert!(unknown.to_string().starts_with("cloned: 2 descriptors"));
         let refused = run(&[&text[3][..], &line(7, &report("refused"))].concat());
         assert_eq!(refused.status(), 121);
         assert_eq!(

@@ -1,8 +1,8 @@
 //! Why the dynamic loader would not load a library into a program, found before the
 //! program is started.
 
-use super::elf::{self, Elf, Program, X86_64};
-use super::library::mount_flags;
+use ckpt_restart::elf::{self, Elf, Program, X86_64};
+use ckpt_restart::library::mount_flags;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
@@ -267,27 +267,11 @@ fn by_env(step: &Step) -> Result<Option<Step>, String> {
     let mut words = words.collect::<Vec<_>>().into_iter();
     while let Some(word) = words.next() {
         match word.as_bytes() {
-            b"-i" | b"-" | b"--ignore-environment" => {
-                return Err(
-                    "env -i starts programs without the library: put it in front (env -i ckptadv \
-                     run ... -- PROGRAM)"
-                        .to_owned(),
-                );
-            }
-            [
-                b'L',
-                b'D',
-                b'_',
-                b'P',
-                b'R',
-                b'E',
-                b'L',
-                b'O',
-                b'A',
-                b'D',
-                b'=',
-                ..,
-            ] => {
+            b"-i" | b"-" | b"--ignore-environment" => return Err(without("env -i")),
+            b"-u" | b"--unset" => unset(words.next().unwrap_or_default().as_bytes())?,
+            [b'-', b'u', name @ ..] => unset(name)?,
+            word if word.starts_with(b"--unset=") => unset(&word[8..])?,
+            word if word.starts_with(b"LD_PRELOAD=") => {
                 return Err(
                     "env LD_PRELOAD=... leaves the library out: put it in front (LD_PRELOAD=... \
                      ckptadv run ... -- PROGRAM), and both are loaded"
@@ -307,4 +291,19 @@ fn by_env(step: &Step) -> Result<Option<Step>, String> {
         }
     }
     Ok(None)
+}
+
+/// A variable that env(1) takes away.
+fn unset(name: &[u8]) -> Result<(), String> {
+    match name {
+        b"LD_PRELOAD" => Err(without("env -u LD_PRELOAD")),
+        _ => Ok(()),
+    }
+}
+
+fn without(env: &str) -> String {
+    format!(
+        "{env} starts programs without the library: put it in front ({env} ckptadv run ... -- \
+         PROGRAM)"
+    )
 }

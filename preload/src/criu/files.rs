@@ -3,6 +3,7 @@
 
 use ckpt_image::Error;
 use ckpt_image::criu::{Directory, record};
+use ckpt_restart::memory;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -44,14 +45,7 @@ impl Directory for Opened<'_> {
 /// # Errors
 /// What memfd_create(2) and write(2) give.
 pub fn in_memory(bytes: &[u8], close_on_exec: bool) -> io::Result<File> {
-    let flags = if close_on_exec { libc::MFD_CLOEXEC } else { 0 };
-    // SAFETY: the name is a NUL-terminated string.
-    let fd = unsafe { libc::memfd_create(c"ckptadv".as_ptr(), flags) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor was made just now, for nobody else.
-    let mut file = unsafe { File::from_raw_fd(fd) };
+    let mut file = memory::file(c"ckptadv", close_on_exec)?;
     file.write_all(bytes)?;
     file.rewind()?;
     Ok(file)

@@ -1,6 +1,6 @@
-//! Where libckptadv.so is.
+//! Where libckptadv.so is, and how a program is given it.
 
-use super::elf::{self, Program, X86_64};
+use crate::elf::{self, Program, X86_64};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -14,17 +14,14 @@ const NAME: &str = "libckptadv.so";
 /// the second of `$LIB`, those of others the last.
 const DIRECTORIES: [&str; 3] = ["lib/x86_64-linux-gnu", "lib64", "lib"];
 
-/// What LD_PRELOAD is to be called, so that the library is loaded last.
+/// What LD_PRELOAD is to be called, so that a library is loaded last.
 ///
-/// * `given`: where the user says that it is.
+/// * `library`: absolute; the dynamic loader's `$LIB` may be in it.
+/// * `otherwise`: what a user does who has it elsewhere.
 ///
 /// # Errors
-/// Why it cannot be loaded from anywhere, and what to do.
-pub fn preload(given: Option<&Path>) -> Result<OsString, String> {
-    let library = match given {
-        Some(path) => std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()))?,
-        None => find()?,
-    };
+/// Why it cannot be loaded, and what to do.
+pub fn preload(library: &Path, otherwise: &str) -> Result<OsString, String> {
     let shown = library.display();
     if library
         .as_os_str()
@@ -37,9 +34,10 @@ pub fn preload(given: Option<&Path>) -> Result<OsString, String> {
              make a link to it elsewhere"
         ));
     }
-    let mut files = expanded(&library);
-    let there = files.find(|path| path.exists()).unwrap_or(library.clone());
-    can_be_loaded(&there).map_err(|why| format!("{}: {why}", there.display()))?;
+    let mut files = expanded(library);
+    let there = files.find(|path| path.exists());
+    let there = there.unwrap_or(library.to_owned());
+    can_be_loaded(&there, otherwise).map_err(|why| format!("{}: {why}", there.display()))?;
     let mut value = std::env::var_os("LD_PRELOAD").unwrap_or_default();
     if !value.is_empty() {
         value.push(":");
@@ -50,27 +48,34 @@ pub fn preload(given: Option<&Path>) -> Result<OsString, String> {
 
 /// Where it lies, unless the user says otherwise.
 ///
+/// * `others`: directories where it may be, beside those that go with this program.
+/// * `otherwise`: what a user does who has it elsewhere.
+///
 /// # Errors
 /// Where it was looked for, and what to do.
-pub fn find() -> Result<PathBuf, String> {
+pub fn find<'a>(
+    others: impl IntoIterator<Item = &'a str>,
+    otherwise: &str,
+) -> Result<PathBuf, String> {
     let program = std::env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
-    let places: Vec<PathBuf> = places(&program, option_env!("CKPTADV_LIBDIR")).collect();
+    let places: Vec<PathBuf> = places(&program, others).collect();
     match places.iter().find(|path| path.exists()) {
         Some(path) => Ok(path.clone()),
         None => {
             let all = places.iter().map(|path| path.display().to_string());
             let all = all.collect::<Vec<_>>().join(", ");
             Err(format!(
-                "there is no {all}: install the library, or give --library"
+                "there is no {all}: install the library, or {otherwise}"
             ))
         }
     }
 }
 
 /// Where it may be.
-///
-/// * `installed`: the directory that this program was built to be installed with.
-fn places(program: &Path, installed: Option<&str>) -> impl Iterator<Item = PathBuf> {
+fn places<'a>(
+    program: &Path,
+    others: impl IntoIterator<Item = &'a str>,
+) -> impl Iterator<Item = PathBuf> {
     let beside = program.parent().map(Path::to_owned);
     let prefix = beside.as_deref().and_then(Path::parent).map(Path::to_owned);
     let below = prefix
@@ -79,7 +84,7 @@ fn places(program: &Path, installed: Option<&str>) -> impl Iterator<Item = PathB
     let directories = beside
         .into_iter()
         .chain(below)
-        .chain(installed.map(PathBuf::from));
+        .chain(others.into_iter().map(PathBuf::from));
     directories.map(|directory| directory.join(NAME))
 }
 
@@ -93,21 +98,20 @@ fn expanded(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     })
 }
 
-fn can_be_loaded(path: &Path) -> Result<(), String> {
+fn can_be_loaded(path: &Path, otherwise: &str) -> Result<(), String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let elf = match elf::read(&file).map_err(|error| error.to_string())? {
-        Program::Elf(elf) => elf,
+        Program::Elf(elf) if elf.shared => elf,
         _ => return Err("this is no library".to_owned()),
     };
     if elf.machine != X86_64 {
         return Err("this library is not for x86_64".to_owned());
     }
     if mount_flags(&file).is_ok_and(|flags| flags & libc::ST_NOEXEC != 0) {
-        return Err(
+        return Err(format!(
             "it lies on a file system that is mounted noexec, and cannot be loaded: copy it \
-                    elsewhere, and give --library"
-                .to_owned(),
-        );
+             elsewhere, and {otherwise}"
+        ));
     }
     Ok(())
 }
@@ -134,7 +138,7 @@ mod tests {
     #[test]
     fn it_is_looked_for_beside_the_program_and_where_libraries_are() {
         let all = |program: &str| -> Vec<String> {
-            let all = places(Path::new(program), Some("/opt/lib"));
+            let all = places(Path::new(program), ["/opt/lib"]);
             all.map(|path| path.to_string_lossy().into_owned())
                 .collect()
         };
@@ -147,6 +151,21 @@ mod tests {
         ];
         assert_eq!(all("/usr/bin/ckptadv"), expected);
         assert_eq!(all("/ckptadv")[0], "/libckptadv.so");
+    }
+
+    #[test]
+    fn a_program_is_no_library() {
+        const ET_EXEC: u16 = 2;
+        let path = std::env::temp_dir().join(format!("ckptadv-library-{}", std::process::id()));
+        let mut bytes = std::fs::read("/proc/self/exe").unwrap();
+        std::fs::write(&path, &bytes).unwrap();
+        let relocatable = can_be_loaded(&path, "");
+        bytes[16..18].copy_from_slice(&ET_EXEC.to_le_bytes());
+        std::fs::write(&path, &bytes).unwrap();
+        let fixed = can_be_loaded(&path, "");
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(relocatable, Ok(()));
+        assert_eq!(fixed, Err("this is no library".to_owned()));
     }
 
     #[test]

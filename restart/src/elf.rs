@@ -23,6 +23,8 @@ pub enum Program {
 pub struct Elf {
     /// Class, data encoding and machine: who can run it.
     pub machine: (u8, u8, u16),
+    /// Whether it can be loaded at any address, as libraries are.
+    pub shared: bool,
     /// Who loads it; a program without one is statically linked.
     pub interpreter: Option<PathBuf>,
 }
@@ -30,6 +32,7 @@ pub struct Elf {
 /// 64 bits, little-endian, x86_64: what the library is built for.
 pub const X86_64: (u8, u8, u16) = (2, 1, 62);
 
+const ET_DYN: u16 = 3;
 const PT_INTERP: u32 = 3;
 /// The kernel looks at no more of a script.
 const LINE: usize = 256;
@@ -58,6 +61,7 @@ pub fn read(file: &File) -> io::Result<Program> {
     };
     Ok(Program::Elf(Elf {
         machine,
+        shared: head[16..18] == ET_DYN.to_le_bytes(),
         interpreter,
     }))
 }
