@@ -330,6 +330,7 @@ impl Request {
                     outcome::report_at_exit(image::Rewrite::default());
                 }
                 return told.map(|()| Served::default()).map_err(|error| {
+                    outcome::forget();
                     report::refused(Engine::Criu, &error);
                     error.errno()
                 });
