@@ -241,9 +241,10 @@ impl Table {
 
     /// The number is being closed, or refers to another file: what was for that ends, if
     /// it is still the mark that was seen, and IGNORE of the number stays. Nothing comes
-    /// of it in a vfork(2) child.
+    /// of it in a vfork(2) child, nor where the mark is for no file: for a number alone, or
+    /// a note of what a kernel keeps.
     pub fn end(&self, fd: RawFd, seen: u64) {
-        if identity_of(seen).is_none() || self.may_change().is_err() {
+        if matches!(identity_of(seen), None | Some(0)) || self.may_change().is_err() {
             return;
         }
         if let Some(word) = self.words.get(fd) {
@@ -367,6 +368,19 @@ mod tests {
         table.set(fd, CR_ADV_IGNORE).unwrap();
         table.end(fd, table.mark(fd));
         assert_eq!(table.query(fd).unwrap(), CR_ADV_IGNORE);
+    }
+
+    #[test]
+    fn what_a_kernel_keeps_is_no_mark_and_closing_makes_none() {
+        let table = Table::new();
+        table.note(7).unwrap();
+        table.end(7, table.mark(7));
+        let mut found = marks::Marks::default();
+        let noted = table
+            .marks()
+            .inspect(|&(fd, word)| found.add(fd, word, || None));
+        assert_eq!(noted.count(), 1, "still to be asked for");
+        assert_eq!(found.into_vec(), []);
     }
 
     #[test]
