@@ -89,6 +89,19 @@ fn with_advice_another_program_is_left_alone() {
     }
 }
 
+/// It is loaded into whatever a restart program starts: criu starts half a dozen programs at each restore.
+#[test]
+#[serial_test::serial]
+fn what_is_open_is_listed_for_ranges_only() {
+    let lists = |environment: &[(&str, &str)]| {
+        let (calls, _) = trace(Some(&library()), environment);
+        calls.iter().any(|call| call.contains("/proc/self/fd"))
+    };
+    assert!(!lists(&[("CKPT_IGNORE", "3-")]));
+    assert!(!lists(&[("CKPT_PRESERVE", "1,2"), ("CKPT_LOG", "warn")]));
+    assert!(lists(&[("CKPT_PRESERVE", "1-")]));
+}
+
 #[test]
 fn valgrind_finds_nothing() {
     for advice in [None, Some("3")] {

@@ -113,10 +113,8 @@ struct Kept {
 
 /// Before main: notes which descriptors advice takes.
 pub fn start(state: &State) {
-    let advice = &state.settings.advice;
-    let open = caller::open_numbers().unwrap_or_default();
     let mut kept = KEPT.lock();
-    for number in open.into_iter().filter(|&n| advice.wants(n)) {
+    for number in caller::wanted(&state.settings.advice).unwrap_or_default() {
         if let Ok(identity) = caller::identity(number) {
             kept.push(Kept {
                 number,
