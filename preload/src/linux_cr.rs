@@ -319,13 +319,13 @@ fn before_closing_all(first: c_uint, last: c_uint) {
     let Some(mut kept) = KEPT.try_lock() else {
         return;
     };
-    let errno = errno::get();
-    for kept in kept.iter_mut() {
-        if (first..=last).contains(&kept.number.cast_unsigned()) {
-            kept.copy_away();
+    errno::keeping(|| {
+        for kept in kept.iter_mut() {
+            if (first..=last).contains(&kept.number.cast_unsigned()) {
+                kept.copy_away();
+            }
         }
-    }
-    errno::set(errno);
+    });
 }
 
 /// Before a number is closed or replaced: one that advice takes is copied.
@@ -344,13 +344,13 @@ pub fn before_feeding(from: c_int, to: c_int) {
     if to != 1 || image <= 0 || !state().is_some_and(is_forked) || !caller::is_pipe(from) {
         return;
     }
-    let errno = errno::get();
-    if !caller::same_description(0, image) {
-        debug!("the feeder reads the image on 0 instead of {image}");
-        // SAFETY: dup2 takes integers only.
-        unsafe { libc::dup2(image, 0) };
-    }
-    errno::set(errno);
+    errno::keeping(|| {
+        if !caller::same_description(0, image) {
+            debug!("the feeder reads the image on 0 instead of {image}");
+            // SAFETY: dup2 takes integers only.
+            unsafe { libc::dup2(image, 0) };
+        }
+    });
 }
 
 fn is_forked(state: &State) -> bool {

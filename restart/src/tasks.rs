@@ -341,10 +341,7 @@ impl Kernel for ThisKernel {
         // Of a set it is told that there is no such watch, of another file that it
         // is none.
         let nothing = Slot::new(place, i32::MAX, 0);
-        let errno = errno::get();
-        let told = nothing.compare(place, place) < 0 && errno::get() == libc::ENOENT;
-        errno::set(errno);
-        told
+        errno::keeping(|| nothing.compare(place, place) < 0 && errno::get() == libc::ENOENT)
     }
 
     fn watches(&self, set: Place) -> Vec<Watch> {

@@ -370,9 +370,7 @@ pub unsafe fn on_recvmsg(
     let Some(dump) = dump.as_mut() else {
         return real(message);
     };
-    let errno = errno::get();
-    dump.plan();
-    errno::set(errno);
+    errno::keeping(|| dump.plan());
     match &mut dump.stage {
         Stage::Planned(plan) if !plan.sockets.is_empty() => {
             // SAFETY: as the caller promises.
