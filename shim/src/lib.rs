@@ -32,7 +32,6 @@ mod backend;
 mod command;
 mod environment;
 mod error;
-mod file;
 mod handover;
 mod radix;
 mod restart;

@@ -6,8 +6,9 @@
 #![forbid(unsafe_code)]
 
 use crate::radix::Radix;
-use crate::{CR_ADV_IGNORE, CR_ADV_PRESERVE, Error, file, sys};
+use crate::{CR_ADV_IGNORE, CR_ADV_PRESERVE, Error, sys};
 use ckpt_image::marks::{self, IGNORE, OF_FILE, PRESERVE, identity_of};
+use ckpt_restart::file;
 use std::ffi::c_int;
 use std::os::fd::RawFd;
 use std::ptr::null_mut;
@@ -94,7 +95,7 @@ fn mark(fd: RawFd, advice: c_int) -> Result<u64, Error> {
 
 /// `None` where the number is not open.
 fn identity(fd: RawFd) -> Result<Option<u64>, Error> {
-    match file::identity(fd) {
+    match file::of_own(fd) {
         Ok(identity) => Ok(Some(identity)),
         Err(libc::EBADF) => Ok(None),
         Err(errno) => Err(Error::Kernel(errno)),
