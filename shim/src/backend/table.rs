@@ -256,20 +256,19 @@ impl Table {
     /// Remembers that a number was advised, where the advice itself is kept
     /// elsewhere.
     pub fn note(&self, fd: RawFd) -> Result<(), Error> {
-        self.word(fd)?.store(ADVICE, Release);
-        Ok(())
+        self.adopt(fd, ADVICE)
     }
 
     /// Whatever was noted or advised, in order, with what is recorded of it.
     pub fn marks(&self) -> impl Iterator<Item = (RawFd, u64)> {
-        let loaded = |(fd, word): (RawFd, &AtomicU64)| (fd, word.load(Acquire));
-        self.words.iter().map(loaded).filter(|&(_, mark)| mark != 0)
+        self.marks_between(0, RawFd::MAX)
     }
 
-    /// Whatever was noted or advised of these numbers.
+    /// The same, of the numbers from `first` to `last`.
     pub fn marks_between(&self, first: RawFd, last: RawFd) -> impl Iterator<Item = (RawFd, u64)> {
-        let loaded = |(fd, word): (RawFd, &AtomicU64)| (fd, word.load(Acquire));
-        self.words.between(first, last).map(loaded)
+        let words = self.words.between(first, last);
+        let loaded = words.map(|(fd, word)| (fd, word.load(Acquire)));
+        loaded.filter(|&(_, mark)| mark != 0)
     }
 
     /// Takes over what another program recorded, as it is.
