@@ -35,6 +35,7 @@ mod error;
 mod handover;
 mod radix;
 mod restart;
+mod start;
 mod sys;
 #[doc(hidden)]
 pub mod upkeep;
