@@ -8,7 +8,7 @@
  *   CUT=memfd:ERRNO   there is no memfd_create(2)
  *   CUT=shrink:N      before the N-th read of an image that is a file, it is cut to two thirds; of one whose path begins
  *                     with CUT_WITHIN, and no other
- *   CUT=storm         SIGUSR2 every millisecond, with a handler and without SA_RESTART (whoever is called)
+ *   CUT=storm         SIGUSR2 at once and every millisecond, with a handler and without SA_RESTART (whoever is called)
  *   CUT=feeder:N      a child of the program is killed before its N-th read (whoever calls)
  *   CUT=relay:N       a relay is killed before its N-th poll or splice
  *
@@ -131,7 +131,7 @@ static void storm(void)
 {
 	struct sigaction action = { .sa_handler = handle };
 	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR2 };
-	struct itimerspec every = { { 0, 1000000 }, { 0, 1000000 } };
+	struct itimerspec every = { { 0, 1000000 }, { 0, 50000 } };
 	timer_t timer;
 
 	sigaction(SIGUSR2, &action, NULL);
