@@ -291,6 +291,16 @@ fn a_vfork_child_hands_on_what_it_has_itself() {
 }
 
 #[test]
+fn a_thread_that_started_a_program_leaves_no_memory_behind() {
+    let said = say(true, "set 7 2 short-threads 64");
+    let grown: u64 = said
+        .strip_prefix("0 ")
+        .and_then(|kib| kib.parse().ok())
+        .expect("KiB");
+    assert!(grown < 1024, "{grown} KiB");
+}
+
+#[test]
 fn variadic_exec_hands_on_too() {
     let advised = binary("advised");
     let advised = advised.display();
@@ -326,6 +336,21 @@ fn a_table_that_does_not_fit_refuses_the_exec() {
     // Each half fits, and both together do not: execve(2) says so.
     let half = format!("1,{}", every_other[..15_000].join(","));
     assert!(half.len() < 128 << 10);
+    for how in ["exec", "spawn"] {
+        let output = Command::new(binary("advised"))
+            .env("LD_PRELOAD", library())
+            .env("CRADVISE_TABLE", &half)
+            .arg(how)
+            .arg(binary("advised"))
+            .args(["query", "29998", "query", "29999"])
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "2\n0\n",
+            "{how}: {output:?}"
+        );
+    }
     let mut command = Command::new(binary("advised"));
     command
         .env("LD_PRELOAD", library())

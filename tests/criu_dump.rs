@@ -720,6 +720,29 @@ fn a_dump_without_advice_is_the_same_with_the_library() {
 }
 
 #[test]
+fn descriptors_are_listed_where_somebody_has_a_say_in_them() {
+    let Some(world) = World::new() else { return };
+    let held = hold(&world, &["7=eventfd"]);
+    let pid = held.root().to_string();
+    let log = world.path("calls");
+    // criu itself goes by relative paths.
+    let is_listed = |checkpoint: Checkpoint<'_, '_>| {
+        let mut command = std::process::Command::new("strace");
+        command
+            .args(["-f", "-o", &log, "-e", "trace=openat"])
+            .arg(harness::criu::program())
+            .args(["dump", "--leave-running", "-t", &pid, "-D"])
+            .arg(checkpoint.directory());
+        let dumped = checkpoint.run_as(command);
+        assert_eq!(dumped.status, Some(0), "{}", dumped.said);
+        let calls = fs::read_to_string(&log).expect("a trace");
+        calls.contains(&format!("\"/proc/{pid}/fd\""))
+    };
+    assert!(!is_listed(held.checkpoint("without").library()));
+    assert!(is_listed(held.checkpoint("with").advice("IGNORE", "7")));
+}
+
+#[test]
 fn a_memory_dump_in_advance_is_left_alone() {
     let Some(world) = World::new() else { return };
     let held = hold(&world, &["7=dev:/dev/fuse"]);

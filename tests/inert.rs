@@ -89,6 +89,33 @@ fn with_advice_another_program_is_left_alone() {
     }
 }
 
+/// It is loaded into whatever a restart program starts: criu starts half a dozen programs at each restore.
+#[test]
+#[serial_test::serial]
+fn what_is_open_is_listed_for_ranges_only() {
+    let lists = |environment: &[(&str, &str)]| {
+        let (calls, _) = trace(Some(&library()), environment);
+        calls.iter().any(|call| call.contains("/proc/self/fd"))
+    };
+    assert!(!lists(&[("CKPT_IGNORE", "3-")]));
+    assert!(!lists(&[("CKPT_PRESERVE", "1,2"), ("CKPT_LOG", "warn")]));
+    assert!(lists(&[("CKPT_PRESERVE", "1-")]));
+}
+
+#[test]
+fn who_closes_it_does_not_pull_it_from_under_its_hooks() {
+    let path = library().into_os_string().into_encoded_bytes();
+    let path = std::ffi::CString::new(path).unwrap();
+    // SAFETY: a library whose constructors do nothing without advice.
+    unsafe {
+        let handle = libc::dlopen(path.as_ptr(), libc::RTLD_NOW);
+        assert!(!handle.is_null());
+        assert_eq!(libc::dlclose(handle), 0);
+    }
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    assert!(maps.contains("libckptadv.so"), "{maps}");
+}
+
 #[test]
 fn valgrind_finds_nothing() {
     for advice in [None, Some("3")] {

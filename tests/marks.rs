@@ -169,6 +169,12 @@ fn what_cannot_be_honoured_is_refused() {
         strict.contains("mark=") && strict.contains("CKPT_ACCEPT=5"),
         "{strict}"
     );
+    let place = world.path("report");
+    let strict = image.restore().advice("STRICT", "strict");
+    let message = strict.advice("REPORT", &place).run().refused();
+    let report = fs::read(&place).expect("a report");
+    let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
+    assert_eq!(report["outcome"], "refused", "{message}: {report}");
     let closed = image.restore().advice("ACCEPT", "5").run().refused();
     assert!(closed.contains("CKPT_ACCEPT=5"), "{closed}");
     let reads = File::open(world.path("log")).expect("a file");

@@ -33,6 +33,11 @@ impl Advice {
         self.items.iter().any(|item| item.wants(number))
     }
 
+    /// The first and last number of what each item takes so.
+    pub fn wanted(&self) -> impl Iterator<Item = (i32, i32)> {
+        self.items.iter().filter_map(Item::wanted)
+    }
+
     /// Whether some item preserves this number: it is there for who asks for it, too.
     pub fn offers(&self, number: i32) -> bool {
         self.items
@@ -70,14 +75,17 @@ pub struct Item {
 }
 
 impl Item {
-    fn wants(&self, number: i32) -> bool {
+    fn wanted(&self) -> Option<(i32, i32)> {
         match (&self.action, &self.target) {
-            (Action::Ignore | Action::Substitute(Source::Path(_)), _) => false,
-            (Action::Substitute(Source::Descriptor(from)), _) => *from == number,
-            (Action::Preserve | Action::Add, target) => target
-                .numbers()
-                .is_some_and(|(from, to)| (from..=to).contains(&number)),
+            (Action::Ignore | Action::Substitute(Source::Path(_)), _) => None,
+            (Action::Substitute(Source::Descriptor(from)), _) => Some((*from, *from)),
+            (Action::Preserve | Action::Add, target) => target.numbers(),
         }
+    }
+
+    fn wants(&self, number: i32) -> bool {
+        self.wanted()
+            .is_some_and(|(from, to)| (from..=to).contains(&number))
     }
 }
 

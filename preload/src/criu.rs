@@ -329,15 +329,11 @@ impl Request {
                 if told.is_ok() && *reports {
                     outcome::report_at_exit(image::Rewrite::default());
                 }
-                return told.map(|()| Served::default()).map_err(|error| {
-                    report::refused(Engine::Criu, &error);
-                    error.errno()
-                });
+                return told
+                    .map(|()| Served::default())
+                    .map_err(|error| refused(&error));
             }
-            Request::Refused(error) => {
-                report::refused(Engine::Criu, error);
-                return Err(error.errno());
-            }
+            Request::Refused(error) => return Err(refused(error)),
             Request::Advice(advised) => advised,
         };
         // A panic would be caught further out, and the restore go on without advice.
@@ -346,10 +342,18 @@ impl Request {
             let mistake = "this is a mistake of ckptadv, please report it";
             Err(ckpt_image::Error::unsupported("this image", mistake).into())
         });
-        served.map_err(|error| {
-            report::refused(Engine::Criu, &error);
-            error.errno()
-        })
+        served.map_err(|error| refused(&error))
+    }
+}
+
+/// Says that the restore is refused, and nothing else of it from now on; gives the errno
+/// that stops criu: an image that is not there (ENOENT) is an empty one to it.
+fn refused(error: &Error) -> c_int {
+    outcome::forget();
+    report::refused(Engine::Criu, error);
+    match error.errno() {
+        libc::ENOENT => libc::EIO,
+        errno => errno,
     }
 }
 
@@ -446,16 +450,9 @@ fn serve(directory: c_int, name: &str, flags: c_int) -> io::Result<Option<c_int>
     let served = match served.as_ref() {
         Some(Ok(served)) => served,
         Some(Err(errno)) if name == "files.img" => {
-            // An image that is not there is an empty one to criu, and it goes on.
-            let errno = if *errno == libc::ENOENT {
-                libc::EIO
-            } else {
-                *errno
-            };
-            return Err(io::Error::from_raw_os_error(errno));
+            return Err(io::Error::from_raw_os_error(*errno));
         }
-        Some(Err(_)) => return Ok(None),
-        None => return Ok(None),
+        Some(Err(_)) | None => return Ok(None),
     };
     let Some(bytes) = served.files.get(name) else {
         return Ok(None);

@@ -26,76 +26,92 @@ pub fn current() -> Strings {
     unsafe { environ }
 }
 
-/// Makes a call with an environment that has the table, as it is now.
-///
-/// * `refused`: what the call gives where there is no memory; errno is ENOMEM then.
+/// execve(2), for the members of its family that are not variadic; ENOMEM where there
+/// is no memory for the table.
 ///
 /// # Safety
 /// `environment` is null, or as for execve(2).
-pub unsafe fn with_table<R>(
-    environment: Strings,
-    refused: impl FnOnce() -> R,
-    call: impl FnOnce(Strings) -> R,
-) -> R {
+pub unsafe fn exec(environment: Strings, call: impl FnOnce(Strings) -> c_int) -> c_int {
     if !table::is_used() {
         return call(environment);
     }
     let before = errno::get();
+    let mut memory = KEPT.get();
+    // Who succeeds here leaves it to the thread that made it, and to its next child.
+    let is_child = upkeep::may_share_memory();
+    if !is_child {
+        // A signal handler that comes meanwhile makes its own.
+        KEPT.set(Memory::NONE);
+    }
+    // What is too small stays mapped, since an exec that was interrupted may be using it;
+    // as memory doubles, that is as much again at most.
     // SAFETY: as the caller promises.
-    match unsafe { extended(environment) } {
+    let extended = unsafe { extended(environment, &mut memory, |_| {}) };
+    if is_child {
+        KEPT.set(memory);
+    }
+    let result = match extended {
         Some(extended) => {
             errno::set(before);
             call(extended)
         }
         None => {
             errno::set(libc::ENOMEM);
-            refused()
+            -1
         }
+    };
+    if !is_child {
+        // SAFETY: what a handler has left, whose exec has ended as this one has.
+        unsafe { KEPT.replace(memory).unmap() };
     }
+    result
 }
 
-/// execve(2), for the members of its family that are not variadic.
+/// posix_spawn(3), which gives its errors as its result, and needs the environment no
+/// longer when it returns.
 ///
 /// # Safety
-/// As for [`with_table`].
-pub unsafe fn exec(environment: Strings, call: impl FnOnce(Strings) -> c_int) -> c_int {
-    // SAFETY: as the caller promises.
-    unsafe { with_table(environment, || -1, call) }
-}
-
-/// posix_spawn(3) gives its errors as its result.
-///
-/// # Safety
-/// As for [`with_table`].
+/// As for [`exec`].
 pub unsafe fn spawn(environment: Strings, call: impl FnOnce(Strings) -> c_int) -> c_int {
-    // SAFETY: as the caller promises.
-    unsafe { with_table(environment, || libc::ENOMEM, call) }
+    if !table::is_used() {
+        return call(environment);
+    }
+    let before = errno::get();
+    let mut memory = Memory::NONE;
+    // SAFETY: as the caller promises; the memory is nobody else's.
+    let extended = unsafe { extended(environment, &mut memory, |outgrown| outgrown.unmap()) };
+    errno::set(before);
+    let result = extended.map_or(libc::ENOMEM, call);
+    // SAFETY: the program that was started has its own copy.
+    unsafe { memory.unmap() };
+    result
 }
 
 /// A copy of an environment, with the table as it is now and no other.
 ///
+/// * `memory`: where it is to lie, which grows if need be.
+/// * `outgrown`: what becomes of it then.
+///
 /// # Safety
-/// As for [`with_table`].
-unsafe fn extended(environment: Strings) -> Option<Strings> {
+/// As for [`exec`].
+unsafe fn extended(
+    environment: Strings,
+    memory: &mut Memory,
+    outgrown: impl Fn(Memory),
+) -> Option<Strings> {
     // SAFETY: as the caller promises; what is counted is what is there.
     let count = unsafe { length(environment) };
     let pointers = (count + 2) * size_of::<*const c_char>();
-    loop {
-        let mut counted = Bounded {
-            at: null_mut(),
-            room: 0,
-            length: 0,
-        };
-        let _ = upkeep::write(&mut counted);
-        // A little more, for what other threads advise meanwhile.
-        let room = counted.length + CRADVISE_TABLE.len() + 256;
-        let memory = scratch(pointers + room)?;
-        let entries: *mut *const c_char = memory.cast();
+    let mut least = pointers + CRADVISE_TABLE.len();
+    let (at, anything) = loop {
+        if memory.length < least {
+            outgrown(std::mem::replace(memory, Memory::new(least)?));
+        }
         // SAFETY: the memory has room for the pointers, then for the text.
-        let at = unsafe { memory.add(pointers) };
+        let at = unsafe { memory.at.add(pointers) };
         let mut text = Bounded {
             at,
-            room,
+            room: memory.length - pointers,
             length: 0,
         };
         let written = write!(text, "{CRADVISE_TABLE}=").and_then(|()| {
@@ -105,30 +121,32 @@ unsafe fn extended(environment: Strings) -> Option<Strings> {
             text.write_char('\0')?;
             Ok(anything)
         });
-        let Ok(anything) = written else {
-            continue;
-        };
-        let mut end = 0;
-        for index in 0..count {
-            // SAFETY: below the count of both arrays; the entries are strings.
-            unsafe {
-                let entry = *environment.add(index);
-                if !is_table(CStr::from_ptr(entry)) {
-                    *entries.add(end) = entry;
-                    end += 1;
-                }
-            }
+        match written {
+            Ok(anything) => break (at, anything),
+            Err(fmt::Error) => least = memory.length + 1,
         }
-        // SAFETY: there is room for two more than the environment had.
+    };
+    let entries: *mut *const c_char = memory.at.cast();
+    let mut end = 0;
+    for index in 0..count {
+        // SAFETY: below the count of both arrays; the entries are strings.
         unsafe {
-            if anything {
-                *entries.add(end) = at.cast();
+            let entry = *environment.add(index);
+            if !is_table(CStr::from_ptr(entry)) {
+                *entries.add(end) = entry;
                 end += 1;
             }
-            *entries.add(end) = null_mut();
         }
-        return Some(entries.cast_const());
     }
+    // SAFETY: there is room for two more than the environment had.
+    unsafe {
+        if anything {
+            *entries.add(end) = at.cast();
+            end += 1;
+        }
+        *entries.add(end) = null_mut();
+    }
+    Some(entries.cast_const())
 }
 
 /// Whether an entry of an environment is the table.
@@ -157,7 +175,7 @@ pub unsafe fn length(strings: Strings) -> usize {
     count
 }
 
-/// Writes as far as there is room, and counts what it is given.
+/// Writes as far as there is room.
 struct Bounded {
     at: *mut u8,
     room: usize,
@@ -166,44 +184,58 @@ struct Bounded {
 
 impl fmt::Write for Bounded {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let begin = self.length;
+        if text.len() > self.room - self.length {
+            return Err(fmt::Error);
+        }
+        // SAFETY: behind what was written there is room for so many bytes more.
+        unsafe {
+            let at = self.at.add(self.length);
+            std::ptr::copy_nonoverlapping(text.as_ptr(), at, text.len());
+        }
         self.length += text.len();
-        if self.length <= self.room {
-            // SAFETY: `at` has room for so many bytes.
-            unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), self.at.add(begin), text.len()) };
-            return Ok(());
-        }
-        match self.at.is_null() {
-            true => Ok(()),
-            false => Err(fmt::Error),
-        }
+        Ok(())
     }
 }
 
 thread_local! {
-    /// This thread's memory, and its length.
-    static SCRATCH: Cell<(*mut u8, usize)> = const { Cell::new((null_mut(), 0)) };
+    /// This thread's, while it uses none.
+    static KEPT: Cell<Memory> = const { Cell::new(Memory::NONE) };
 }
 
-/// Memory of the thread's, aligned as a page; what it held before is lost.
-fn scratch(length: usize) -> Option<*mut u8> {
-    let (memory, room) = SCRATCH.get();
-    if room >= length {
-        return Some(memory);
+/// A mapping of its own.
+#[derive(Clone, Copy)]
+struct Memory {
+    at: *mut u8,
+    length: usize,
+}
+
+impl Memory {
+    const NONE: Memory = Memory {
+        at: null_mut(),
+        length: 0,
+    };
+
+    /// New memory of this many bytes or more; twice as much each time that it must be more.
+    fn new(least: usize) -> Option<Self> {
+        let length = least.checked_next_power_of_two()?.max(1 << 16);
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping.
+        let at = unsafe { libc::mmap(null_mut(), length, protection, flags, -1, 0) };
+        (at != libc::MAP_FAILED).then_some(Memory {
+            at: at.cast(),
+            length,
+        })
     }
-    let wanted = length.checked_next_multiple_of(1 << 16)?;
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    // SAFETY: a new mapping; the old one is this thread's alone and used no more.
-    unsafe {
-        let new = libc::mmap(null_mut(), wanted, protection, flags, -1, 0);
-        if new == libc::MAP_FAILED {
-            return None;
+
+    /// Gives it back.
+    ///
+    /// # Safety
+    /// Nobody uses it any more.
+    unsafe fn unmap(self) {
+        if !self.at.is_null() {
+            // SAFETY: as the caller promises.
+            unsafe { libc::munmap(self.at.cast(), self.length) };
         }
-        SCRATCH.set((new.cast(), wanted));
-        if !memory.is_null() {
-            libc::munmap(memory.cast(), room);
-        }
-        Some(new.cast())
     }
 }

@@ -113,10 +113,8 @@ struct Kept {
 
 /// Before main: notes which descriptors advice takes.
 pub fn start(state: &State) {
-    let advice = &state.settings.advice;
-    let open = caller::open_numbers().unwrap_or_default();
     let mut kept = KEPT.lock();
-    for number in open.into_iter().filter(|&n| advice.wants(n)) {
+    for number in caller::wanted(&state.settings.advice).unwrap_or_default() {
         if let Ok(identity) = caller::identity(number) {
             kept.push(Kept {
                 number,
@@ -321,13 +319,13 @@ fn before_closing_all(first: c_uint, last: c_uint) {
     let Some(mut kept) = KEPT.try_lock() else {
         return;
     };
-    let errno = errno::get();
-    for kept in kept.iter_mut() {
-        if (first..=last).contains(&kept.number.cast_unsigned()) {
-            kept.copy_away();
+    errno::keeping(|| {
+        for kept in kept.iter_mut() {
+            if (first..=last).contains(&kept.number.cast_unsigned()) {
+                kept.copy_away();
+            }
         }
-    }
-    errno::set(errno);
+    });
 }
 
 /// Before a number is closed or replaced: one that advice takes is copied.
@@ -346,13 +344,13 @@ pub fn before_feeding(from: c_int, to: c_int) {
     if to != 1 || image <= 0 || !state().is_some_and(is_forked) || !caller::is_pipe(from) {
         return;
     }
-    let errno = errno::get();
-    if !caller::same_description(0, image) {
-        debug!("the feeder reads the image on 0 instead of {image}");
-        // SAFETY: dup2 takes integers only.
-        unsafe { libc::dup2(image, 0) };
-    }
-    errno::set(errno);
+    errno::keeping(|| {
+        if !caller::same_description(0, image) {
+            debug!("the feeder reads the image on 0 instead of {image}");
+            // SAFETY: dup2 takes integers only.
+            unsafe { libc::dup2(image, 0) };
+        }
+    });
 }
 
 fn is_forked(state: &State) -> bool {

@@ -30,7 +30,8 @@ extern "C" fn start(argc: c_int, argv: *const *const c_char, envp: *const *const
 }
 
 fn begin(argc: c_int, argv: *const *const c_char, envp: *const *const c_char) {
-    let environment = strings(envp).filter_map(|entry| {
+    let ours = strings(envp).filter(|entry| is_ours(entry));
+    let environment = ours.filter_map(|entry| {
         let entry = entry.to_bytes();
         let equals = entry.iter().position(|&b| b == b'=')?;
         Some((entry[..equals].to_vec(), entry[equals + 1..].to_vec()))

@@ -22,7 +22,7 @@ pub fn is_used() -> bool {
 /// Before a number is closed: it is advised PRESERVE no longer.
 pub fn closing(fd: c_int) {
     if is_used() {
-        keeping_errno(|| cradvise_table_1.end(fd, cradvise_table_1.mark(fd)));
+        errno::keeping(|| cradvise_table_1.end(fd, cradvise_table_1.mark(fd)));
     }
 }
 
@@ -32,7 +32,7 @@ pub fn closing_all(first: c_uint, last: c_uint) {
         return;
     }
     let number = |n: c_uint| c_int::try_from(n).unwrap_or(c_int::MAX);
-    keeping_errno(|| {
+    errno::keeping(|| {
         for (fd, mark) in cradvise_table_1.marks_between(number(first), number(last)) {
             cradvise_table_1.end(fd, mark);
         }
@@ -47,7 +47,7 @@ pub fn on_dup(from: c_int, to: c_int, real: impl FnOnce() -> c_int) -> c_int {
     let mark = cradvise_table_1.mark(to);
     let result = real();
     if result >= 0 && from != to {
-        keeping_errno(|| cradvise_table_1.end(to, mark));
+        errno::keeping(|| cradvise_table_1.end(to, mark));
     }
     result
 }
@@ -73,12 +73,12 @@ pub fn on_fcntl(fd: c_int, command: c_int, argument: usize, real: impl FnOnce() 
         libc::F_SETFD => {
             let result = real();
             if result == 0 {
-                keeping_errno(|| upkeep::preserve(fd, false).ok());
+                errno::keeping(|| upkeep::preserve(fd, false).ok());
             }
             result
         }
         libc::F_GETFD => match real() {
-            flags if flags >= 0 && keeping_errno(|| upkeep::preserves(fd)) => {
+            flags if flags >= 0 && errno::keeping(|| upkeep::preserves(fd)) => {
                 flags | FD_CR_PRESERVE
             }
             result => result,
@@ -124,11 +124,4 @@ pub fn advice(settings: &Settings) -> Result<Advice, Error> {
         advice.items.push(item);
     }
     Ok(advice)
-}
-
-fn keeping_errno<R>(job: impl FnOnce() -> R) -> R {
-    let before = errno::get();
-    let result = job();
-    errno::set(before);
-    result
 }

@@ -96,9 +96,7 @@ pub fn carry(
     real: &dyn Fn(i32) -> i64,
 ) -> Result<i64, Error> {
     let result = make(request, shape, dry_run, real);
-    let errno = errno::get();
-    request.decided();
-    errno::set(errno);
+    errno::keeping(|| request.decided());
     result
 }
 

@@ -2,7 +2,7 @@
 
 use ckpt_image::advice::{Advice, Kind};
 use ckpt_image::caller::{Access, Caller, CallerFile};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -73,10 +73,16 @@ pub fn descriptor_limit() -> u64 {
 /// # Errors
 /// What reading /proc/self/fd gives.
 pub fn open_numbers() -> io::Result<Vec<i32>> {
+    open_among(|_| true)
+}
+
+fn open_among(wanted: impl Fn(i32) -> bool) -> io::Result<Vec<i32>> {
     let mut numbers = Vec::new();
-    for entry in std::fs::read_dir("/proc/self/fd")? {
+    for entry in std::fs::read_dir(INHERITED)? {
         let name = entry?.file_name();
-        if let Some(number) = name.to_str().and_then(|n| n.parse().ok()) {
+        if let Some(number) = name.to_str().and_then(|n| n.parse().ok())
+            && wanted(number)
+        {
             numbers.push(number);
         }
     }
@@ -84,6 +90,19 @@ pub fn open_numbers() -> io::Result<Vec<i32>> {
     numbers.retain(|&number| is_open(number));
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// The open numbers that advice takes from this process, ascending. /proc is read only
+/// where it names ranges.
+///
+/// # Errors
+/// What reading /proc/self/fd gives.
+pub fn wanted(advice: &Advice) -> io::Result<Vec<i32>> {
+    let single = |(from, to)| (from == to).then_some(from);
+    match advice.wanted().map(single).collect::<Option<BTreeSet<_>>>() {
+        Some(numbers) => Ok(numbers.into_iter().filter(|&n| is_open(n)).collect()),
+        None => open_among(|number| advice.wants(number)),
+    }
 }
 
 /// A copy of a descriptor at `least` or above, or as high as the limit allows,
@@ -149,10 +168,7 @@ pub fn examine(fd: i32, name: Vec<u8>) -> io::Result<CallerFile> {
 /// What reading /proc/self/fd gives.
 pub fn given(advice: &Advice) -> io::Result<Caller> {
     let mut caller = Caller::default();
-    for number in open_numbers()? {
-        if !advice.wants(number) {
-            continue;
-        }
+    for number in wanted(advice)? {
         caller.files.insert(number, examine(number, Vec::new())?);
         if advice.offers(number) {
             caller.offered.insert(number);
@@ -533,4 +549,34 @@ pub(crate) fn controlling_device(stat: &str) -> Option<(u32, u32)> {
     let major = ((number >> 8) & 0xfff) as u32;
     let minor = ((number & 0xff) | ((number >> 12) & 0xfff00)) as u32;
     Some((major, minor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ckpt_image::advice::{Action, parse_list};
+    use std::fs::File;
+
+    #[test]
+    fn what_is_wanted_is_what_is_open_of_it() {
+        let file = File::open("/dev/null").unwrap();
+        let fd = file.as_raw_fd();
+        let of = |list: String, action| {
+            let items = parse_list("CKPT_PRESERVE", list.as_bytes(), &action, 1 << 20);
+            let items = items.unwrap();
+            let advice = Advice {
+                items,
+                ..Advice::default()
+            };
+            wanted(&advice).unwrap()
+        };
+        assert_eq!(of(format!("900000,{fd}"), Action::Preserve), [fd]);
+        assert_eq!(
+            of(format!("{fd},900000-900009"), Action::Preserve),
+            [fd],
+            "of a listing"
+        );
+        assert!(of("0-".to_owned(), Action::Preserve).contains(&fd));
+        assert_eq!(of("0-".to_owned(), Action::Ignore), []);
+    }
 }

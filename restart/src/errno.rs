@@ -14,3 +14,11 @@ pub fn set(errno: c_int) {
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
 }
+
+/// Does something that leaves it as it was.
+pub fn keeping<R>(job: impl FnOnce() -> R) -> R {
+    let before = get();
+    let result = job();
+    set(before);
+    result
+}

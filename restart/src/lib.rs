@@ -19,7 +19,8 @@
 //!   make it with a rewritten image;
 //! * [`directory`]: a CRIU image on disk;
 //! * [`tasks`]: tasks that a CRIU is dumping;
-//! * [`marks`]: what a running program advises of its own descriptors;
+//! * [`marks`]: what a running program advises of its own descriptors, and [`file`]: by
+//!   which name they know a file;
 //! * [`log`]: one line, where the user sees it;
 //! * [`report`]: all of it, for a program to read (CKPT_REPORT);
 //! * [`handshake`]: what `ckptadv run` hears of it (CKPT_RUN);
@@ -33,6 +34,7 @@ pub mod directory;
 pub mod elf;
 pub mod errno;
 pub mod error;
+pub mod file;
 pub mod handshake;
 pub mod library;
 pub mod log;

@@ -91,8 +91,10 @@ pub fn say(level: Level, message: fmt::Arguments<'_>) {
     };
     // Names of files come from the image and may hold what a terminal acts on.
     let line = format!("ckptadv: {kind}{message}").replace(char::is_control, "?") + "\n";
-    let errno = errno::get();
-    if !to_the_file(&line) {
+    errno::keeping(|| {
+        if to_the_file(&line) {
+            return;
+        }
         let was = (
             STDERR.0.load(Ordering::Relaxed),
             STDERR.1.load(Ordering::Relaxed),
@@ -100,8 +102,7 @@ pub fn say(level: Level, message: fmt::Arguments<'_>) {
         if was != (0, 0) && crate::caller::identity(2).ok() == Some(was) {
             write_whole(2, line.as_bytes());
         }
-    }
-    errno::set(errno);
+    });
 }
 
 /// Whether a line went into the file; where it did not, stderr has it.

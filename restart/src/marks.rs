@@ -3,8 +3,8 @@
 //! It is only looked at: its memory is read where a table may begin, and of the
 //! numbers that are marked it is asked which file they have now.
 
+use crate::file;
 use ckpt_image::marks::{self, Mark, Marks};
-use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -24,7 +24,7 @@ pub fn of(pid: i32) -> io::Result<Vec<Mark>> {
     };
     for (_, table) in memory.iter().flat_map(|memory| &memory.tables) {
         for (number, word, _) in marks::words(table) {
-            marks.add(number, word, || identity(pid, number));
+            marks.add(number, word, || file::of_process(pid, number).ok());
         }
     }
     Ok(marks.into_vec())
@@ -47,7 +47,7 @@ pub fn renew(pid: i32, made: &[(i32, u64)]) -> io::Result<()> {
             let now = made
                 .iter()
                 .find(|made| is_made(made))
-                .and_then(|_| identity(pid, number));
+                .and_then(|_| file::of_process(pid, number).ok());
             let Some(now) = now else { continue };
             let new = now << marks::BITS | word & marks::FLAGS;
             memory
@@ -89,45 +89,4 @@ fn memory(pid: i32, options: &OpenOptions) -> io::Result<Option<Memory>> {
         }
     }
     Ok(Some(Memory { file, tables }))
-}
-
-/// Names the file that a number of a process has now; `None` where it is not open, or
-/// cannot be examined.
-fn identity(pid: i32, number: i32) -> Option<u64> {
-    let path = format!("/proc/{pid}/fd/{number}");
-    let name = CString::new(path.as_str()).ok()?;
-    // SAFETY: stat is plain integers, for which zeros are a value.
-    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: the path ends in a NUL; stat is writable and of the right type.
-    if unsafe { libc::stat(name.as_ptr(), &mut stat) } < 0 {
-        return None;
-    }
-    let kind = stat.st_mode & libc::S_IFMT;
-    let link = match kind {
-        0 => std::fs::read_link(&path).ok()?.into_os_string(),
-        _ => Default::default(),
-    };
-    Some(marks::identity(&marks::File {
-        device: stat.st_dev,
-        inode: stat.st_ino,
-        kind,
-        born: match kind {
-            libc::S_IFREG | libc::S_IFDIR => born(&name),
-            _ => (0, 0),
-        },
-        link: link.as_encoded_bytes(),
-    }))
-}
-
-fn born(path: &CString) -> (i64, u32) {
-    // SAFETY: statx is plain integers, for which zeros are a value.
-    let mut statx: libc::statx = unsafe { std::mem::zeroed() };
-    let at = libc::AT_FDCWD;
-    // SAFETY: the path ends in a NUL; writes one statx where it is told to.
-    match unsafe { libc::statx(at, path.as_ptr(), 0, libc::STATX_BTIME, &mut statx) } {
-        0 if statx.stx_mask & libc::STATX_BTIME != 0 => {
-            (statx.stx_btime.tv_sec, statx.stx_btime.tv_nsec)
-        }
-        _ => (0, 0),
-    }
 }

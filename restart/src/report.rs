@@ -53,14 +53,14 @@ pub fn make_way(path: &Path) -> io::Result<()> {
 /// Tells `ckptadv run`, and writes a report in place of the one before, if one is
 /// wanted. That it cannot be written is a warning. `errno` is left as it was.
 pub fn write(report: &Report<'_>) {
-    let errno = errno::get();
-    handshake::tell(Some(report));
-    if let Some(path) = PATH.get()
-        && let Err(error) = replace(path, report)
-    {
-        warn!("CKPT_REPORT={}: {error}", path.display());
-    }
-    errno::set(errno);
+    errno::keeping(|| {
+        handshake::tell(Some(report));
+        if let Some(path) = PATH.get()
+            && let Err(error) = replace(path, report)
+        {
+            warn!("CKPT_REPORT={}: {error}", path.display());
+        }
+    });
 }
 
 /// Writes JSON to a file that is whole whenever it is there.

@@ -14,16 +14,14 @@ const KCMP_FILES: i32 = 2;
 const KCMP_EPOLL_TFD: i32 = 7;
 
 /// The processes that this one traces, the root task first and parents before
-/// their children.
+/// their children, with their marks; their descriptors are not looked at yet.
 ///
 /// * `traced`: threads that were traced at some time, in the order in which that
 ///   began; those that are not any more are left out.
-/// * `wanted`: whether the file of a number must be known, also where no task has marked
-///   its own.
 ///
 /// # Errors
 /// What reading /proc gives.
-pub fn traced(traced: &[i32], wanted: &dyn Fn(i32) -> bool) -> io::Result<Vec<Task>> {
+pub fn traced(traced: &[i32]) -> io::Result<Vec<Task>> {
     // SAFETY: getpid takes nothing.
     let tracer = unsafe { libc::getpid() };
     let mut processes: Vec<Process> = Vec::new();
@@ -62,21 +60,36 @@ pub fn traced(traced: &[i32], wanted: &dyn Fn(i32) -> bool) -> io::Result<Vec<Ta
             Vec::new()
         });
         marks.retain(|mark| mark.leaves_out() || mark.asks());
-        let is_marked = |number| {
-            marks
-                .binary_search_by_key(&number, |mark| mark.number)
-                .is_ok()
-        };
         tasks.push(Task {
             pid: process.pid,
             image_pid: process.image_pid,
             threads: process.threads.clone(),
             table: tables.number(process.pid),
-            descriptors: descriptors(process.pid, &|n| wanted(n) || is_marked(n))?,
+            descriptors: Vec::new(),
             marks,
         });
     }
     Ok(tasks)
+}
+
+/// Looks at the descriptors of tasks.
+///
+/// * `wanted`: whether the file of a number must be known, also where no task has marked
+///   its own.
+///
+/// # Errors
+/// What reading /proc gives.
+pub fn look_at_descriptors(tasks: &mut [Task], wanted: &dyn Fn(i32) -> bool) -> io::Result<()> {
+    for task in tasks {
+        let marks = &task.marks;
+        let is_marked = |number| {
+            marks
+                .binary_search_by_key(&number, |mark| mark.number)
+                .is_ok()
+        };
+        task.descriptors = descriptors(task.pid, &|n| wanted(n) || is_marked(n))?;
+    }
+    Ok(())
 }
 
 /// Whether this process traces a thread now.
@@ -328,10 +341,7 @@ impl Kernel for ThisKernel {
         // Of a set it is told that there is no such watch, of another file that it
         // is none.
         let nothing = Slot::new(place, i32::MAX, 0);
-        let errno = errno::get();
-        let told = nothing.compare(place, place) < 0 && errno::get() == libc::ENOENT;
-        errno::set(errno);
-        told
+        errno::keeping(|| nothing.compare(place, place) < 0 && errno::get() == libc::ENOENT)
     }
 
     fn watches(&self, set: Place) -> Vec<Watch> {
@@ -438,7 +448,7 @@ mod tests {
     #[test]
     fn a_process_that_is_not_traced_is_none_of_the_tasks() {
         let me = std::process::id() as i32;
-        let none = traced(&[me, i32::MAX], &|_| true).expect("a list");
+        let none = traced(&[me, i32::MAX]).expect("a list");
         assert!(none.is_empty());
     }
 }

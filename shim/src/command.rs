@@ -1,7 +1,8 @@
 //! A child that carries out the advice of this process.
 
 use crate::handover::{self, CRADVISE_TABLE};
-use crate::{CR_ADV_PRESERVE, Error, backend, file, sys};
+use crate::{CR_ADV_PRESERVE, Error, backend, sys};
+use ckpt_restart::file;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::RawFd;
@@ -48,7 +49,7 @@ impl Advised for Command {
         let mut refused = Ok(());
         backend::for_each(|fd, advice| {
             if advice & CR_ADV_PRESERVE != 0 {
-                match file::identity(fd) {
+                match file::of_own(fd) {
                     Ok(identity) => preserved.push((fd, identity)),
                     Err(errno) => refused = Err(Error::Kernel(errno)),
                 }
@@ -88,7 +89,7 @@ fn inherited(command: &Command, name: &str) -> Option<OsString> {
 
 /// In the child: takes close-on-exec off, if it is still the same file.
 fn keep_open(fd: RawFd, expected: u64) -> io::Result<()> {
-    match file::identity(fd) {
+    match file::of_own(fd) {
         Ok(identity) if identity == expected => {}
         Ok(_) => return Err(Error::Stale(fd).into()),
         Err(errno) => return Err(io::Error::from_raw_os_error(errno)),

@@ -93,21 +93,12 @@ fn backend(text: &[u8]) -> Option<i64> {
     }
 }
 
-/// getenv(3) in a signal handler could meet a setenv(3) half done; before main
-/// there is neither. Constructors that run earlier than this one read for
-/// themselves.
-// SAFETY: the entries of .init_array are functions of this type.
-#[unsafe(link_section = ".init_array")]
-#[used]
-static AT_START: extern "C" fn() = {
-    extern "C" fn read_all() {
-        for variable in [&CRADVISE_NR, &CRADVISE_BACKEND, &CKPT_RESTART_NR] {
-            variable.read();
-        }
-        crate::backend::settle();
+/// Reads all.
+pub fn read() {
+    for variable in [&CRADVISE_NR, &CRADVISE_BACKEND, &CKPT_RESTART_NR] {
+        variable.read();
     }
-    read_all
-};
+}
 
 #[cfg(test)]
 mod tests {

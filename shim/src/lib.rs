@@ -32,10 +32,10 @@ mod backend;
 mod command;
 mod environment;
 mod error;
-mod file;
 mod handover;
 mod radix;
 mod restart;
+mod start;
 mod sys;
 #[doc(hidden)]
 pub mod upkeep;

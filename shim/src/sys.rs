@@ -24,32 +24,6 @@ pub fn call(number: i64, arguments: [i64; 4]) -> Result<i64, i32> {
     }
 }
 
-/// What fstat(2) says.
-pub fn fstat(fd: RawFd) -> Result<libc::stat, i32> {
-    // SAFETY: stat is plain integers, for which zeros are a value.
-    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: writes one stat where it is told to.
-    match unsafe { libc::fstat(fd, &mut stat) } {
-        0 => Ok(stat),
-        _ => Err(errno()),
-    }
-}
-
-/// When the file behind a descriptor was made, in seconds and nanoseconds; zeroes where
-/// nobody knows.
-pub fn born(fd: RawFd) -> (i64, u32) {
-    // SAFETY: statx is plain integers, for which zeros are a value.
-    let mut statx: libc::statx = unsafe { std::mem::zeroed() };
-    let flags = libc::AT_EMPTY_PATH;
-    // SAFETY: the path ends in a zero byte; writes one statx where it is told to.
-    match unsafe { libc::statx(fd, c"".as_ptr(), flags, libc::STATX_BTIME, &mut statx) } {
-        0 if statx.stx_mask & libc::STATX_BTIME != 0 => {
-            (statx.stx_btime.tv_sec, statx.stx_btime.tv_nsec)
-        }
-        _ => (0, 0),
-    }
-}
-
 /// Takes close-on-exec off a descriptor.
 pub fn keep_over_exec(fd: RawFd) -> Result<(), i32> {
     // SAFETY: takes integers.
@@ -57,13 +31,6 @@ pub fn keep_over_exec(fd: RawFd) -> Result<(), i32> {
         0 => Ok(()),
         _ => Err(errno()),
     }
-}
-
-/// The target of a symbolic link, cut off at the end of `target`.
-pub fn readlink<'a>(path: &CStr, target: &'a mut [u8]) -> Option<&'a [u8]> {
-    // SAFETY: path ends in a zero byte; at most target.len() bytes are written.
-    let length = unsafe { libc::readlink(path.as_ptr(), target.as_mut_ptr().cast(), target.len()) };
-    target.get(..usize::try_from(length).ok()?)
 }
 
 /// The number of this process. Not cached: fork(2) changes it.

@@ -11,6 +11,7 @@ use std::os::fd::RawFd;
 
 pub use crate::backend::Table;
 pub use crate::handover::{CRADVISE_TABLE, read, write};
+pub use crate::sys::may_share_memory;
 
 /// F_SETFD: sets or clears PRESERVE, and leaves IGNORE as it is.
 ///

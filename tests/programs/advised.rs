@@ -15,6 +15,7 @@
 //! exec PROGRAM ARGUMENTS… | execl PROGRAM ARGUMENT | execle PROGRAM ARGUMENT | spawn PROGRAM …
 //! advised LIBRARY PROGRAM ARGUMENTS…                 the crate's command
 //! torture ROUNDS                                     threads mark, close, fork and exec; 0 where all was right
+//! short-threads COUNT                                each starts a program and ends; by how many KiB this one grew
 //! kernel PROGRAM ARGUMENTS…                          a child on a kernel that has the call
 //! ```
 //!
@@ -73,6 +74,7 @@ fn act(verb: &str, words: &mut Words) {
             end(command.advised(library).and_then(Command::status));
         }
         "torture" => say(Ok(torture(words.number()))),
+        "short-threads" => short_threads(words.number()),
         "kernel" => {
             simulated_kernel::install();
             end(words.rest().status());
@@ -329,4 +331,22 @@ fn mark_and_spawn(fd: c_int, _: c_int) -> bool {
     let right = cradvise(fd, 1).is_ok() && cradvise(fd + 1, 2).is_ok();
     let started = Command::new("/bin/true").status();
     right && started.is_ok_and(|status| status.success()) && is(fd, 1) && is(fd + 1, 2)
+}
+
+/// One after the other: what each needs to run, the next gets.
+fn short_threads(count: c_int) {
+    let size = || -> io::Result<u64> {
+        let status = std::fs::read_to_string("/proc/self/status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+        let size = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        size.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    };
+    let start = || {
+        let started = std::thread::spawn(|| Command::new("/bin/true").status());
+        assert!(started.join().unwrap().unwrap().success());
+    };
+    (0..4).for_each(|_| start());
+    let before = size();
+    (0..count).for_each(|_| start());
+    say(before.and_then(|before| Ok(size()?.saturating_sub(before))));
 }

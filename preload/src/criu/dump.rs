@@ -167,6 +167,15 @@ impl Dump {
         }
     }
 
+    /// The tasks, with their descriptors where anybody has something to say of these.
+    fn tasks(&self, advice: &Advice) -> io::Result<Vec<image::Task>> {
+        let mut tasks = tasks::traced(&self.stopped)?;
+        if is_asked() || tasks.iter().any(|task| !task.marks.is_empty()) {
+            tasks::look_at_descriptors(&mut tasks, &|number| image::concerns(advice, number))?;
+        }
+        Ok(tasks)
+    }
+
     fn planned(&self) -> Result<Option<image::Plan>, c_int> {
         let said = |error: &Error| {
             refused(error);
@@ -177,7 +186,7 @@ impl Dump {
             Some(Request::Refused(error)) => return Err(said(error)),
             Some(Request::Advice(advice, dry_run)) => (advice, *dry_run),
         };
-        let tasks = match tasks::traced(&self.stopped, &|number| image::concerns(advice, number)) {
+        let tasks = match self.tasks(advice) {
             Ok(tasks) => tasks,
             Err(_) if !is_asked() => return Ok(None),
             Err(error) => return Err(said(&Error::system("cannot look at the tasks", error))),
@@ -361,9 +370,7 @@ pub unsafe fn on_recvmsg(
     let Some(dump) = dump.as_mut() else {
         return real(message);
     };
-    let errno = errno::get();
-    dump.plan();
-    errno::set(errno);
+    errno::keeping(|| dump.plan());
     match &mut dump.stage {
         Stage::Planned(plan) if !plan.sockets.is_empty() => {
             // SAFETY: as the caller promises.

@@ -36,11 +36,11 @@ pub fn before_ptrace(request: c_uint, thread: c_int) {
     if asked.is_empty() {
         return;
     }
-    let errno = errno::get();
-    if let Some(numbers) = tasks::pid_of_process(thread).and_then(|pid| asked.remove(&pid))
-        && let Err(error) = marks::renew(thread, &numbers)
-    {
-        warn!("the marks of task {thread} cannot be made anew, and do not count: {error}");
-    }
-    errno::set(errno);
+    errno::keeping(|| {
+        if let Some(numbers) = tasks::pid_of_process(thread).and_then(|pid| asked.remove(&pid))
+            && let Err(error) = marks::renew(thread, &numbers)
+        {
+            warn!("the marks of task {thread} cannot be made anew, and do not count: {error}");
+        }
+    });
 }

@@ -23,12 +23,18 @@ pub fn report_at_exit(rewrite: Rewrite) {
     }
 }
 
+/// Nothing more is to be reported: it has been refused.
+pub fn forget() {
+    *DONE.lock() = None;
+}
+
 extern "C" fn at_exit(status: c_int, _: *mut c_void) {
     // A forked child may exit while its parent held the lock.
-    let Some(done) = DONE.try_lock() else {
+    let Some(mut done) = DONE.try_lock() else {
         return;
     };
-    let Some((_, rewrite)) = done.as_ref().filter(|(pid, _)| *pid == std::process::id()) else {
+    // Taken, since it may be called twice.
+    let Some((_, rewrite)) = done.take().filter(|(pid, _)| *pid == std::process::id()) else {
         return;
     };
     if status == 0 {

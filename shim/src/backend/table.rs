@@ -6,8 +6,9 @@
 #![forbid(unsafe_code)]
 
 use crate::radix::Radix;
-use crate::{CR_ADV_IGNORE, CR_ADV_PRESERVE, Error, file, sys};
+use crate::{CR_ADV_IGNORE, CR_ADV_PRESERVE, Error, sys};
 use ckpt_image::marks::{self, IGNORE, OF_FILE, PRESERVE, identity_of};
+use ckpt_restart::file;
 use std::ffi::c_int;
 use std::os::fd::RawFd;
 use std::ptr::null_mut;
@@ -94,7 +95,7 @@ fn mark(fd: RawFd, advice: c_int) -> Result<u64, Error> {
 
 /// `None` where the number is not open.
 fn identity(fd: RawFd) -> Result<Option<u64>, Error> {
-    match file::identity(fd) {
+    match file::of_own(fd) {
         Ok(identity) => Ok(Some(identity)),
         Err(libc::EBADF) => Ok(None),
         Err(errno) => Err(Error::Kernel(errno)),
@@ -241,9 +242,10 @@ impl Table {
 
     /// The number is being closed, or refers to another file: what was for that ends, if
     /// it is still the mark that was seen, and IGNORE of the number stays. Nothing comes
-    /// of it in a vfork(2) child.
+    /// of it in a vfork(2) child, nor where the mark is for no file: for a number alone, or
+    /// a note of what a kernel keeps.
     pub fn end(&self, fd: RawFd, seen: u64) {
-        if identity_of(seen).is_none() || self.may_change().is_err() {
+        if matches!(identity_of(seen), None | Some(0)) || self.may_change().is_err() {
             return;
         }
         if let Some(word) = self.words.get(fd) {
@@ -254,20 +256,19 @@ impl Table {
     /// Remembers that a number was advised, where the advice itself is kept
     /// elsewhere.
     pub fn note(&self, fd: RawFd) -> Result<(), Error> {
-        self.word(fd)?.store(ADVICE, Release);
-        Ok(())
+        self.adopt(fd, ADVICE)
     }
 
     /// Whatever was noted or advised, in order, with what is recorded of it.
     pub fn marks(&self) -> impl Iterator<Item = (RawFd, u64)> {
-        let loaded = |(fd, word): (RawFd, &AtomicU64)| (fd, word.load(Acquire));
-        self.words.iter().map(loaded).filter(|&(_, mark)| mark != 0)
+        self.marks_between(0, RawFd::MAX)
     }
 
-    /// Whatever was noted or advised of these numbers.
+    /// The same, of the numbers from `first` to `last`.
     pub fn marks_between(&self, first: RawFd, last: RawFd) -> impl Iterator<Item = (RawFd, u64)> {
-        let loaded = |(fd, word): (RawFd, &AtomicU64)| (fd, word.load(Acquire));
-        self.words.between(first, last).map(loaded)
+        let words = self.words.between(first, last);
+        let loaded = words.map(|(fd, word)| (fd, word.load(Acquire)));
+        loaded.filter(|&(_, mark)| mark != 0)
     }
 
     /// Takes over what another program recorded, as it is.
@@ -367,6 +368,19 @@ mod tests {
         table.set(fd, CR_ADV_IGNORE).unwrap();
         table.end(fd, table.mark(fd));
         assert_eq!(table.query(fd).unwrap(), CR_ADV_IGNORE);
+    }
+
+    #[test]
+    fn what_a_kernel_keeps_is_no_mark_and_closing_makes_none() {
+        let table = Table::new();
+        table.note(7).unwrap();
+        table.end(7, table.mark(7));
+        let mut found = marks::Marks::default();
+        let noted = table
+            .marks()
+            .inspect(|&(fd, word)| found.add(fd, word, || None));
+        assert_eq!(noted.count(), 1, "still to be asked for");
+        assert_eq!(found.into_vec(), []);
     }
 
     #[test]

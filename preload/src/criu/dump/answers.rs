@@ -18,11 +18,10 @@ pub struct Answers {
 
 /// Whether a descriptor is a socket that gets such answers.
 pub fn come_on(fd: c_int) -> bool {
-    let errno = errno::get();
-    let come = option(fd, libc::SO_DOMAIN) == Some(libc::AF_NETLINK)
-        && option(fd, libc::SO_PROTOCOL) == Some(libc::NETLINK_SOCK_DIAG);
-    errno::set(errno);
-    come
+    errno::keeping(|| {
+        option(fd, libc::SO_DOMAIN) == Some(libc::AF_NETLINK)
+            && option(fd, libc::SO_PROTOCOL) == Some(libc::NETLINK_SOCK_DIAG)
+    })
 }
 
 fn option(fd: c_int, name: c_int) -> Option<c_int> {

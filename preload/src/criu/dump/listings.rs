@@ -20,13 +20,11 @@ pub fn on_fdopendir(fd: c_int, listing: *mut DIR) -> *mut DIR {
     if listing.is_null() || REQUEST.get().is_none() {
         return listing;
     }
-    let errno = errno::get();
-    if let Some(hidden) = hidden(fd) {
+    if let Some(hidden) = errno::keeping(|| hidden(fd)) {
         let mut listings = LISTINGS.lock();
         listings.insert(listing.addr(), hidden);
         COUNT.store(listings.len(), Ordering::Relaxed);
     }
-    errno::set(errno);
     listing
 }
 
