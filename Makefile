@@ -57,7 +57,7 @@ test: build setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked --quiet -- -D warnings
 	tests/check-pages
-	$(CARGO) package --workspace $(UNPUBLISHED) --locked --allow-dirty --quiet
+	tests/check-packages $(UNPUBLISHED)
 	$(CARGO) test --workspace --locked
 
 bench: build
