@@ -161,8 +161,14 @@ impl Root {
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin")
             .current_dir("/");
+        let in_a_session_of_its_own = move || {
+            // That of who runs the tests may have no pid here, in a container: criu dumps no job of such a one.
+            // SAFETY: no arguments; it leads no process group yet.
+            unsafe { libc::setsid() };
+            enter(&root, &binds)
+        };
         // SAFETY: the child makes system calls only, and allocates nothing.
-        unsafe { shell.pre_exec(move || enter(&root, &binds)) };
+        unsafe { shell.pre_exec(in_a_session_of_its_own) };
         finishes(&mut shell)
     }
 }
