@@ -58,7 +58,7 @@ test: build setup
 	$(CARGO) clippy --workspace --all-targets --locked --quiet -- -D warnings
 	tests/check-pages
 	tests/check-packages $(UNPUBLISHED)
-	$(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked --no-fail-fast
 
 bench: build
 	$(CARGO) bench --locked --package ckptadv-tests --bench whole
