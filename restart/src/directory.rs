@@ -12,6 +12,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// The directory of an image.
@@ -19,21 +20,44 @@ pub struct Stored<'a>(pub &'a Path);
 
 impl Directory for Stored<'_> {
     fn file(&self, name: &str) -> Result<Option<Vec<u8>>, ckpt_image::Error> {
-        let read = || -> io::Result<Vec<u8>> {
-            let mut bytes = Vec::new();
-            let file = fs::File::open(self.0.join(name))?;
-            file.take(record::at_most(name)).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        match read() {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(ckpt_image::Error::Image {
-                file: name.to_owned(),
-                offset: 0,
-                reason: format!("cannot be read: {error}"),
-            }),
+        let mut options = fs::File::options();
+        options.read(true).custom_flags(OPENS);
+        contents(options.open(self.0.join(name)), name)
+    }
+}
+
+/// The flags with which a file of an image is to be opened: one that is not a file after
+/// all must not hold up whoever opens it.
+pub const OPENS: i32 = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_CLOEXEC;
+
+/// What is in a file of an image; `None` where there is no such file.
+///
+/// * `opened`: what opening it with [`OPENS`] gave.
+/// * `name`: how it is called.
+///
+/// # Errors
+/// [`ckpt_image::Error::Image`] where it cannot be read, or is no regular file.
+pub fn contents(
+    opened: io::Result<fs::File>,
+    name: &str,
+) -> Result<Option<Vec<u8>>, ckpt_image::Error> {
+    let read = || -> io::Result<Vec<u8>> {
+        let file = opened?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
         }
+        let mut bytes = Vec::new();
+        file.take(record::at_most(name)).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    match read() {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(ckpt_image::Error::Image {
+            file: name.to_owned(),
+            offset: 0,
+            reason: format!("cannot be read: {error}"),
+        }),
     }
 }
 
@@ -154,4 +178,28 @@ fn target_from(new: &Path, old: &Path, link: &Path) -> io::Result<PathBuf> {
 /// The directory that a directory is in.
 fn beside(directory: &Path) -> io::Result<Option<PathBuf>> {
     Ok(fs::canonicalize(directory)?.parent().map(Path::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_holds_up_nobody() {
+        let here = std::env::temp_dir().join(format!("ckptadv-directory-{}", std::process::id()));
+        fs::create_dir(&here).expect("a directory");
+        let path = here.join("files.img");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.is_ok_and(|status| status.success()));
+        fs::create_dir(here.join("inventory.img")).expect("a directory");
+        let stored = Stored(&here);
+        let (fifo, directory) = (stored.file("files.img"), stored.file("inventory.img"));
+        let missing = stored.file("pstree.img");
+        fs::remove_dir_all(&here).expect("it is there");
+        assert_eq!(missing.expect("read"), None);
+        for refused in [fifo, directory] {
+            let error = refused.expect_err("refused").to_string();
+            assert!(error.contains("not a regular file"), "{error}");
+        }
+    }
 }

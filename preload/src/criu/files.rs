@@ -2,41 +2,32 @@
 //! from memory.
 
 use ckpt_image::Error;
-use ckpt_image::criu::{Directory, record};
+use ckpt_image::criu::Directory;
+use ckpt_restart::directory::contents;
 use ckpt_restart::memory;
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Seek, Write};
 use std::os::fd::FromRawFd;
 
 /// An image directory that criu has open.
 pub struct Opened<'a> {
-    /// Opens a file of it for reading, with the real openat(2).
+    /// Opens a file of it with [`ckpt_restart::directory::OPENS`] and the real openat(2).
     pub open: &'a dyn Fn(&CStr) -> i32,
 }
 
 impl Directory for Opened<'_> {
     fn file(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
-        let failed = |error: io::Error| Error::Image {
-            file: name.to_owned(),
-            offset: 0,
-            reason: format!("cannot be read: {error}"),
+        let open = || -> io::Result<File> {
+            let path = CString::new(name)?;
+            let fd = (self.open)(&path);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // SAFETY: the descriptor was opened just now, for nobody else.
+            Ok(unsafe { File::from_raw_fd(fd) })
         };
-        let path = CString::new(name).map_err(|error| failed(error.into()))?;
-        let fd = (self.open)(&path);
-        if fd < 0 {
-            let error = io::Error::last_os_error();
-            return match error.kind() {
-                io::ErrorKind::NotFound => Ok(None),
-                _ => Err(failed(error)),
-            };
-        }
-        // SAFETY: the descriptor was opened just now, for nobody else.
-        let file = unsafe { File::from_raw_fd(fd) };
-        let mut bytes = Vec::new();
-        let mut file = file.take(record::at_most(name));
-        file.read_to_end(&mut bytes).map_err(failed)?;
-        Ok(Some(bytes))
+        contents(open(), name)
     }
 }
 
