@@ -379,9 +379,14 @@ fn a_set_goes_on_watching_the_rest() {
     let Some(world) = World::new() else { return };
     let held = hold(
         &world,
-        &["7=eventfd", "8=eventfd", "9=epoll:7,8", "10=dup:8"],
+        &[
+            "6=fifo:@fifo",
+            "7=eventfd",
+            "8=eventfd",
+            "9=epoll:7,8,6",
+            "10=dup:8",
+        ],
     );
-    let watched = |restored: &Restored| restored.info(restored.root, 9, "tfd");
     let dump_and_look = |name, ignore| {
         let dumped = dumped(&held, name, &[("IGNORE", ignore)]);
         assert_eq!(dumped.status, Some(0), "{}", dumped.said);
@@ -391,13 +396,45 @@ fn a_set_goes_on_watching_the_rest() {
     let moved = dump_and_look("moved", "7-8");
     let none = dump_and_look("none", "7,8,10");
     held.end();
-    let number = |restored: &Restored| {
-        let line = watched(restored)?;
-        line.split_whitespace().next()?.parse::<i32>().ok()
+    let watched = |dumped: &Dumped| {
+        let (restored, _) = restored(&dumped.image, &[]);
+        let info = format!("/proc/{}/fdinfo/9", restored.root);
+        let info = fs::read_to_string(info).expect("it runs");
+        let lines = info.lines().filter_map(|line| line.strip_prefix("tfd:"));
+        let numbers = lines.map(|line| line.split_whitespace().next()?.parse().ok());
+        let mut numbers: Vec<Option<i32>> = numbers.collect();
+        numbers.sort_unstable();
+        numbers
     };
-    assert_eq!(number(&restored(&one.image, &[]).0), Some(8));
-    assert_eq!(number(&restored(&moved.image, &[]).0), Some(10));
-    assert_eq!(number(&restored(&none.image, &[]).0), None);
+    assert_eq!(watched(&one), [Some(6), Some(8)]);
+    // criu finds no fifo beside a watch whose number is closed.
+    assert_eq!(watched(&moved), [Some(6), Some(10)]);
+    assert_eq!(watched(&none), [Some(6)]);
+}
+
+#[test]
+fn a_lock_is_lost_as_by_closing() {
+    for (words, ignore, locked) in [
+        (&["7=flock:@f", "8=dup:7"][..], "7", true),
+        (&["7=ofd:@f", "8=dup:7"], "8", true),
+        (&["7=posix:@f", "8=dup:7"], "8", false),
+        (&["7=reg:@f", "8=posix:@f"], "7", false),
+        (&["7=reg:@g", "8=posix:@f"], "7", true),
+        (&["8=posix:@f", "fork", "7=reg:@f"], "7", true),
+    ] {
+        let Some(world) = World::new() else { return };
+        let held = hold(&world, words);
+        let checkpoint = held.checkpoint("image").advice("IGNORE", ignore);
+        let dumped = checkpoint.options(&["--file-locks"]).run();
+        assert_eq!(dumped.status, Some(0), "{}", dumped.said);
+        let (restored, _) = restored(&dumped.image, &["--file-locks"]);
+        let inode = fs::metadata(world.path("f")).expect("the file").ino();
+        let locks = fs::read_to_string("/proc/locks").expect("/proc/locks");
+        let name = format!(":{inode} ");
+        let held = locks.lines().any(|line| line.contains(&name));
+        assert_eq!(held, locked, "{words:?} {ignore}: {locks}");
+        drop(restored);
+    }
 }
 
 /// The program and its tables are as before, and there is no image.
@@ -479,6 +516,9 @@ fn what_cannot_be_is_refused_and_the_program_goes_on() {
         &[("IGNORE", "root:7")],
         "the epoll set on descriptor 9 watches it",
     );
+    held.end();
+    let held = hold(&world, &["7=eventfd", "8=dup:7", "9=epoll:7,8"]);
+    refused(&held, &[("IGNORE", "7")], "its copy 8 beside it");
     held.end();
     let held = hold(&world, &["7=reg:@f", "clone"]);
     let child = held.pids()[1].to_string();

@@ -59,6 +59,9 @@ lean_hooks! {
     fn syscall(
         number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long, f: c_long
     ) -> c_long, quiet is_quiet(), |real| {
+        if number == libc::SYS_kcmp {
+            return unsafe { criu::dump::on_kcmp(b, c, e, |e| real(number, a, b, c, d, e, f)) };
+        }
         let real = |fd: c_long| unsafe { real(number, a, fd, c, d, e, f) };
         linux_cr::on_syscall(number, [a, b, c, d], real)
     };

@@ -8,10 +8,12 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 
 const KCMP_FILE: i32 = 0;
 const KCMP_FILES: i32 = 2;
-const KCMP_EPOLL_TFD: i32 = 7;
+/// Whether a set watches a file.
+pub const KCMP_EPOLL_TFD: i32 = 7;
 
 /// The processes that this one traces, the root task first and parents before
 /// their children, with their marks; their descriptors are not looked at yet.
@@ -282,18 +284,22 @@ pub fn is_a_copy_of(own: i32, (pid, number): Place) -> bool {
 
 /// `struct kcmp_epoll_slot`: a watch of an epoll set.
 #[repr(C)]
-struct Slot {
-    set: u32,
-    number: u32,
-    nth: u32,
+pub struct Slot {
+    /// The number of the set.
+    pub set: u32,
+    /// The number by which the file was added.
+    pub number: u32,
+    /// How many watches by that number come before.
+    pub nth: u32,
 }
 
 impl Slot {
-    fn new(set: Place, number: i32, nth: u32) -> Self {
+    /// That of a watch.
+    pub fn new(set: Place, watch: Watch) -> Self {
         Slot {
             set: set.1.unsigned_abs(),
-            number: number.unsigned_abs(),
-            nth,
+            number: watch.number.unsigned_abs(),
+            nth: watch.nth,
         }
     }
 
@@ -340,7 +346,8 @@ impl Kernel for ThisKernel {
     fn is_set(&self, place: Place) -> bool {
         // Of a set it is told that there is no such watch, of another file that it
         // is none.
-        let nothing = Slot::new(place, i32::MAX, 0);
+        let number = i32::MAX;
+        let nothing = Slot::new(place, Watch { number, nth: 0 });
         errno::keeping(|| nothing.compare(place, place) < 0 && errno::get() == libc::ENOENT)
     }
 
@@ -349,7 +356,16 @@ impl Kernel for ThisKernel {
     }
 
     fn is_watched(&self, set: Place, watch: Watch, target: Place) -> bool {
-        Slot::new(set, watch.number, watch.nth).compare(set, target) == 0
+        Slot::new(set, watch).compare(set, target) == 0
+    }
+
+    fn locks(&self) -> Vec<u8> {
+        std::fs::read("/proc/locks").unwrap_or_default()
+    }
+
+    fn identity(&self, (pid, number): Place) -> Option<(u64, u64)> {
+        let file = std::fs::metadata(format!("/proc/{pid}/fd/{number}")).ok()?;
+        Some((file.dev(), file.ino()))
     }
 
     fn flags(&self, place: Place) -> Option<i32> {

@@ -9,12 +9,14 @@
 //! What the tasks are comes in, what is to be changed goes out; who asks the kernel
 //! is told by a [`Kernel`].
 
+mod locks;
 mod shared_table;
 pub mod sockets;
 mod watches;
 
+pub use locks::without_locks;
 use sockets::Sockets;
-pub use watches::{Watch, watches, without};
+pub use watches::{Shown, Watch, watches};
 
 use super::record::{Ask, LeftOut, Record, mark_item};
 use crate::Error;
@@ -84,6 +86,12 @@ pub trait Kernel {
     /// Whether a set watches this descriptor's file by a watch of it.
     fn is_watched(&self, set: Place, watch: Watch, target: Place) -> bool;
 
+    /// What /proc/locks shows.
+    fn locks(&self) -> Vec<u8>;
+
+    /// The device and the inode of a descriptor's file.
+    fn identity(&self, place: Place) -> Option<(u64, u64)>;
+
     /// The flags of a descriptor as open(2) has them, O_CLOEXEC included.
     fn flags(&self, place: Place) -> Option<i32>;
 
@@ -99,8 +107,10 @@ pub trait Kernel {
 pub struct Plan {
     /// The numbers that CRIU is not shown, by task.
     pub hidden: BTreeMap<i32, BTreeSet<i32>>,
-    /// Epoll sets, each with the watches that CRIU is not shown.
-    pub sets: Vec<(Place, Vec<Watch>)>,
+    /// Epoll sets, each with the watches that CRIU is shown.
+    pub sets: Vec<(Place, Shown)>,
+    /// Descriptors of which CRIU is shown no lock of fcntl(2).
+    pub unlocked: BTreeSet<Place>,
     /// What CRIU is told of unix sockets.
     pub sockets: Sockets,
     /// What the image will lack.
@@ -109,6 +119,8 @@ pub struct Plan {
     pub asks: Vec<Ask>,
     /// What is changed, for people.
     pub changes: Vec<Change>,
+    /// What may surprise, for people.
+    pub warnings: Vec<String>,
     /// The items that selected nothing, for people.
     pub unmatched: Vec<String>,
 }
@@ -254,6 +266,8 @@ pub fn plan(tasks: &[Task], advice: &Advice, kernel: &dyn Kernel) -> Result<Plan
         split.check_terminals()?;
         plan.sets = split.sets()?;
         plan.sockets = split.sockets();
+        plan.unlocked = split.unlocked(&tables);
+        plan.warnings = plan.unlocked.iter().map(lost_lock).collect();
     }
     Ok(plan)
 }
@@ -461,8 +475,8 @@ impl<'a> Split<'a> {
         Ok(())
     }
 
-    /// What epoll sets must not be seen to watch.
-    fn sets(&self) -> Result<Vec<(Place, Vec<Watch>)>, Error> {
+    /// What epoll sets must be seen to watch, where that is not what they do.
+    fn sets(&self) -> Result<Vec<(Place, Shown)>, Error> {
         let mut sets = Vec::new();
         if !self.gone.values().any(|file| file.is_pollable()) {
             return Ok(sets);
@@ -478,62 +492,111 @@ impl<'a> Split<'a> {
                 Ok(_) => continue,
                 Err(at) => seen.insert(at, set),
             }
-            let watches = self.kernel.watches(set);
-            let mut lost = Vec::new();
-            for &watch in &watches {
-                if self.is_lost(set, watch)? {
-                    lost.push(watch);
-                }
-            }
-            if let Some(confused) = watches::stays_after(&watches, &lost) {
-                return Err(self.refusal(
-                    (set.0, confused.number),
-                    format!(
-                        "the epoll set on descriptor {} watches two files by this number, and \
-                         CRIU could not tell them apart any more: leave the set out as well",
-                        set.1
-                    ),
-                ));
-            }
-            if !lost.is_empty() {
-                sets.push((set, lost));
+            let shown = self.shown(set)?;
+            if shown.differs() {
+                sets.push((set, shown));
             }
         }
         Ok(sets)
     }
 
-    /// Whether what is watched is held by no descriptor that stays.
-    fn is_lost(&self, set: Place, watch: Watch) -> Result<bool, Error> {
-        let task = set.0;
-        let is = |place: &Place| self.kernel.is_watched(set, watch, *place);
-        let by_number = (task, watch.number);
-        // Nearly always it is the descriptor that has the number now.
-        let target = match is(&by_number) {
-            true => self.gone.contains_key(&by_number).then_some(by_number),
-            false => {
-                let mut of_task = self.gone.range((task, 0)..=(task, i32::MAX));
-                of_task
-                    .find(|(place, _)| is(place))
-                    .map(|(place, _)| *place)
+    /// What a set is seen to watch.
+    fn shown(&self, set: Place) -> Result<Shown, Error> {
+        let watches = self.kernel.watches(set);
+        let mut taken = BTreeSet::new();
+        let mut moves = Vec::new();
+        let mut shown: Vec<(Watch, Option<i32>)> = Vec::with_capacity(watches.len());
+        for watch in watches {
+            let is = |place: &Place| self.kernel.is_watched(set, watch, *place);
+            let by_number = (set.0, watch.number);
+            // Nearly always it is the descriptor that has the number now.
+            let target = match is(&by_number) {
+                true => {
+                    taken.insert(watch.number);
+                    self.gone.contains_key(&by_number).then_some(by_number)
+                }
+                false => {
+                    let mut of_task = self.gone.range((set.0, 0)..=(set.0, i32::MAX));
+                    of_task
+                        .find(|(place, _)| is(place))
+                        .map(|(place, _)| *place)
+                }
+            };
+            if let Some(target) = target {
+                moves.push((shown.len(), target));
             }
-        };
-        let Some(target) = target else {
-            return Ok(false);
-        };
-        let kept = self.kept.of(target);
-        match kept.first() {
-            None => Ok(true),
-            Some(_) if kept.iter().any(|place| place.0 == task) => Ok(false),
-            Some((other, number)) => Err(self.refusal(
-                target,
-                format!(
-                    "the epoll set on descriptor {} watches it, and only task {other} would keep \
-                     it (as {number}), which CRIU cannot express: leave the set out as well, or \
-                     the descriptor in every task (\"*:{}\")",
-                    set.1, target.1
-                ),
-            )),
+            shown.push((watch, Some(watch.number)));
         }
+        for (at, target) in moves {
+            shown[at].1 = self.moved(set, target, &mut taken)?;
+        }
+        Ok(Shown::new(shown))
+    }
+
+    /// The number by which a set can go on watching what is left out: that of a copy that
+    /// stays.
+    ///
+    /// * `taken`: the numbers by which it watches already.
+    fn moved(
+        &self,
+        set: Place,
+        target: Place,
+        taken: &mut BTreeSet<i32>,
+    ) -> Result<Option<i32>, Error> {
+        let kept = self.kept.of(target);
+        let of_task = || kept.iter().filter(|place| place.0 == set.0);
+        let Some((other, number)) = kept.first() else {
+            return Ok(None);
+        };
+        if let Some((_, number)) = of_task().find(|(_, number)| !taken.contains(number)) {
+            taken.insert(*number);
+            return Ok(Some(*number));
+        }
+        let why = match of_task().next() {
+            Some((_, number)) => format!(
+                "the epoll set on descriptor {} watches it, and its copy {number} beside it, which \
+                 CRIU cannot express without it: leave out {number} as well, or the set",
+                set.1
+            ),
+            None => format!(
+                "the epoll set on descriptor {} watches it, and only task {other} would keep it \
+                 (as {number}), which CRIU cannot express: leave the set out as well, or the \
+                 descriptor in every task (\"*:{}\")",
+                set.1, target.1
+            ),
+        };
+        Err(self.refusal(target, why))
+    }
+
+    /// The descriptors that stay of files of which a task loses its locks.
+    fn unlocked(&self, tables: &Tables<'_>) -> BTreeSet<Place> {
+        let locks = locks::of_processes(&self.kernel.locks());
+        let mut unlocked = BTreeSet::new();
+        if locks.is_empty() {
+            return unlocked;
+        }
+        for table in &tables.in_order {
+            let of_tasks = table.tasks.iter().filter_map(|task| locks.get(&task.pid));
+            let locked: BTreeSet<u64> = of_tasks.flatten().copied().collect();
+            if locked.is_empty() {
+                continue;
+            }
+            let (mut closed, mut stays) = (BTreeSet::new(), Vec::new());
+            for open in &table.first().descriptors {
+                let place = table.place(open);
+                match self.kernel.identity(place) {
+                    Some(file) if !locked.contains(&file.1) => {}
+                    Some(file) if self.gone.contains_key(&place) => {
+                        closed.insert(file);
+                    }
+                    Some(file) => stays.push((place, file)),
+                    None => {}
+                }
+            }
+            let lost = stays.into_iter().filter(|(_, file)| closed.contains(file));
+            unlocked.extend(lost.map(|(place, _)| place));
+        }
+        unlocked
     }
 
     fn sockets(&self) -> Sockets {
@@ -572,6 +635,13 @@ impl Copies<'_> {
         same.sort_unstable();
         same
     }
+}
+
+fn lost_lock((task, number): &Place) -> String {
+    format!(
+        "task {task} loses any fcntl(2) lock that it holds by descriptor {number} in the image, as \
+         it would by closing what is left out, which is the same file"
+    )
 }
 
 /// Of "socket:[INODE]".

@@ -6,7 +6,7 @@
 //!
 //! * the listing of /proc/PID/fd lacks the numbers ([`on_readdir`]);
 //! * what is said of epoll sets and unix sockets that stay is as if they had been
-//!   closed ([`on_openat`], [`on_recvmsg`]);
+//!   closed ([`on_openat`], [`on_kcmp`], [`on_recvmsg`]);
 //! * when criu makes inventory.img, what was left out is recorded beside it, and what the
 //!   program asks whoever restores it for.
 //!
@@ -18,9 +18,9 @@
 //! without inventory.img is no image.
 
 mod answers;
+mod information;
 mod listings;
 
-use super::files::in_memory;
 use ckpt_image::advice::Advice;
 use ckpt_image::criu::{dump as image, record};
 use ckpt_image::listing::Engine;
@@ -32,11 +32,12 @@ use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{FromRawFd, IntoRawFd};
+use std::io::{self, Write};
+use std::os::fd::FromRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use information::on_kcmp;
 pub use listings::{on_closedir, on_fdopendir, on_readdir};
 
 /// What a dump by this process is to be told.
@@ -231,7 +232,7 @@ pub fn on_openat(
         bytes if bytes.starts_with(b"fdinfo/") && !creates => {
             let number = std::str::from_utf8(&bytes[7..]).ok()?.parse().ok()?;
             let open = || real(name.as_ptr(), flags);
-            information(directory, number, open, flags)
+            information::read(directory, number, open, flags)
         }
         _ => None,
     }
@@ -242,6 +243,7 @@ fn report_of(plan: &image::Plan, outcome: Outcome) -> Report<'_> {
     Report {
         changes: &plan.changes,
         unmatched: &plan.unmatched,
+        warnings: &plan.warnings,
         ..Report::new(Engine::Criu, outcome)
     }
 }
@@ -318,40 +320,6 @@ fn record(directory: c_int, real: &dyn Fn(*const c_char, c_int) -> c_int) -> io:
 
 /// [`record::RECORD`], for C.
 const RECORD: &CStr = c"ckptadv.json";
-
-/// criu reads what the kernel says of its own copy of a task's descriptor.
-fn information(
-    directory: c_int,
-    number: i32,
-    open: impl Fn() -> c_int,
-    flags: c_int,
-) -> Option<io::Result<c_int>> {
-    let dump = DUMP.lock();
-    let Some(Dump {
-        stage: Stage::Planned(plan),
-        ..
-    }) = dump.as_ref()
-    else {
-        return None;
-    };
-    let mut sets = plan.sets.iter();
-    let (_, gone) = sets.find(|(set, _)| tasks::is_a_copy_of(number, *set))?;
-    if !listings::is_own_directory(directory) {
-        return None;
-    }
-    let fd = open();
-    if fd < 0 {
-        return Some(Err(io::Error::last_os_error()));
-    }
-    // SAFETY: the descriptor was opened just now, for nobody else.
-    let mut file = unsafe { File::from_raw_fd(fd) };
-    let mut text = Vec::new();
-    let read = file.read_to_end(&mut text).and_then(|_| {
-        let text = image::without(&text, gone);
-        in_memory(&text, flags & libc::O_CLOEXEC != 0)
-    });
-    Some(read.map(IntoRawFd::into_raw_fd))
-}
 
 /// recvmsg(2): what sock_diag says of unix sockets.
 ///

@@ -13,6 +13,7 @@ struct Model {
     /// What sets watch: the number, and the description.
     sets: BTreeMap<u32, Vec<(i32, u32)>>,
     masters: BTreeMap<Place, u32>,
+    locks: String,
     controlled: BTreeMap<i32, u32>,
 }
 
@@ -42,6 +43,15 @@ impl Kernel for Model {
         let mut watched = self.sets[&self.of[&set]].iter().filter(by_number);
         let (_, description) = watched.nth(watch.nth as usize).expect("the watch");
         self.of.get(&target) == Some(description)
+    }
+
+    fn locks(&self) -> Vec<u8> {
+        self.locks.as_bytes().to_vec()
+    }
+
+    fn identity(&self, place: Place) -> Option<(u64, u64)> {
+        let inode = self.links[&place].iter().map(|&b| u64::from(b)).sum();
+        Some((1, inode))
     }
 
     fn flags(&self, _: Place) -> Option<i32> {
@@ -119,8 +129,18 @@ fn hidden(plan: &Plan) -> Vec<(i32, Vec<i32>)> {
         .collect()
 }
 
-fn watch(number: i32) -> Watch {
-    Watch { number, nth: 0 }
+/// What a plan shows of its only set: the numbers that the kernel has, and those that are shown.
+fn shown(plan: &Plan) -> (Place, Vec<(i32, Option<i32>)>) {
+    let [(set, shown)] = plan.sets.as_slice() else {
+        panic!("{:?}", plan.sets);
+    };
+    let numbers = shown.watches.iter();
+    (
+        *set,
+        numbers
+            .map(|(watch, shown)| (watch.number, *shown))
+            .collect(),
+    )
 }
 
 #[test]
@@ -187,7 +207,7 @@ fn a_set_loses_what_nothing_holds_any_more() {
         .task(201, &[(7, 1, EVENT), (8, 2, EVENT), (9, 3, EPOLL)])
         .set(3, &[(7, 1), (8, 2)]);
     let plan = model.ignore("7").expect("a plan");
-    assert_eq!(plan.sets, [((201, 9), vec![watch(7)])]);
+    assert_eq!(shown(&plan), ((201, 9), vec![(7, None), (8, Some(8))]));
     assert!(model.ignore("9").expect("a plan").sets.is_empty());
 }
 
@@ -196,11 +216,24 @@ fn a_copy_keeps_the_watch() {
     let model = Model::default()
         .task(201, &[(7, 1, EVENT), (8, 1, EVENT), (9, 3, EPOLL)])
         .set(3, &[(7, 1)]);
-    assert!(model.ignore("7").expect("a plan").sets.is_empty());
-    assert_eq!(
-        model.ignore("7,8").expect("a plan").sets,
-        [((201, 9), vec![watch(7)])]
-    );
+    let plan = |list| model.ignore(list).expect("a plan");
+    assert!(plan("8").sets.is_empty());
+    assert_eq!(shown(&plan("7")), ((201, 9), vec![(7, Some(8))]));
+    assert_eq!(shown(&plan("7,8")), ((201, 9), vec![(7, None)]));
+}
+
+#[test]
+fn two_watches_do_not_become_one() {
+    let copies = [(7, 1, EVENT), (8, 1, EVENT), (10, 1, EVENT), (9, 3, EPOLL)];
+    let model = Model::default()
+        .task(201, &copies)
+        .set(3, &[(7, 1), (8, 1)]);
+    let plan = |list| model.ignore(list).expect("a plan");
+    assert_eq!(shown(&plan("7")).1, [(7, Some(10)), (8, Some(8))]);
+    assert_eq!(shown(&plan("8")).1, [(7, Some(7)), (8, Some(10))]);
+    assert!(model.refused("7,10").contains("its copy 8 beside it"));
+    assert!(model.refused("7-8").contains("its copy 10 beside it"));
+    assert_eq!(shown(&plan("7,8,10")).1, [(7, None), (8, None)]);
 }
 
 #[test]
@@ -209,24 +242,19 @@ fn a_watch_outlives_its_number() {
     let model = Model::default()
         .task(201, &[(7, 2, EVENT), (8, 1, EVENT), (9, 3, EPOLL)])
         .set(3, &[(7, 1)]);
-    assert!(model.ignore("7").expect("a plan").sets.is_empty());
-    assert_eq!(
-        model.ignore("8").expect("a plan").sets,
-        [((201, 9), vec![watch(7)])]
-    );
+    let plan = |list| model.ignore(list).expect("a plan");
+    assert!(plan("7").sets.is_empty());
+    assert_eq!(shown(&plan("8")).1, [(7, None)]);
 }
 
 #[test]
-fn two_watches_by_one_number_are_told_apart_or_refused() {
+fn two_watches_by_one_number_are_told_apart() {
     let model = Model::default()
         .task(201, &[(7, 2, EVENT), (8, 1, EVENT), (9, 3, EPOLL)])
         .set(3, &[(7, 1), (7, 2)]);
-    assert!(model.refused("8").contains("two files by this number"));
-    let second = Watch { number: 7, nth: 1 };
-    assert_eq!(
-        model.ignore("7").expect("a plan").sets,
-        [((201, 9), vec![second])]
-    );
+    let plan = |list| model.ignore(list).expect("a plan");
+    assert_eq!(shown(&plan("8")).1, [(7, None), (7, Some(7))]);
+    assert_eq!(shown(&plan("7")).1, [(7, Some(7)), (7, None)]);
 }
 
 #[test]
@@ -238,15 +266,13 @@ fn a_watch_that_only_another_task_would_hold_is_refused() {
         .set(3, &[(7, 1)]);
     assert!(model.refused("root:7").contains("only task 202"));
     assert!(model.refused("root:9,202:7").contains("only task 201"));
+    let lost = |list| shown(&model.ignore(list).expect("a plan"));
     assert_eq!(
-        model.ignore("7").expect("a plan").sets,
-        [((201, 9), vec![watch(7)])],
+        lost("7"),
+        ((201, 9), vec![(7, None)]),
         "a set is dumped once, by the first task"
     );
-    assert_eq!(
-        model.ignore("7,root:9").expect("a plan").sets,
-        [((202, 9), vec![watch(7)])]
-    );
+    assert_eq!(lost("7,root:9"), ((202, 9), vec![(7, None)]));
 }
 
 #[test]
@@ -259,11 +285,33 @@ fn a_socket_is_gone_when_nobody_holds_it() {
 }
 
 #[test]
+fn a_task_loses_its_locks_of_a_file_with_any_descriptor_of_it() {
+    let open = [(7, 1, "/a"), (8, 2, "/a"), (9, 3, "/b"), (10, 4, "/c")];
+    let mut model = Model::default().task(201, &open).task(202, &open[1..]);
+    let inode = |link: &str| link.bytes().map(u64::from).sum::<u64>();
+    let lock = |(task, link)| {
+        format!(
+            "1: POSIX  ADVISORY  WRITE {task} fe:02:{} 0 EOF\n",
+            inode(link)
+        )
+    };
+    model.locks = [(201, "/a"), (201, "/b"), (202, "/a")].map(lock).concat();
+    let unlocked = |list| Vec::from_iter(model.ignore(list).expect("a plan").unlocked);
+    assert_eq!(unlocked("7"), [(201, 8)], "the other task's are its own");
+    assert_eq!(unlocked("root:8"), [(201, 7)]);
+    assert_eq!(unlocked("7,8"), []);
+    assert_eq!(unlocked("9,10"), []);
+    let warned = model.ignore("7").expect("a plan").warnings;
+    assert!(warned[0].contains("by descriptor 8"), "{warned:?}");
+}
+
+#[test]
 fn copies_are_found_however_many_are_asked_for() {
     let pairs: Vec<(i32, u32, &str)> = (0..200)
         .map(|number: i32| (number, number.unsigned_abs() / 2, EVENT))
         .collect();
-    let watched: Vec<(i32, u32)> = (0..200).map(|n: i32| (n, n.unsigned_abs() / 2)).collect();
+    let watched = (0..200).step_by(2).map(|n: i32| (n, n.unsigned_abs() / 2));
+    let watched: Vec<(i32, u32)> = watched.collect();
     let mut open = pairs;
     open.push((200, 1000, EPOLL));
     let model = Model::default().task(201, &open).set(1000, &watched);
@@ -271,8 +319,11 @@ fn copies_are_found_however_many_are_asked_for() {
     let one = (0..120).step_by(2).map(|n| n.to_string());
     let list: Vec<String> = one.chain(["160-199".to_owned()]).collect();
     let plan = model.ignore(&list.join(",")).expect("a plan");
-    let lost: Vec<i32> = plan.sets[0].1.iter().map(|watch| watch.number).collect();
-    assert_eq!(lost, (160..200).collect::<Vec<_>>());
+    let expected = (0..200).step_by(2).map(|number| {
+        let shown = if number < 120 { number + 1 } else { number };
+        (number, (number < 160).then_some(shown))
+    });
+    assert_eq!(shown(&plan).1, expected.collect::<Vec<_>>());
 }
 
 #[test]

@@ -16,43 +16,75 @@ pub struct Watch {
 ///
 /// * `fdinfo`: what the kernel shows of the set.
 pub fn watches(fdinfo: &[u8]) -> Vec<Watch> {
-    let mut before: BTreeMap<i32, u32> = BTreeMap::new();
-    let mut watches = Vec::new();
-    for number in fdinfo.split(|&b| b == b'\n').filter_map(number) {
-        let nth = before.entry(number).or_insert(0);
-        watches.push(Watch { number, nth: *nth });
-        *nth += 1;
-    }
-    watches
+    by_number(fdinfo.split(|&b| b == b'\n').filter_map(number))
 }
 
-/// The same text without some of the watches.
-pub fn without(fdinfo: &[u8], gone: &[Watch]) -> Vec<u8> {
-    let mut all = watches(fdinfo).into_iter();
-    let mut text = Vec::with_capacity(fdinfo.len());
-    for line in fdinfo.split_inclusive(|&b| b == b'\n') {
-        let watch = number(line).and_then(|_| all.next());
-        if watch.is_none_or(|watch| !gone.contains(&watch)) {
-            text.extend_from_slice(line);
+/// What CRIU is shown of a set: watches as the kernel has them, and the number by which
+/// each is shown. It then asks about them as it has seen them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    pub(super) watches: Vec<(Watch, Option<i32>)>,
+}
+
+impl Shown {
+    /// * `watches`: in the kernel's order; `None` for what is not shown.
+    pub fn new(watches: Vec<(Watch, Option<i32>)>) -> Self {
+        Shown { watches }
+    }
+
+    /// Whether anything is not as the kernel has it.
+    pub fn differs(&self) -> bool {
+        let same = |(watch, shown): &(Watch, Option<i32>)| *shown == Some(watch.number);
+        !self.watches.iter().all(same)
+    }
+
+    /// The kernel's text, as it is shown.
+    pub fn text(&self, fdinfo: &[u8]) -> Vec<u8> {
+        let mut watches = self.watches.iter();
+        let mut text = Vec::with_capacity(fdinfo.len());
+        for line in fdinfo.split_inclusive(|&b| b == b'\n') {
+            let watch = number(line).and_then(|_| watches.next());
+            match watch {
+                Some((_, None)) => {}
+                Some((watch, Some(shown))) if watch.number != *shown => {
+                    text.extend_from_slice(format!("{NAME} {shown:8} ").as_bytes());
+                    let rest = line.windows(EVENTS.len()).position(|part| part == EVENTS);
+                    text.extend_from_slice(&line[rest.unwrap_or(line.len())..]);
+                }
+                _ => text.extend_from_slice(line),
+            }
         }
+        text
     }
-    text
+
+    /// The watch that is asked for by what is shown of it.
+    pub fn real(&self, asked: Watch) -> Option<Watch> {
+        let shown = self
+            .watches
+            .iter()
+            .filter(|(_, s)| *s == Some(asked.number));
+        let nth = usize::try_from(asked.nth).ok()?;
+        shown.map(|(watch, _)| *watch).nth(nth)
+    }
 }
 
-/// One that stays and has another before it that goes, by the same number: it
-/// would be taken for that.
-pub(super) fn stays_after(watches: &[Watch], gone: &[Watch]) -> Option<Watch> {
-    let before = |a: &Watch, b: &Watch| a.number == b.number && a.nth < b.nth;
-    let stays = watches.iter().filter(|watch| !gone.contains(watch));
-    stays
-        .filter(|watch| gone.iter().any(|gone| before(gone, watch)))
-        .copied()
-        .next()
+fn by_number(numbers: impl Iterator<Item = i32>) -> Vec<Watch> {
+    let mut before: BTreeMap<i32, u32> = BTreeMap::new();
+    let watch = |number| {
+        let nth = before.entry(number).or_insert(0);
+        let watch = Watch { number, nth: *nth };
+        *nth += 1;
+        watch
+    };
+    numbers.map(watch).collect()
 }
+
+const NAME: &str = "tfd:";
+const EVENTS: &[u8] = b"events:";
 
 /// Of a line "tfd: 7 events: 19 data: 7 pos:0 ino:9 sdev:9".
 fn number(line: &[u8]) -> Option<i32> {
-    let rest = line.strip_prefix(b"tfd:")?.trim_ascii_start();
+    let rest = line.strip_prefix(NAME.as_bytes())?.trim_ascii_start();
     let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
     std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
 }
@@ -70,21 +102,32 @@ mod tests {
         Watch { number, nth }
     }
 
+    fn shown(numbers: [Option<i32>; 3]) -> Shown {
+        Shown::new(watches(TEXT.as_bytes()).into_iter().zip(numbers).collect())
+    }
+
     #[test]
     fn a_watch_is_a_line() {
         let all = watches(TEXT.as_bytes());
         assert_eq!(all, [watch(7, 0), watch(8, 0), watch(7, 1)]);
-        let text = without(TEXT.as_bytes(), &[watch(7, 1), watch(8, 0)]);
+        let as_it_is = shown([Some(7), Some(8), Some(7)]);
+        assert!(!as_it_is.differs());
+        assert_eq!(as_it_is.text(TEXT.as_bytes()), TEXT.as_bytes());
+        let one = shown([Some(7), None, None]);
+        let text = one.text(TEXT.as_bytes());
+        assert!(one.differs());
         assert_eq!(watches(&text), [watch(7, 0)]);
         assert!(text.starts_with(b"pos:\t0\nflags:\t02\n") && text.ends_with(b"ino:15 sdev:d\n"));
-        assert_eq!(without(TEXT.as_bytes(), &[]), TEXT.as_bytes());
     }
 
     #[test]
-    fn what_would_be_taken_for_another_is_found() {
-        let all = watches(TEXT.as_bytes());
-        assert_eq!(stays_after(&all, &[watch(7, 0)]), Some(watch(7, 1)));
-        assert_eq!(stays_after(&all, &[watch(7, 1)]), None);
-        assert_eq!(stays_after(&all, &[watch(7, 0), watch(7, 1)]), None);
+    fn it_is_shown_and_asked_for_by_another_number() {
+        let moved = shown([Some(12), Some(8), Some(7)]);
+        let text = String::from_utf8(moved.text(TEXT.as_bytes())).expect("text");
+        assert!(text.contains("\ntfd:       12 events:       19 data: 7  pos:0 ino:15 sdev:d\n"));
+        assert_eq!(moved.real(watch(12, 0)), Some(watch(7, 0)));
+        assert_eq!(moved.real(watch(7, 0)), Some(watch(7, 1)));
+        assert_eq!(moved.real(watch(7, 1)), None);
+        assert_eq!(moved.real(watch(8, 0)), Some(watch(8, 0)));
     }
 }

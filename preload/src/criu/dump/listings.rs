@@ -6,7 +6,7 @@ use libc::{DIR, c_int, dirent64};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Numbers that a directory stream is not to give, by its address. This has a lock of
@@ -34,15 +34,8 @@ fn hidden(fd: c_int) -> Option<BTreeSet<i32>> {
     let Stage::Planned(plan) = &dump.as_ref()?.stage else {
         return None;
     };
-    if !is_in_proc(fd) {
-        return None;
-    }
-    let path = path_of(fd)?;
-    let mut names = path.rsplit(|&b| b == b'/');
-    if names.next() != Some(b"fd") {
-        return None;
-    }
-    let task: i32 = std::str::from_utf8(names.next()?).ok()?.parse().ok()?;
+    let path = path_in_proc(fd)?;
+    let task = task(path.strip_suffix(b"/fd")?)?;
     plan.hidden
         .get(&task)
         .filter(|hidden| !hidden.is_empty())
@@ -88,25 +81,24 @@ pub fn on_closedir(listing: *mut DIR) {
     }
 }
 
-/// Whether a descriptor is this process's directory in /proc.
-pub fn is_own_directory(fd: c_int) -> bool {
-    let name = path_of(fd).and_then(|path| {
-        let name = path.rsplit(|&b| b == b'/').next()?;
-        std::str::from_utf8(name).ok()?.parse::<i32>().ok()
-    });
-    // SAFETY: getpid takes nothing.
-    is_in_proc(fd) && name == Some(unsafe { libc::getpid() })
+/// The task whose directory in /proc a descriptor is.
+pub fn task_of_directory(fd: c_int) -> Option<i32> {
+    task(&path_in_proc(fd)?)
 }
 
-fn is_in_proc(fd: c_int) -> bool {
+fn task(path: &[u8]) -> Option<i32> {
+    let name = path.rsplit(|&b| b == b'/').next()?;
+    std::str::from_utf8(name).ok()?.parse().ok()
+}
+
+fn path_in_proc(fd: c_int) -> Option<Vec<u8>> {
     // SAFETY: statfs is plain data, and all zeroes is a value of it.
     let mut status: libc::statfs64 = unsafe { std::mem::zeroed() };
     // SAFETY: it is writable and of the right type.
     let result = unsafe { libc::fstatfs64(fd, &mut status) };
-    result == 0 && status.f_type == libc::PROC_SUPER_MAGIC
-}
-
-fn path_of(fd: c_int) -> Option<Vec<u8>> {
+    if result != 0 || status.f_type != libc::PROC_SUPER_MAGIC {
+        return None;
+    }
     let path = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
-    Some(path.as_os_str().as_bytes().to_vec())
+    Some(path.into_os_string().into_vec())
 }
