@@ -421,6 +421,25 @@ fn an_offset_is_shared_with_the_caller() {
 }
 
 #[test]
+fn what_is_opened_by_a_path_has_the_flags_of_the_image() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &["7=sync:@f", "8=append:@g"], &[]) else {
+        return;
+    };
+    let advice = format!("7={0},8={0}", world.path("moved"));
+    let restore = image.restore().advice("SUBSTITUTE", &advice);
+    let restored = restore.run().restored();
+    for (number, expected) in [
+        (7, libc::O_RDWR | libc::O_SYNC | libc::O_NONBLOCK),
+        (8, libc::O_WRONLY | libc::O_APPEND),
+    ] {
+        let flags = restored.info(image.root, number, "flags").expect("flags");
+        let flags = i32::from_str_radix(flags.trim(), 8).expect("octal");
+        assert_eq!(flags & !libc::O_CLOEXEC & !0o100_000, expected, "{flags:o}");
+    }
+}
+
+#[test]
 fn numbers_of_one_description_stay_together_and_others_apart() {
     let Some(world) = World::new() else { return };
     let Some(image) = dump(

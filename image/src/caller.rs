@@ -103,8 +103,8 @@ pub struct Opening {
     pub path: Arc<[u8]>,
     /// What it is needed for.
     pub access: Access,
-    /// O_APPEND.
-    pub append: bool,
+    /// Status flags, as of open(2).
+    pub flags: i32,
     /// The offset of the file that it takes the place of, in bytes; `None`
     /// where that had none that counts.
     pub position: Option<u64>,
@@ -114,21 +114,25 @@ impl Opening {
     /// The offset that it gets in a file of this size, both in bytes.
     pub fn start(&self, size: u64) -> u64 {
         match self.position {
-            _ if self.append => size,
+            _ if self.appends() => size,
             Some(position) => position.min(size),
             None if self.access.write => size,
             None => 0,
         }
     }
 
+    /// Whether it is written at its end only.
+    pub fn appends(&self) -> bool {
+        self.flags & libc::O_APPEND != 0
+    }
+
     /// open(2) flags.
     pub fn flags(&self) -> i32 {
-        let append = if self.append { libc::O_APPEND } else { 0 };
-        self.access.flags() | append
+        self.access.flags() | self.flags
     }
 
     /// One for each path and way of writing, with the access that all of them
-    /// need together, and the offset of the first.
+    /// need together, and the offset and flags of the first.
     pub fn united<'a>(all: impl IntoIterator<Item = &'a Opening>) -> Vec<Opening> {
         let mut united: Vec<Opening> = Vec::new();
         for opening in all {
@@ -142,7 +146,7 @@ impl Opening {
 
     /// Whether one open file description can be both, if its access allows it.
     pub fn is_like(&self, other: &Opening) -> bool {
-        (&self.path, self.append) == (&other.path, other.append)
+        (&self.path, self.appends()) == (&other.path, other.appends())
     }
 }
 

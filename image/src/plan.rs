@@ -43,8 +43,8 @@ pub struct Descriptor<'a> {
     pub path: Option<Cow<'a, [u8]>>,
     /// The access that the description had.
     pub access: Access,
-    /// O_APPEND.
-    pub append: bool,
+    /// Its status flags, as of open(2); others are passed over.
+    pub flags: i32,
     /// Its offset in bytes, where the image has one.
     pub position: Option<u64>,
 }
@@ -490,7 +490,7 @@ mod tests {
                 kind_by_path: false,
                 path: None,
                 access: Access::of_flags(libc::O_RDWR),
-                append: false,
+                flags: 0,
                 position: None,
             })
             .collect()
@@ -726,7 +726,7 @@ mod tests {
     fn what_cannot_share_a_description_has_its_own() {
         let mut p = substitutes("1=/a,4=/a");
         let mut appending = log();
-        appending[0].append = true;
+        appending[0].flags = libc::O_APPEND;
         let plan = p.table(&[10], true, &appending).unwrap();
         assert_ne!(plan.fates[0], plan.fates[3]);
         assert_eq!(p.position(0), 100, "it appends");

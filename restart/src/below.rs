@@ -237,7 +237,7 @@ mod tests {
                 read: !write,
                 write,
             },
-            append: false,
+            flags: 0,
             position: None,
         }
     }

@@ -6,6 +6,7 @@
  * in a session of its own. When everything is as asked, each of its processes adds its pid to the file READY. Words:
  *
  *   N=reg:PATH N=ro:PATH N=append:PATH   a regular file, made if need be
+ *   N=sync:PATH                          one with O_SYNC and O_NONBLOCK
  *   N=dir:PATH N=dev:PATH N=fifo:PATH    what is there (a fifo is made)
  *   N=deleted:PATH                       a file that has lost its name
  *   N=map:PATH N=flock:PATH              a file that is mapped; that is locked
@@ -451,6 +452,8 @@ static void hold(int number, char *kind)
 		place(open(argument, O_RDONLY | O_CREAT, 0644), number, argument);
 	else if (IS("append"))
 		place(open(argument, O_WRONLY | O_CREAT | O_APPEND, 0644), number, argument);
+	else if (IS("sync"))
+		place(open(argument, O_RDWR | O_CREAT | O_SYNC | O_NONBLOCK, 0644), number, argument);
 	else if (IS("dir"))
 		place(open(argument, O_RDONLY | O_DIRECTORY), number, argument);
 	else if (IS("dev"))

@@ -225,7 +225,7 @@ pub fn plan(tasks: &[Task], advice: &Advice, kernel: &dyn Kernel) -> Result<Plan
                 kind_by_path: false,
                 path: open.file.as_ref().and_then(OpenFile::path),
                 access: Access::default(),
-                append: false,
+                flags: 0,
                 position: None,
             })
             .collect();

@@ -172,7 +172,7 @@ pub fn rewrite(
                     kind_by_path: false,
                     path: description.path.as_deref().map(Cow::Borrowed),
                     access: description.access(),
-                    append: description.flags & libc::O_APPEND.cast_unsigned() != 0,
+                    flags: description.flags.cast_signed(),
                     position: description.position,
                 })
             })
@@ -218,7 +218,7 @@ impl LeftOut {
             kind_by_path: false,
             path: path.map(Cow::Borrowed),
             access: Access::of_flags(self.flags),
-            append: self.flags & libc::O_APPEND != 0,
+            flags: self.flags,
             position: None,
         }
     }
@@ -449,7 +449,7 @@ impl<'a> Given<'a> {
     }
 
     fn name_of_opening(&self, opening: &Opening) -> String {
-        name_of_path(self.path(opening), opening.append)
+        name_of_path(self.path(opening), opening.appends())
     }
 
     fn name(&self, new: &New) -> String {
@@ -463,7 +463,7 @@ impl<'a> Given<'a> {
         match self.planner.description(from) {
             Origin::Descriptor(description) => New::Descriptor(description),
             Origin::Path(index) => match self.planner.opening(index) {
-                Some(opening) => New::Path(self.path(opening), opening.append),
+                Some(opening) => New::Path(self.path(opening), opening.appends()),
                 None => New::Path(0, false),
             },
         }
@@ -498,7 +498,7 @@ impl<'a> Given<'a> {
     fn write(&self, new: &New, id: u32) -> Writer {
         if let (Naming::ByPath, New::Path(path, append)) = (self.naming, new) {
             let openings = self.planner.openings();
-            let of = |o: &&Opening| (self.path(o), o.append) == (*path, *append);
+            let of = |o: &&Opening| (self.path(o), o.appends()) == (*path, *append);
             if let Some(opening) = openings.iter().find(of) {
                 let position = self.planner.seek(opening);
                 return opened_description(id, opening, position);

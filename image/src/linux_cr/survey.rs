@@ -477,7 +477,7 @@ impl Survey {
             kind_by_path: file.is_some_and(File::is_kind_unknown),
             path: file.and_then(|file| self.path(file)),
             access: file.map_or(Access::default(), File::access),
-            append: file.is_some_and(|file| file.flags & O_APPEND != 0),
+            flags: file.map_or(0, |file| file.flags.cast_signed()),
             position: file
                 .filter(|file| file.mode & FMODE_LSEEK != 0)
                 .map(|file| file.position),

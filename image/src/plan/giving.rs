@@ -264,9 +264,20 @@ fn opening(path: &Arc<[u8]>, descriptor: &Descriptor<'_>) -> Opening {
     Opening {
         path: path.clone(),
         access,
-        append: descriptor.append && access.write,
+        flags: descriptor.flags & status_flags(descriptor.kind, access),
         position: descriptor.position.filter(|_| counts),
     }
+}
+
+/// The flags of a description that one which takes its place gets.
+fn status_flags(kind: Kind, access: Access) -> i32 {
+    let append = if access.write { libc::O_APPEND } else { 0 };
+    // On others they have another meaning, or none.
+    let of_data = match kind {
+        Kind::Reg | Kind::Blk => libc::O_SYNC | libc::O_DSYNC | libc::O_DIRECT | libc::O_NOATIME,
+        _ => 0,
+    };
+    libc::O_NONBLOCK | append | of_data
 }
 
 /// 0, 1 and 2 need the direction that they have by convention, every other
