@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -437,6 +437,23 @@ fn what_is_opened_by_a_path_has_the_flags_of_the_image() {
         let flags = i32::from_str_radix(flags.trim(), 8).expect("octal");
         assert_eq!(flags & !libc::O_CLOEXEC & !0o100_000, expected, "{flags:o}");
     }
+}
+
+#[test]
+fn what_criu_starts_is_without_the_library() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &["7=eventfd"], &[]) else {
+        return;
+    };
+    let (script, told) = (world.path("script"), world.path("told"));
+    let text = format!("#!/bin/sh\necho \"<$LD_PRELOAD>\" >>{told}\n");
+    fs::write(&script, text).expect("a script");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a program");
+    let restore = image.restore().options(&["--action-script", &script]);
+    let restored = restore.advice("IGNORE", "7").run().restored();
+    assert!(!restored.links(image.root).contains_key(&7));
+    let told = fs::read_to_string(told).expect("the script was called");
+    assert!(told.lines().all(|line| line == "<>"), "{told}");
 }
 
 #[test]

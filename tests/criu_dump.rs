@@ -428,12 +428,13 @@ fn a_lock_is_lost_as_by_closing() {
         let checkpoint = held.checkpoint("image").advice("IGNORE", ignore);
         let dumped = checkpoint.options(&["--file-locks"]).run();
         assert_eq!(dumped.status, Some(0), "{}", dumped.said);
+        held.end();
         let (restored, _) = restored(&dumped.image, &["--file-locks"]);
         let inode = fs::metadata(world.path("f")).expect("the file").ino();
         let locks = fs::read_to_string("/proc/locks").expect("/proc/locks");
         let name = format!(":{inode} ");
-        let held = locks.lines().any(|line| line.contains(&name));
-        assert_eq!(held, locked, "{words:?} {ignore}: {locks}");
+        let is_held = locks.lines().any(|line| line.contains(&name));
+        assert_eq!(is_held, locked, "{words:?} {ignore}: {locks}");
         drop(restored);
     }
 }

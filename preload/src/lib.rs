@@ -8,7 +8,8 @@
 //! Three layers: [`hooks`] is the table of what is interposed, each entry one
 //! line into one function; [`linux_cr`] and [`criu`] are what those functions
 //! do, one for each engine, [`table`] and [`exec`] what they do for cradvise(2);
-//! what an image is and what advice makes of it is in the crates `ckpt-image` and
+//! [`moments`] is what happens before main and at exit, in an [`environment`] that
+//! programs share; what an image is and what advice makes of it is in the crates `ckpt-image` and
 //! `ckpt-restart`.
 //!
 //! Without a CKPT_ variable, and as long as no descriptor was ever advised, nothing
@@ -18,6 +19,7 @@
 compile_error!("libckptadv.so interposes glibc on x86_64 Linux; no other target is supported yet");
 
 pub mod criu;
+pub mod environment;
 pub mod exec;
 pub mod hooks;
 pub mod lean;

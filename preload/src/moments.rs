@@ -1,5 +1,6 @@
 //! The two moments at which the library acts by itself: before main, and at exit.
 
+use crate::environment::{self, strings};
 use crate::exec;
 use crate::state::{self, State};
 use ckpt_restart::settings::Settings;
@@ -55,16 +56,20 @@ fn begin(argc: c_int, argv: *const *const c_char, envp: *const *const c_char) {
         handshake::start(address, state.arguments.first().map_or(b"", Vec::as_slice));
     }
     state::started();
-    if let Some(state) = state::keep(state)
-        && !crate::criu::start(state)
-    {
-        crate::linux_cr::start(state);
+    let Some(state) = state::keep(state) else {
+        return;
+    };
+    match crate::criu::start(state) {
+        // It starts iptables, and scripts.
+        // SAFETY: there are no threads yet.
+        true => unsafe { environment::leave_preload(envp) },
+        false => crate::linux_cr::start(state),
     }
 }
 
 /// Takes over the table of the program that made this one, and takes it out of the
 /// environment: what this process advises from now on must not be found beside what
-/// it was started with. Not by unsetenv(3), which shells replace.
+/// it was started with.
 fn adopt_table(envp: *const *const c_char) -> Result<(), ckpt_image::Error> {
     let Some(index) = strings(envp).position(exec::is_table) else {
         return Ok(());
@@ -81,13 +86,8 @@ fn adopt_table(envp: *const *const c_char) -> Result<(), ckpt_image::Error> {
         reason: "expected what this version of the library writes: unset it".to_owned(),
     };
     let result = if adopted { Ok(()) } else { Err(mistake()) };
-    let count = strings(envp).count();
-    // SAFETY: the array is the process's own to write, and the null at its end is moved
-    // with the rest. There are no threads yet.
-    unsafe {
-        let gone = envp.add(index).cast_mut();
-        std::ptr::copy(gone.add(1), gone, count - index);
-    }
+    // SAFETY: it is there, and there are no threads yet.
+    unsafe { environment::remove(envp, index) };
     result
 }
 
@@ -103,24 +103,4 @@ extern "C" fn end() {
 fn is_ours(entry: &CStr) -> bool {
     let entry = entry.to_bytes();
     entry.starts_with(b"CKPT_") || entry.starts_with(b"CRADVISE_")
-}
-
-/// The strings of a NULL-terminated array, as exec(2) makes them.
-fn strings(array: *const *const c_char) -> impl Iterator<Item = &'static CStr> {
-    let mut next = array;
-    std::iter::from_fn(move || {
-        if next.is_null() {
-            return None;
-        }
-        // SAFETY: argv and envp end in a NULL, after which nothing is read, and
-        // live as long as the process.
-        unsafe {
-            let string = *next;
-            if string.is_null() {
-                return None;
-            }
-            next = next.add(1);
-            Some(CStr::from_ptr(string))
-        }
-    })
 }

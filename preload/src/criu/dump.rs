@@ -57,7 +57,7 @@ enum Stage {
     #[default]
     Before,
     /// The tasks are known.
-    Planned(image::Plan),
+    Planned(Box<image::Plan>),
     /// It has been said why.
     Refused(c_int),
 }
@@ -162,7 +162,7 @@ impl Dump {
             return;
         }
         match self.planned() {
-            Ok(Some(plan)) => self.stage = Stage::Planned(plan),
+            Ok(Some(plan)) => self.stage = Stage::Planned(Box::new(plan)),
             Ok(None) => {}
             Err(errno) => self.stage = Stage::Refused(errno),
         }
