@@ -290,9 +290,10 @@ fn deliver(
         let (piece, more) = rest.split_at((*size).min(rest.len()));
         rest = more;
         delivery.feed(piece).map_err(|error| error.to_string())?;
-        let (bytes, at) = delivery.take();
+        let (bytes, at) = delivery.output();
         cuts.extend(at.iter().map(|at| out.len() + at));
         out.extend(bytes);
+        delivery.taken();
     }
     Ok((out, cuts))
 }

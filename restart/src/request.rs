@@ -389,7 +389,7 @@ impl Reader for Option<Delivery> {
     fn feed(&mut self, input: &[u8]) -> Result<(), ckpt_image::Error> {
         if let Some(delivery) = self {
             delivery.feed(input)?;
-            delivery.take();
+            delivery.taken();
         }
         Ok(())
     }

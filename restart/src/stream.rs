@@ -14,6 +14,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 const CHUNK: usize = 64 << 10;
+/// What is read of a file where little is expected before what passes.
+const LITTLE: usize = 4 << 10;
 /// How large the pipes are made, in bytes, where the system allows.
 const LARGE: i32 = 1 << 20;
 /// How long a pipe with little in it may fill.
@@ -70,6 +72,12 @@ impl Outlet<'_> {
     ) -> Result<(), Error> {
         let mut buffer = vec![0; CHUNK];
         let few = grow(input).map(|capacity| capacity / 8);
+        // Bytes of a file are copied into a pipe once only, even where there are few of them.
+        let (least, after) = match few {
+            Some(_) => (CHUNK, CHUNK),
+            None => (2 * LITTLE, LITTLE),
+        };
+        let mut next = CHUNK;
         if self.delivery.is_none() {
             grow(self.output);
         }
@@ -88,11 +96,12 @@ impl Outlet<'_> {
                 std::thread::sleep(FILLING);
             }
             let passing = rewriter.passing();
-            if passing > CHUNK as u64 {
+            if passing > least as u64 {
                 match splice(input, self.output, passing) {
                     Ok(0) => break,
                     Ok(n) => {
                         rewriter.passed(n);
+                        next = after;
                         if let Some(delivery) = &mut self.delivery {
                             delivery.passed(n);
                         }
@@ -104,9 +113,10 @@ impl Outlet<'_> {
                     Err(e) => return Err(Error::system("cannot pass the image on", e)),
                 }
             }
-            if !feed(input, rewriter, &mut buffer)? {
+            if !feed(input, rewriter, &mut buffer[..next])? {
                 break;
             }
+            next = CHUNK;
         }
         rewriter.finish()?;
         Ok(())
@@ -118,14 +128,16 @@ impl Outlet<'_> {
             return output.write_all(bytes).map_err(cannot_write);
         };
         delivery.feed(bytes)?;
-        let (bytes, cuts) = delivery.take();
+        let (bytes, cuts) = delivery.output();
         let mut at = 0;
-        for cut in cuts {
+        for &cut in cuts {
             output.write_all(&bytes[at..cut]).map_err(cannot_write)?;
             wait_until_empty(output);
             at = cut;
         }
-        output.write_all(&bytes[at..]).map_err(cannot_write)
+        output.write_all(&bytes[at..]).map_err(cannot_write)?;
+        delivery.taken();
+        Ok(())
     }
 }
 

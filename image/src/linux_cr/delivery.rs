@@ -81,13 +81,16 @@ impl Delivery {
 
     /// What goes out next, and where in it contents of pipes begin: what is in front
     /// of such a place must have been read before what is behind it is written.
-    pub fn take(&mut self) -> (Vec<u8>, Vec<usize>) {
+    pub fn output(&self) -> (&[u8], &[usize]) {
+        (&self.state.out, &self.state.cuts)
+    }
+
+    /// All of it went out.
+    pub fn taken(&mut self) {
         let state = &mut self.state;
         state.before += state.out.len() as u64;
-        (
-            std::mem::take(&mut state.out),
-            std::mem::take(&mut state.cuts),
-        )
+        state.out.clear();
+        state.cuts.clear();
     }
 
     /// So many bytes that nobody looks at (see [`Splitter::passing`]) went by, behind
@@ -219,9 +222,10 @@ mod tests {
         let (mut all, mut cuts) = (Vec::new(), Vec::new());
         for piece in image.chunks(piece) {
             delivery.feed(piece)?;
-            let (out, at) = delivery.take();
+            let (out, at) = delivery.output();
             cuts.extend(at.iter().map(|at| all.len() + at));
             all.extend(out);
+            delivery.taken();
         }
         Ok((all, cuts))
     }
