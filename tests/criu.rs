@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 type Links = BTreeMap<i32, String>;
@@ -436,6 +437,48 @@ fn what_is_opened_by_a_path_has_the_flags_of_the_image() {
         let flags = restored.info(image.root, number, "flags").expect("flags");
         let flags = i32::from_str_radix(flags.trim(), 8).expect("octal");
         assert_eq!(flags & !libc::O_CLOEXEC & !0o100_000, expected, "{flags:o}");
+    }
+}
+
+/// The tasks end with their namespaces, and are looked at from inside.
+#[test]
+fn a_restore_in_new_namespaces_is_advised() {
+    let Some(world) = World::new() else { return };
+    let Some(image) = dump(&world, &["7=reg:@f", "8=eventfd"], &[]) else {
+        return;
+    };
+    let (given, root) = (world.path("given"), image.root);
+    fs::write(&given, b"").expect("a file");
+    let restored = |namespaces: &str, option: &str, advised: bool| {
+        let criu = harness::criu::program();
+        let script = format!(
+            "{} restore {option} -d -v0 -D {} 7<>{given} && ls -l /proc/{root}/fd",
+            criu.display(),
+            image.directory.display()
+        );
+        let mut command = Command::new("unshare");
+        command.args([namespaces, "-f", "--mount-proc", "sh", "-c", &script]);
+        if advised {
+            command.env("LD_PRELOAD", harness::criu::library());
+            command.envs([("CKPT_PRESERVE", "7"), ("CKPT_IGNORE", "8")]);
+        }
+        let output = command.output().expect("unshare");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.success(), listed, said)
+    };
+    for (namespaces, option) in [("-pm", ""), ("-Urpm", "--unprivileged")] {
+        let (possible, listed, said) = restored(namespaces, option, false);
+        if !possible {
+            eprintln!("criu alone cannot restore after unshare {namespaces}: {said}");
+            assert!(namespaces.contains('U'), "{said}");
+            continue;
+        }
+        assert!(listed.contains(" 8 -> "), "{listed}");
+        let (succeeded, listed, said) = restored(namespaces, option, true);
+        assert!(succeeded, "{said}");
+        assert!(listed.contains(&format!(" 7 -> {given}\n")), "{listed}");
+        assert!(!listed.contains(" 8 -> "), "{listed}");
     }
 }
 
