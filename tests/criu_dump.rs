@@ -771,7 +771,7 @@ fn descriptors_are_listed_where_somebody_has_a_say_in_them() {
     let is_listed = |checkpoint: Checkpoint<'_, '_>| {
         let mut command = std::process::Command::new("strace");
         command
-            .args(["-f", "-o", &log, "-e", "trace=openat"])
+            .args(["-o", &log, "-e", "trace=openat"])
             .arg(harness::criu::program())
             .args(["dump", "--leave-running", "-t", &pid, "-D"])
             .arg(checkpoint.directory());

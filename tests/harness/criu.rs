@@ -782,7 +782,7 @@ fn same(task: i32, number: i32, other: i32, other_number: i32) -> bool {
 
 /// A pagemap-N.img of which every run of pages is in the parent image.
 fn pages_of_parent(pagemap: &[u8]) -> Vec<u8> {
-    /// The field of flags, and PE_PARENT.
+    /// The field of flags, and PE_PARENT. All fields are numbers.
     const FLAGS: [u8; 2] = [4 << 3, 1];
     let (head, mut rest) = pagemap.split_at(8);
     let mut new = head.to_vec();
@@ -792,9 +792,12 @@ fn pages_of_parent(pagemap: &[u8]) -> Vec<u8> {
         rest = next;
         let mut entry = entry.to_vec();
         if !std::mem::take(&mut first) {
-            let flags = entry.len() - FLAGS.len();
-            assert_eq!(entry[flags], FLAGS[0], "flags come last");
-            entry[flags..].copy_from_slice(&FLAGS);
+            let end_of =
+                |from: usize| from + entry[from..].iter().take_while(|&&b| b > 127).count() + 1;
+            let fields = std::iter::successors(Some(0), |&at| Some(end_of(end_of(at))));
+            let mut fields = fields.take_while(|&at| at < entry.len());
+            let flags = fields.find(|&at| entry[at] == FLAGS[0]).expect("flags");
+            entry[flags..flags + FLAGS.len()].copy_from_slice(&FLAGS);
         }
         new.extend((entry.len() as u32).to_ne_bytes());
         new.extend(entry);
