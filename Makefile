@@ -1,7 +1,8 @@
 # make demo      the main job, shown on real processes
 # make test      every test
 # make bench     what it costs: ratios, and times for each descriptor
-# make install   what `make` has built: [DESTDIR=] [PREFIX=/usr/local] [LIBDIR=$(PREFIX)/lib]
+# make install   what `make` has built: [DESTDIR=] [PREFIX=/usr/local] [LIBDIR=$(PREFIX)/lib]; a
+#                LIBDIR elsewhere is given to `make`, too
 # make uninstall the same, away
 # make deb       Debian packages, in target/debian
 CARGO    ?= cargo
@@ -41,8 +42,9 @@ INSTALLED = $(addprefix $(BIN)/,$(COMMANDS)) \
 .PHONY: all build setup demo test bench deb install uninstall
 all: build
 
+# A LIBDIR that is not below the prefix the command must know: give it here, too.
 build:
-	$(CARGO) build --release --locked
+	$(if $(filter-out file,$(origin LIBDIR)),CKPTADV_LIBDIR=$(LIBDIR)) $(CARGO) build --release --locked
 
 # What the demo and the tests need beside the product: a criu that works on this
 # kernel, unpacked under target/, and a few packages where they are missing.
