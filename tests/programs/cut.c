@@ -297,7 +297,7 @@ int open64(const char *path, int flags, ...)
 static int of_image(const char *path, int flags, int fd)
 {
 	size_t length = strlen(path);
-	int image = length > 4 && !strcmp(path + length - 4, ".img") && flags == (O_RDONLY | O_CLOEXEC);
+	int image = length > 4 && !strcmp(path + length - 4, ".img") && (flags & O_CLOEXEC);
 
 	if (fd >= 0)
 		of_library[fd & 1023] = image;
