@@ -22,6 +22,7 @@ mod needs;
 pub mod records;
 pub mod rewrite;
 pub mod soundness;
+mod spine;
 pub mod survey;
 
 pub use layout::Layout;

@@ -8,6 +8,7 @@
 use super::forms::{self, Form, Length, Object};
 use super::layout::{Layout, TREE_ENTRY, Version, WATCH, file_type, fixed};
 use super::records::{Prefix, Record};
+use super::spine::Spine;
 use crate::Error;
 use std::collections::{BTreeSet, HashMap};
 
@@ -46,6 +47,13 @@ pub struct Soundness {
     /// Announced, whose body comes: the innermost last.
     open: Vec<(i32, Object)>,
     next: Option<Buffer>,
+    spine: Spine,
+    /// Descriptors of the table that is read, which have not come.
+    descriptors: u32,
+    /// Names that come next, of a file or of a root and working directory.
+    names: u8,
+    /// The contents of a pipe come next, after the names.
+    contents: bool,
     /// Tasks of the tree that have not come.
     tasks: u32,
     /// Mappings of the address space that is read.
@@ -72,6 +80,8 @@ impl Soundness {
         for prefix in std::mem::take(&mut self.head) {
             measure(prefix, layout)?;
         }
+        self.spine.prefix(prefix, layout.version)?;
+        self.tail(prefix, layout.version)?;
         if let Some(Buffer { len, after }) = self.next.take()
             && (prefix.kind != fixed::BUFFER || u64::from(prefix.len) != len)
         {
@@ -126,6 +136,13 @@ impl Soundness {
                 self.buffer_follows(len, form);
             }
             _ if kind == version.task => self.tasks = self.tasks.saturating_sub(1),
+            fixed::FILE_TABLE => self.descriptors = record.u32(8)?,
+            fixed::FILE_DESC => {
+                self.descriptors = self.descriptors.checked_sub(1).ok_or_else(|| {
+                    record.error("a descriptor more than the FILE_TABLE record before it counts")
+                })?;
+            }
+            _ if form.name == "FS" => self.names = 2,
             fixed::FILE => self.file(record, id, version)?,
             fixed::TTY_LDISC => {
                 let held = record.u32(12)?;
@@ -177,6 +194,30 @@ impl Soundness {
             _ => {}
         }
         Ok(())
+    }
+
+    /// What belongs to the record before it comes at once: names, and the contents of a
+    /// pipe at its first end.
+    fn tail(&mut self, prefix: Prefix, version: &'static Version) -> Result<(), Error> {
+        let due = match (self.names, self.contents) {
+            (0, false) => None,
+            (0, true) => Some(fixed::PIPE_BUF),
+            _ => Some(fixed::FILE_NAME),
+        };
+        let of_files = [fixed::FILE_NAME, fixed::PIPE_BUF].contains(&prefix.kind);
+        if due == Some(prefix.kind) || due.is_none() && !of_files {
+            match prefix.kind {
+                fixed::FILE_NAME => self.names -= 1,
+                fixed::PIPE_BUF => self.contents = false,
+                _ => {}
+            }
+            return Ok(());
+        }
+        let why = match due {
+            Some(due) => format!("expected a {} first", forms::name(due, Some(version))),
+            None => "it belongs to no file before it".to_owned(),
+        };
+        Err(prefix.error(Some(version), why))
     }
 
     fn buffer_follows(&mut self, len: u64, form: &'static Form) {
@@ -242,6 +283,12 @@ impl Soundness {
                 self.messages
             )));
         }
+        if ends_a_table && self.descriptors > 0 {
+            return Err(record.error(format!(
+                "the file table before it has {} descriptors less than its FILE_TABLE record says",
+                self.descriptors
+            )));
+        }
         if (form.name == "MM_CONTEXT" || ends_a_table) && self.mappings > 0 {
             return Err(record.error(format!(
                 "the address space before it has {} mappings less than its MM record says",
@@ -302,6 +349,7 @@ impl Soundness {
                 if pipe <= 0 {
                     return Err(record.error(format!("pipe {pipe}")));
                 }
+                self.contents = !self.objects.contains_key(&pipe);
                 // A kernel takes a file that was announced for the pipe's other end.
                 match *self.objects.entry(pipe).or_insert(Named::Pipe) {
                     Named::Announced(other) if other != Object::File => Err(record.error(format!(
@@ -313,6 +361,7 @@ impl Soundness {
             }
             _ => Ok(()),
         }?;
+        self.names = u8::from(matches!(of, file_type::GENERIC | file_type::FIFO));
         if matches!(of, file_type::GENERIC | file_type::FIFO) && flags & REFUSED_FLAGS != 0 {
             return Err(record.error(format!(
                 "flags {flags:#o} would create or truncate the file, which no kernel restores"
@@ -347,6 +396,12 @@ impl Soundness {
 fn measure(prefix: Prefix, layout: &Layout) -> Result<(), Error> {
     let version = layout.version;
     let Some(form) = forms::find(prefix.kind, version) else {
+        if version.pids.is_none() {
+            return Err(prefix.error(
+                Some(version),
+                format!("no {} image has such a one", version.name),
+            ));
+        }
         return bounded(prefix, version, 8, forms::LONGEST_WHOLE);
     };
     match form.length(version) {
