@@ -167,10 +167,13 @@ impl<'a> Parser<'a> {
         }
         if self.takes("id=") {
             let name = self.word();
-            let id = match name.strip_prefix("0x") {
-                Some(hex) => u64::from_str_radix(hex, 16).ok(),
-                None if name.bytes().all(|b| b.is_ascii_digit()) => decimal(name.as_bytes()),
-                None => None,
+            let (digits, radix) = match name.strip_prefix("0x") {
+                Some(hex) => (hex, 16),
+                None => (name.as_str(), 10),
+            };
+            let id = match digits.chars().all(|c| c.is_digit(radix)) {
+                true => u64::from_str_radix(digits, radix).ok(),
+                false => None,
             };
             return id.map(Target::Id).ok_or_else(|| {
                 self.error(
@@ -539,7 +542,16 @@ mod tests {
         assert_eq!(column(ignore("-1")), 1);
         assert_eq!(column(ignore("99999999999")), 1);
         assert_eq!(column(ignore("1,type=foo")), 8);
-        assert_eq!(column(ignore("id=q")), 4);
+        for id in [
+            "id=q",
+            "id=",
+            "id=0x",
+            "id=+1",
+            "id=0x+1",
+            "id=99999999999999999999",
+        ] {
+            assert_eq!(column(ignore(id)), 4, "{id}");
+        }
         assert_eq!(column(ignore("rot:1")), 1);
         assert_eq!(column(ignore("0:1")), 1);
         assert_eq!(column(ignore("é,/a{b")), 1);
