@@ -34,18 +34,15 @@ pub fn rewrite(
         return directory::rewrite_to(&options.advice()?, image, output);
     }
     let input = crate::image::open(input.unwrap_or(Path::new("-")))?;
+    if options.is_empty() {
+        return copy(&input, output);
+    }
     let mut request = options.request(&input, Naming::Numbered)?;
     if let Some(start) = request::regular_at(input.as_fd()) {
         let rewriter = request.check(input.as_fd(), start)?;
         log::report(&rewriter.report(Outcome::Restarting));
     }
     let mut output = Output::open(output, &input)?;
-    if output.is(&input) {
-        return Err(Error::system(
-            "the image would be read from where it is written: give -o OUTPUT",
-            io::Error::from_raw_os_error(libc::EINVAL),
-        ));
-    }
     let mut rewriter = request.rewriter(false)?;
     let progress = match request::regular_at(input.as_fd()) {
         Some(_) => Progress::of(&input, input.metadata().ok().map(|file| file.len())),
@@ -60,6 +57,15 @@ pub fn rewrite(
     output.keep()
 }
 
+/// Without advice nothing is looked at: an image of a version that cannot be advised, and
+/// what is no image, is copied as well.
+fn copy(mut input: &File, output: Option<&Path>) -> Result<(), Error> {
+    let mut output = Output::open(output, input)?;
+    io::copy(&mut input, &mut output.file())
+        .map_err(|e| Error::system("cannot copy the image", e))?;
+    output.keep()
+}
+
 /// Where the image goes: a regular file appears whole or not at all.
 struct Output {
     file: File,
@@ -70,6 +76,17 @@ struct Output {
 impl Output {
     /// * `input`: nobody may read the new file who may not read this one.
     fn open(path: Option<&Path>, input: &File) -> Result<Self, Error> {
+        let output = Self::opened(path, input)?;
+        match output.is(input) {
+            false => Ok(output),
+            true => Err(Error::system(
+                "the image would be read from where it is written: give -o OUTPUT",
+                io::Error::from_raw_os_error(libc::EINVAL),
+            )),
+        }
+    }
+
+    fn opened(path: Option<&Path>, input: &File) -> Result<Self, Error> {
         let Some(path) = path.filter(|path| *path != Path::new("-")) else {
             let stdout = standard::output()?;
             if stdout.is_terminal() {
