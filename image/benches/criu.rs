@@ -100,6 +100,9 @@ fn caller() -> Caller {
     }
 }
 
+/// What the whole library may cost a restore of so many descriptors, in ms.
+const TARGETS: [(u64, f64); 2] = [(10, 0.3), (10_000, 5.0)];
+
 fn main() {
     let list = |variable, list: &str, action| {
         parse_list(variable, list.as_bytes(), &action, 1024).expect("a list")
@@ -127,9 +130,15 @@ fn main() {
                 .collect();
             times.sort();
             let ((best, _), (median, read)) = (times[0], times[times.len() / 2]);
+            let ms = |time: Duration| time.as_secs_f64() * 1e3;
+            let (best, median, read) = (ms(best), ms(median), ms(read));
+            let target = match TARGETS.iter().find(|(of, _)| *of == count) {
+                Some((_, most)) => format!("; target {most} ms"),
+                None => String::new(),
+            };
             println!(
-                "PRESERVE={preserve} IGNORE={ignore} {count:>6} descriptors: median {median:>9.1?} \
-                 (reading {read:.1?}), best {best:.1?}"
+                "PRESERVE={preserve} IGNORE={ignore} {count:>6} descriptors: median {median:.3} ms \
+                 (reading {read:.3}), best {best:.3}{target}"
             );
         }
     }

@@ -165,7 +165,7 @@ impl<'a> Holders<'a> {
             .iter()
             .find(|change| (change.task, change.number) == (task, released.number))
             .map_or("advice", |change| &change.item);
-        let kind = self.image.descriptions[&released.description].kind;
+        let kind = self.image.descriptions[released.description].kind;
         Error::unsupported(format!("{item}: {} ({kind})", self.name(released)), why)
     }
 
