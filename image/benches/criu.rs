@@ -1,5 +1,5 @@
 //! How long it takes to read a CRIU image and to meet advice with it, without the
-//! reading of files: `cargo bench -p ckpt-image`.
+//! reading of files: `cargo bench -p ckpt-image --bench criu [-- DESCRIPTORS]`.
 
 use ckpt_image::Error;
 use ckpt_image::advice::{Action, Advice, Kind, Strictness, parse_list};
@@ -107,6 +107,7 @@ fn main() {
     let list = |variable, list: &str, action| {
         parse_list(variable, list.as_bytes(), &action, 1024).expect("a list")
     };
+    let wanted: Option<u64> = std::env::args().find_map(|word| word.parse().ok());
     for (preserve, ignore) in [("1,2", "5"), ("1", "3-")] {
         let mut items = list("CKPT_PRESERVE", preserve, Action::Preserve);
         items.extend(list("CKPT_IGNORE", ignore, Action::Ignore));
@@ -114,7 +115,11 @@ fn main() {
             items,
             strictness: Strictness::Warn,
         };
-        for count in [10, 100, 1_000, 10_000] {
+        let counts = [10, 100, 1_000, 10_000];
+        for count in counts
+            .into_iter()
+            .filter(|it| wanted.is_none_or(|only| only == *it))
+        {
             let directory = InMemory::new(count);
             let mut times: Vec<(Duration, Duration)> = (0..200)
                 .map(|_| {

@@ -52,7 +52,9 @@ pub struct Descriptor<'a> {
 impl Descriptor<'_> {
     fn label(&self) -> Cow<'static, str> {
         match &self.path {
-            Some(path) => format!("{} {}", self.kind, String::from_utf8_lossy(path)).into(),
+            Some(path) => [self.kind.name(), " ", &String::from_utf8_lossy(path)]
+                .concat()
+                .into(),
             None => self.kind.name().into(),
         }
     }

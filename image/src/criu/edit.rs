@@ -1,7 +1,7 @@
 //! Carries a plan out: which bytes of which files change.
 
 use super::entry::{
-    FileType, inherited_description, inherited_slot, opened_description, rewatched,
+    Description, FileType, inherited_description, inherited_slot, opened_description, rewatched,
 };
 use super::holders::Holders;
 use super::image::{Directory, Image, Table};
@@ -287,9 +287,11 @@ struct Edit<'a> {
 
 impl Edit<'_> {
     fn check_types(&self) -> Result<(), Error> {
+        let mut lookup = self.image.descriptions.lookup();
         for released in self.holders.released() {
-            let file_type = self.image.descriptions[released.description].file_type;
-            if !file_type.is_known() {
+            if let Some(Description { file_type, .. }) = lookup(released.description)
+                && !file_type.is_known()
+            {
                 return Err(self.holders.refusal(
                     released,
                     format!(
@@ -364,14 +366,13 @@ impl Edit<'_> {
     fn without_gone(&self, ghosts: &[u32]) -> Splices {
         // Mappings, executables and directories refer to these two, and CRIU
         // opens neither without need. The others it would open, bind, or trip on.
-        let stays = |id: &u32| {
-            let file_type = self.image.descriptions[*id].file_type;
-            matches!(file_type, FileType::REG | FileType::MEMFD)
-        };
-        let gone = self.holders.gone().iter().filter(|id| !stays(id));
+        let stays = |it: &&Description| matches!(it.file_type, FileType::REG | FileType::MEMFD);
+        let gone = self.holders.gone().iter().copied();
+        let gone = gone.filter_map(self.image.descriptions.lookup());
+        let ghosts = ghosts.iter().map(|id| &self.image.descriptions[*id]);
         let mut splices = Splices::default();
-        for id in gone.chain(ghosts) {
-            splices.remove(self.image.descriptions[*id].span.clone());
+        for description in gone.filter(|it| !stays(it)).chain(ghosts) {
+            splices.remove(description.span.clone());
         }
         splices
     }

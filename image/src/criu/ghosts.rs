@@ -25,13 +25,13 @@ pub(super) fn gone(holders: &Holders<'_>, directory: &dyn Directory) -> Result<G
     let mut files: Vec<u32> = holders
         .gone()
         .iter()
-        .filter_map(
-            |id| match (descriptions[*id].file_type, &descriptions[*id].link) {
-                (FileType::REG, _) => Some(*id),
-                (_, Link::By(file)) => Some(*file),
-                _ => None,
-            },
-        )
+        .copied()
+        .filter_map(descriptions.lookup())
+        .filter_map(|gone| match (gone.file_type, &gone.link) {
+            (FileType::REG, _) => Some(gone.id),
+            (_, Link::By(file)) => Some(*file),
+            _ => None,
+        })
         .collect();
     let Some(list) = optional(directory, NAME)?.filter(|_| !files.is_empty()) else {
         return Ok(Ghosts::default());

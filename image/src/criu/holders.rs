@@ -112,6 +112,11 @@ impl<'a> Holders<'a> {
         self.kept(id).next().is_some()
     }
 
+    /// Whether a descriptor of it is dropped or replaced.
+    pub fn is_released(&self, id: u32) -> bool {
+        self.of(id).iter().any(|holder| !holder.kept)
+    }
+
     /// The descriptors that are dropped or replaced.
     pub fn released(&self) -> &[Holder] {
         &self.released
