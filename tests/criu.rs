@@ -1115,6 +1115,7 @@ fn a_report_has_what_was_done_and_how_it_ended() {
     drop(restored);
     let report = reported(&world);
     assert_eq!(report["outcome"], "restarted", "{report}");
+    assert!(report["microseconds"].as_u64().is_some_and(|us| us > 0));
     let changes = report["changes"].as_array().expect("a list");
     let fates: Vec<_> = changes
         .iter()

@@ -1,5 +1,5 @@
 //! How long it takes to read a CRIU image and to meet advice with it, without the
-//! reading of files: `cargo bench -p ckpt-image`.
+//! reading of files: `cargo bench -p ckpt-image --bench criu [-- DESCRIPTORS]`.
 
 use ckpt_image::Error;
 use ckpt_image::advice::{Action, Advice, Kind, Strictness, parse_list};
@@ -100,10 +100,14 @@ fn caller() -> Caller {
     }
 }
 
+/// What the whole library may cost a restore of so many descriptors, in ms.
+const TARGETS: [(u64, f64); 2] = [(10, 0.3), (10_000, 5.0)];
+
 fn main() {
     let list = |variable, list: &str, action| {
         parse_list(variable, list.as_bytes(), &action, 1024).expect("a list")
     };
+    let wanted: Option<u64> = std::env::args().find_map(|word| word.parse().ok());
     for (preserve, ignore) in [("1,2", "5"), ("1", "3-")] {
         let mut items = list("CKPT_PRESERVE", preserve, Action::Preserve);
         items.extend(list("CKPT_IGNORE", ignore, Action::Ignore));
@@ -111,7 +115,11 @@ fn main() {
             items,
             strictness: Strictness::Warn,
         };
-        for count in [10, 100, 1_000, 10_000] {
+        let counts = [10, 100, 1_000, 10_000];
+        for count in counts
+            .into_iter()
+            .filter(|it| wanted.is_none_or(|only| only == *it))
+        {
             let directory = InMemory::new(count);
             let mut times: Vec<(Duration, Duration)> = (0..200)
                 .map(|_| {
@@ -127,9 +135,15 @@ fn main() {
                 .collect();
             times.sort();
             let ((best, _), (median, read)) = (times[0], times[times.len() / 2]);
+            let ms = |time: Duration| time.as_secs_f64() * 1e3;
+            let (best, median, read) = (ms(best), ms(median), ms(read));
+            let target = match TARGETS.iter().find(|(of, _)| *of == count) {
+                Some((_, most)) => format!("; target {most} ms"),
+                None => String::new(),
+            };
             println!(
-                "PRESERVE={preserve} IGNORE={ignore} {count:>6} descriptors: median {median:>9.1?} \
-                 (reading {read:.1?}), best {best:.1?}"
+                "PRESERVE={preserve} IGNORE={ignore} {count:>6} descriptors: median {median:.3} ms \
+                 (reading {read:.3}), best {best:.3}{target}"
             );
         }
     }

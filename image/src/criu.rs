@@ -16,6 +16,7 @@
 
 mod addresses;
 mod check;
+mod descriptions;
 mod details;
 pub mod dump;
 mod edit;
@@ -36,6 +37,7 @@ mod wire;
 /// What its images are called.
 const FORMAT: &str = "CRIU";
 
+pub use descriptions::Descriptions;
 pub use edit::{Inherited, Naming, Rewrite, What, inherited, rewrite};
 pub use entry::{Description, Slot, Task};
 pub use image::{Directory, Image, Reference, Table};

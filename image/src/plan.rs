@@ -10,18 +10,18 @@
 //! * [`giving`]: what comes in their place, and whether it will do;
 //! * [`unmatched`]: what the image has instead of what was asked for.
 
+mod by_number;
 mod giving;
 mod selection;
 mod unmatched;
 
-pub use unmatched::ranges;
-
 use crate::Error;
 use crate::advice::{Action, Advice, Item, Kind, Source, Strictness, Target};
 use crate::caller::{Access, Caller, NoPaths, Paths};
+use by_number::ByNumber;
 use giving::Given;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use unmatched::Seen;
@@ -52,7 +52,9 @@ pub struct Descriptor<'a> {
 impl Descriptor<'_> {
     fn label(&self) -> Cow<'static, str> {
         match &self.path {
-            Some(path) => format!("{} {}", self.kind, String::from_utf8_lossy(path)).into(),
+            Some(path) => [self.kind.name(), " ", &String::from_utf8_lossy(path)]
+                .concat()
+                .into(),
             None => self.kind.name().into(),
         }
     }
@@ -162,6 +164,14 @@ pub struct Asked {
     pub not_offered: String,
 }
 
+/// A number of a table, and the item that decides on it.
+#[derive(Clone, Copy)]
+struct Choice {
+    number: i32,
+    /// Which of the advice.
+    index: usize,
+}
+
 /// What an item puts in the place of a descriptor.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wanted<'a> {
@@ -180,7 +190,8 @@ pub struct Planner {
     /// Whether the engine gives the caller's description itself.
     shares: bool,
     given: Vec<Given>,
-    root: BTreeMap<i32, u64>,
+    /// The root task's numbers, ascending, each with its description.
+    root: Vec<(i32, u64)>,
     root_pid: i32,
     /// Numbers that a task other than the root has, where the whole image is
     /// known in advance.
@@ -248,7 +259,7 @@ impl Planner {
             strictness: advice.strictness,
             shares,
             given: Vec::new(),
-            root: BTreeMap::new(),
+            root: Vec::new(),
             root_pid: 0,
             census: None,
             alone: false,
@@ -313,75 +324,82 @@ impl Planner {
         descriptors: &[Descriptor<'_>],
     ) -> Result<TablePlan, Error> {
         let task = pids.first().copied().unwrap_or(0);
-        let by_number: BTreeMap<i32, &Descriptor<'_>> =
-            descriptors.iter().map(|d| (d.number, d)).collect();
+        let by_number = ByNumber::new(descriptors);
         if root && self.root_pid == 0 {
             self.root_pid = task;
             self.root = by_number
-                .values()
+                .iter()
                 .map(|d| (d.number, d.description))
                 .collect();
         }
-        // By number: the item that decides.
-        let mut chosen: BTreeMap<i32, usize> = BTreeMap::new();
+        let mut selected: Vec<Choice> = Vec::new();
         for index in 0..self.bound.len() {
-            if !self.means(index, pids) {
+            if self.bound[index].asked.is_some() || !self.means(index, pids) {
                 continue;
             }
-            if self.bound[index].asked.is_some() {
-                self.answer(index, &by_number, &mut chosen);
-                continue;
-            }
-            for number in self.selected(index, root, task, &by_number)? {
-                self.bound[index].matched = true;
-                let other = chosen.get(&number).copied();
-                match other.filter(|&other| self.wanted(other, number).is_some()) {
-                    Some(other) if self.contradict(other, index, number) => {
-                        return Err(self.contradiction(task, number, other, index));
-                    }
-                    Some(_) => {}
-                    None => {
-                        chosen.insert(number, index);
-                    }
-                }
-            }
+            let numbers = self.selected(index, root, task, &by_number)?;
+            self.bound[index].matched |= !numbers.is_empty();
+            let choices = numbers.into_iter().map(|number| Choice { number, index });
+            selected.extend(choices);
         }
-        self.note(pids, descriptors);
-        self.carry_out(task, chosen, &by_number, descriptors)
+        let mut chosen = self.decide(task, selected)?;
+        self.answer(pids, &by_number, &mut chosen);
+        self.note(pids, &by_number);
+        self.carry_out(task, &chosen, &by_number, descriptors)
     }
 
-    /// What becomes of a descriptor that the program asks for, once all advice is met.
-    fn answer(
-        &mut self,
-        index: usize,
-        by_number: &BTreeMap<i32, &Descriptor<'_>>,
-        chosen: &mut BTreeMap<i32, usize>,
-    ) {
-        let Target::Number(number) = self.bound[index].item.target else {
-            return;
-        };
-        let offered = &self.caller.offered;
-        let is_offered = offered.contains(&number) && self.caller.files.contains_key(&number);
-        let gets = by_number.contains_key(&number) && is_offered;
-        if gets {
-            chosen.entry(number).or_insert(index);
+    /// Of the items that select a number the one that decides: the first that gives
+    /// something, or the last.
+    fn decide(&self, task: i32, mut selected: Vec<Choice>) -> Result<Vec<Choice>, Error> {
+        selected.sort_by_key(|choice| choice.number);
+        let mut chosen: Vec<Choice> = Vec::with_capacity(selected.len());
+        for choice in selected {
+            let Choice { number, index } = choice;
+            match chosen.last_mut().filter(|other| other.number == number) {
+                None => chosen.push(choice),
+                Some(other) if self.wanted(other.index, number).is_none() => *other = choice,
+                Some(other) if self.contradict(other.index, index, number) => {
+                    return Err(self.contradiction(task, number, other.index, index));
+                }
+                Some(_) => {}
+            }
         }
-        self.bound[index].matched |= chosen.contains_key(&number);
+        Ok(chosen)
+    }
+
+    /// What becomes of the descriptors that the program asks for, once all advice is met.
+    fn answer(&mut self, pids: &[i32], by_number: &ByNumber<'_>, chosen: &mut Vec<Choice>) {
+        for index in 0..self.bound.len() {
+            let Bound { item, asked, .. } = &self.bound[index];
+            let Target::Number(number) = item.target else {
+                continue;
+            };
+            if asked.is_none() || !self.means(index, pids) {
+                continue;
+            }
+            let place = chosen.binary_search_by_key(&number, |choice| choice.number);
+            let caller = &self.caller;
+            let is_offered = caller.offered.contains(&number) && caller.files.contains_key(&number);
+            let gets = is_offered && by_number.get(number).is_some();
+            self.bound[index].matched |= gets || place.is_ok();
+            if let (true, Err(place)) = (gets, place) {
+                chosen.insert(place, Choice { number, index });
+            }
+        }
     }
 
     fn carry_out(
         &mut self,
         task: i32,
-        chosen: BTreeMap<i32, usize>,
-        by_number: &BTreeMap<i32, &Descriptor<'_>>,
+        chosen: &[Choice],
+        by_number: &ByNumber<'_>,
         descriptors: &[Descriptor<'_>],
     ) -> Result<TablePlan, Error> {
-        let fates = self.fates(task, &chosen, by_number)?;
+        let fates = self.fates(task, chosen, by_number)?;
         let mut plan = TablePlan::default();
         self.changes.reserve(chosen.len());
-        for (number, index) in chosen {
-            let there = by_number.get(&number);
-            let fate = fates[&number];
+        for (&Choice { number, index }, &fate) in chosen.iter().zip(&fates) {
+            let there = by_number.get(number);
             if let (None, Fate::Give(Origin::Descriptor(from))) = (there, fate) {
                 plan.added.push((number, from));
             }
@@ -398,10 +416,11 @@ impl Planner {
             };
             self.changes.push(change);
         }
-        plan.fates = descriptors
-            .iter()
-            .map(|d| fates.get(&d.number).copied().unwrap_or(Fate::Keep))
-            .collect();
+        let fate = |descriptor: &Descriptor<'_>| {
+            let place = chosen.binary_search_by_key(&descriptor.number, |choice| choice.number);
+            place.map_or(Fate::Keep, |place| fates[place])
+        };
+        plan.fates = descriptors.iter().map(fate).collect();
         Ok(plan)
     }
 

@@ -67,6 +67,8 @@ pub struct Report<'a> {
     pub unmatched: &'a [String],
     /// What else may not be as meant.
     pub warnings: &'a [String],
+    /// What a restore waited for the library, in microseconds, where that was measured.
+    pub microseconds: Option<u64>,
 }
 
 impl Report<'_> {
@@ -80,6 +82,7 @@ impl Report<'_> {
             changes: &[],
             unmatched: &[],
             warnings: &[],
+            microseconds: None,
         }
     }
 }
@@ -95,6 +98,7 @@ impl Json for Report<'_> {
             .field("changes", &Lines(self.changes.iter()))?
             .field("unmatched", &Lines(self.unmatched.iter()))?
             .field("warnings", &Lines(self.warnings.iter()))?
+            .field("microseconds", &self.microseconds)?
             .end()
     }
 }

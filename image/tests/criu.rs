@@ -253,7 +253,7 @@ proptest! {
             let id = table(&new, (change.task - FIRST_PID) as usize)[&change.number];
             prop_assert_eq!(*ids.entry(from).or_insert(id), id);
             let name = format!("ckptadv-preserve-{from}");
-            let path = image.descriptions[&id].path.clone();
+            let path = image.descriptions[id].path.clone();
             prop_assert_eq!(path, Some(format!("/{name}").into_bytes()));
             prop_assert!(offered.iter().any(|i| i.name == name));
         }

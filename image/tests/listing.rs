@@ -580,6 +580,7 @@ fn the_json_of_a_report_has_all_that_is_known() {
     assert_eq!(json["changes"][2]["was"], Value::Null);
     assert_eq!(json["unmatched"][0], "CKPT_IGNORE=9: none");
     assert_eq!(json["warnings"], serde_json::json!([]));
+    assert_eq!(json["microseconds"], Value::Null);
 }
 
 /// An object of anything.

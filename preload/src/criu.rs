@@ -11,6 +11,7 @@
 //! stops criu when it opens `files.img`. The files on disk are never written to.
 
 mod arguments;
+mod clock;
 pub mod dump;
 mod files;
 pub mod marks;
@@ -119,7 +120,8 @@ pub fn start(state: &State) -> bool {
         }
         return true;
     }
-    let prepared = begun.and_then(|()| prepare(&state.settings, invocation).map_err(Arc::new));
+    let prepare = || prepare(&state.settings, invocation).map_err(Arc::new);
+    let prepared = begun.and_then(|()| clock::counted(prepare));
     let request = prepared.unwrap_or_else(|error| {
         if invocation.verb == Verb::Restore {
             report::refused(Engine::Criu, &error);
@@ -273,7 +275,7 @@ pub unsafe fn on_openat(
     // SAFETY: not null, and a string as the caller promises.
     let name = unsafe { CStr::from_ptr(path) };
     let result = match dump::on_openat(directory, name, flags, &real) {
-        None => on_reading(directory, name.to_bytes(), flags, &real),
+        None => clock::counted(|| on_reading(directory, name.to_bytes(), flags, &real)),
         other => other,
     };
     errno::set(before);

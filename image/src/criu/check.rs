@@ -31,8 +31,10 @@ pub(super) fn check(image: &Image, files: &BTreeMap<String, Vec<u8>>) -> Result<
 /// The parts of an image that must fit, some as they are and some as they are to
 /// be.
 struct Parts<'a> {
-    /// By id, ascending.
-    descriptions: Vec<Cow<'a, Description>>,
+    /// The ids of the descriptions, ascending.
+    ids: Vec<u32>,
+    /// The descriptions that something must hold, or that name others.
+    concerned: Vec<Cow<'a, Description>>,
     /// File tables with their tasks.
     tables: Vec<(i32, Cow<'a, [Slot]>)>,
     /// What waits in queues.
@@ -41,14 +43,18 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn new(image: &'a Image, files: &BTreeMap<String, Vec<u8>>) -> Result<Self, Error> {
-        let descriptions = match files.get("files.img") {
+        let (mut ids, concerned) = match files.get("files.img") {
             Some(bytes) => {
-                let mut outlines = read_outlines(bytes)?;
-                outlines.sort_by_key(|description| description.id);
-                outlines.into_iter().map(Cow::Owned).collect()
+                let (ids, concerned) = read_outlines(bytes)?;
+                (ids, concerned.into_iter().map(Cow::Owned).collect())
             }
-            None => image.descriptions.values().map(Cow::Borrowed).collect(),
+            None => {
+                let all = image.descriptions.iter();
+                let concerned = all.filter(|it| it.file_type.must_fit()).map(Cow::Borrowed);
+                (image.descriptions.ids().collect(), concerned.collect())
+            }
         };
+        ids.sort_unstable();
         let mut tables = Vec::with_capacity(image.tables.len());
         for table in image.tables.values() {
             let slots = match files.get(&table.file) {
@@ -63,7 +69,8 @@ impl<'a> Parts<'a> {
         };
         let queued = flights.iter().flat_map(|flight| &flight.descriptions);
         Ok(Parts {
-            descriptions,
+            ids,
+            concerned,
             tables,
             queued: queued.copied().collect(),
         })
@@ -81,7 +88,7 @@ impl<'a> Parts<'a> {
         }
         holders.sort_unstable();
         // Both ascend.
-        let mut ids = self.descriptions.iter().map(|d| d.id).peekable();
+        let mut ids = self.ids.iter().copied().peekable();
         for &(id, task, number) in &holders {
             while ids.next_if(|known| *known < id).is_some() {}
             if ids.peek() != Some(&id) {
@@ -89,8 +96,7 @@ impl<'a> Parts<'a> {
             }
         }
         for id in &self.queued {
-            let found = self.descriptions.binary_search_by_key(id, |d| d.id);
-            if found.is_err() {
+            if self.ids.binary_search(id).is_err() {
                 faults.insert(format!("the file {id:#x} of a queue is gone"));
             }
         }
@@ -98,14 +104,10 @@ impl<'a> Parts<'a> {
             let first = holders.partition_point(|(held, ..)| *held < id);
             holders.get(first).filter(|(held, ..)| *held == id)
         };
-        let descriptions = || self.descriptions.iter().map(Cow::as_ref);
-        let inodes: BTreeSet<u32> = descriptions().filter_map(inode).collect();
-        for description in descriptions() {
+        let inodes: BTreeSet<u32> = self.concerned.iter().filter_map(|it| inode(it)).collect();
+        for description in &self.concerned {
             let id = description.id;
-            let must = matches!(
-                description.file_type,
-                FileType::PIPE | FileType::UNIXSK | FileType::TTY | FileType::PIDFD
-            );
+            let must = description.file_type != FileType::EVENTPOLL;
             if must && holder(id).is_none() && !self.queued.contains(&id) {
                 faults.insert(format!("nobody holds the {} {id:#x}", description.kind));
             }

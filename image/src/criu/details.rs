@@ -65,7 +65,7 @@ impl Details {
             let [_, Some(id)] = message.numbers::<2>()? else {
                 continue;
             };
-            let Some(description) = image.descriptions.get(&id) else {
+            let Some(description) = image.descriptions.get(id) else {
                 continue;
             };
             let Some(wanted) = Detail::body(description.file_type) else {

@@ -1,10 +1,10 @@
 //! Carries a plan out: which bytes of which files change.
 
 use super::entry::{
-    FileType, inherited_description, inherited_slot, opened_description, rewatched,
+    Description, FileType, inherited_description, inherited_slot, opened_description, rewatched,
 };
 use super::holders::Holders;
-use super::image::{Directory, Image, Lookup, Table};
+use super::image::{Directory, Image, Table};
 use super::record::{Ask, LeftOut};
 use super::sockets::{self, Sockets};
 use super::split::split;
@@ -158,13 +158,13 @@ pub fn rewrite(
     let mut missing = Missing::default();
     for &id in &order {
         let table = &image.tables[&id];
-        let mut lookup = Lookup::new(&image.descriptions);
+        let mut lookup = image.descriptions.lookup();
         let left_out = image.missing(id);
         let descriptors: Vec<plan::Descriptor<'_>> = table
             .slots
             .iter()
             .filter_map(|slot| {
-                let description = lookup.get(slot.description)?;
+                let description = lookup(slot.description)?;
                 Some(plan::Descriptor {
                     number: slot.number,
                     description: description.id.into(),
@@ -287,9 +287,11 @@ struct Edit<'a> {
 
 impl Edit<'_> {
     fn check_types(&self) -> Result<(), Error> {
+        let mut lookup = self.image.descriptions.lookup();
         for released in self.holders.released() {
-            let file_type = self.image.descriptions[&released.description].file_type;
-            if !file_type.is_known() {
+            if let Some(Description { file_type, .. }) = lookup(released.description)
+                && !file_type.is_known()
+            {
                 return Err(self.holders.refusal(
                     released,
                     format!(
@@ -364,14 +366,13 @@ impl Edit<'_> {
     fn without_gone(&self, ghosts: &[u32]) -> Splices {
         // Mappings, executables and directories refer to these two, and CRIU
         // opens neither without need. The others it would open, bind, or trip on.
-        let stays = |id: &u32| {
-            let file_type = self.image.descriptions[id].file_type;
-            matches!(file_type, FileType::REG | FileType::MEMFD)
-        };
-        let gone = self.holders.gone().iter().filter(|id| !stays(id));
+        let stays = |it: &&Description| matches!(it.file_type, FileType::REG | FileType::MEMFD);
+        let gone = self.holders.gone().iter().copied();
+        let gone = gone.filter_map(self.image.descriptions.lookup());
+        let ghosts = ghosts.iter().map(|id| &self.image.descriptions[*id]);
         let mut splices = Splices::default();
-        for id in gone.chain(ghosts) {
-            splices.remove(self.image.descriptions[id].span.clone());
+        for description in gone.filter(|it| !stays(it)).chain(ghosts) {
+            splices.remove(description.span.clone());
         }
         splices
     }
@@ -383,7 +384,7 @@ impl Edit<'_> {
         watches: &BTreeMap<u32, Vec<Option<u32>>>,
         sockets: &Sockets,
     ) -> Result<(), Error> {
-        let span = |id: &u32| self.image.descriptions[id].span.clone();
+        let span = |id: &u32| self.image.descriptions[*id].span.clone();
         let file = File {
             name: "files.img",
             bytes: &self.image.files,
@@ -425,17 +426,17 @@ struct Given<'a> {
 
 impl<'a> Given<'a> {
     fn new(image: &'a Image, planner: &'a Planner, paths: Vec<Arc<[u8]>>, naming: Naming) -> Self {
-        let highest = image.descriptions.keys().next_back();
+        let highest = image.descriptions.ids().next_back();
         let ours = |path: &&[u8]| path.starts_with(b"/ckptadv-");
         Given {
             planner,
             paths,
             naming,
             descriptions: BTreeMap::new(),
-            next: highest.map_or(1, |&id| u64::from(id) + 1),
+            next: highest.map_or(1, |id| u64::from(id) + 1),
             taken: image
                 .descriptions
-                .values()
+                .iter()
                 .filter_map(|d| d.path.as_deref())
                 .filter(ours)
                 .collect(),

@@ -43,6 +43,19 @@ impl FileType {
         (FileType::REG.0..=FileType::PIDFD.0).contains(&self.0)
     }
 
+    /// Whether an image whose other parts do not fit a description of this type is
+    /// one that CRIU cannot restore ([`super::check`]).
+    pub fn must_fit(self) -> bool {
+        matches!(
+            self,
+            FileType::PIPE
+                | FileType::UNIXSK
+                | FileType::TTY
+                | FileType::PIDFD
+                | FileType::EVENTPOLL
+        )
+    }
+
     /// The field of a file entry that holds what is particular to the type.
     pub fn body(self) -> Option<u32> {
         Some(match self {
@@ -407,23 +420,12 @@ impl Description {
         Ok(description)
     }
 
-    /// As [`Description::read`], of what [`super::check`] looks at alone.
-    pub(super) fn outline(entry: &Entry<'_>) -> Result<Self, Error> {
-        let [file_type, id] = entry.message.numbers::<2>()?;
-        let file_type = FileType(file_type.ok_or_else(|| missing(&entry.message, "type"))?);
-        if matches!(file_type, FileType::UNIXSK | FileType::EVENTPOLL) {
-            return Description::read(entry);
-        }
-        Ok(Description {
-            id: id.ok_or_else(|| missing(&entry.message, "id"))?,
-            kind: file_type.kind(None),
-            path: None,
-            flags: 0,
-            position: None,
-            file_type,
-            link: Link::None,
-            span: entry.span.clone(),
-        })
+    /// The id and type alone.
+    pub(super) fn outline(message: &Message<'_>) -> Result<(u32, FileType), Error> {
+        let [file_type, id] = message.numbers::<2>()?;
+        let file_type = file_type.ok_or_else(|| missing(message, "type"))?;
+        let id = id.ok_or_else(|| missing(message, "id"))?;
+        Ok((id, FileType(file_type)))
     }
 
     fn read_body(&mut self, body: &Message<'_>) -> Result<(), Error> {

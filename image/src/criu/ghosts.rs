@@ -25,13 +25,13 @@ pub(super) fn gone(holders: &Holders<'_>, directory: &dyn Directory) -> Result<G
     let mut files: Vec<u32> = holders
         .gone()
         .iter()
-        .filter_map(
-            |id| match (descriptions[id].file_type, &descriptions[id].link) {
-                (FileType::REG, _) => Some(*id),
-                (_, Link::By(file)) => Some(*file),
-                _ => None,
-            },
-        )
+        .copied()
+        .filter_map(descriptions.lookup())
+        .filter_map(|gone| match (gone.file_type, &gone.link) {
+            (FileType::REG, _) => Some(gone.id),
+            (_, Link::By(file)) => Some(*file),
+            _ => None,
+        })
         .collect();
     let Some(list) = optional(directory, NAME)?.filter(|_| !files.is_empty()) else {
         return Ok(Ghosts::default());
@@ -49,14 +49,14 @@ pub(super) fn gone(holders: &Holders<'_>, directory: &dyn Directory) -> Result<G
     }
     let others = holders.image.other_references(directory)?;
     let opens = |id: u32| {
-        let mut kept = descriptions.values();
+        let mut kept = descriptions.iter();
         kept.any(|other| other.link == Link::By(id) && !holders.is_gone(other.id))
     };
     files.sort_unstable();
     files.dedup();
     files.retain(|&id| {
         let held = holders.is_flying(id) || holders.kept(id).next().is_some();
-        !held && !others.contains_key(&id) && !opens(id) && descriptions.contains_key(&id)
+        !held && !others.contains_key(&id) && !opens(id) && descriptions.contains(id)
     });
     let mut splices = Splices::default();
     for ghost in ghosts {

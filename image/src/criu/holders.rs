@@ -112,6 +112,11 @@ impl<'a> Holders<'a> {
         self.kept(id).next().is_some()
     }
 
+    /// Whether a descriptor of it is dropped or replaced.
+    pub fn is_released(&self, id: u32) -> bool {
+        self.of(id).iter().any(|holder| !holder.kept)
+    }
+
     /// The descriptors that are dropped or replaced.
     pub fn released(&self) -> &[Holder] {
         &self.released
@@ -165,7 +170,7 @@ impl<'a> Holders<'a> {
             .iter()
             .find(|change| (change.task, change.number) == (task, released.number))
             .map_or("advice", |change| &change.item);
-        let kind = self.image.descriptions[&released.description].kind;
+        let kind = self.image.descriptions[released.description].kind;
         Error::unsupported(format!("{item}: {} ({kind})", self.name(released)), why)
     }
 

@@ -1,13 +1,14 @@
 //! An image directory as a graph: tasks, their file tables, and the open file
 //! descriptions that descriptors and others refer to.
 
+use super::descriptions::Descriptions;
 use super::entry::{Description, FileType, Flight, Link, Slot, Task};
 use super::record::{self, Ask, LeftOut, RECORD};
 use super::wire::{File, Magic, Message};
 use crate::Error;
 use crate::advice::Kind;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The layout of images that this module knows (`CRTOOLS_IMAGES_V1_1`).
 const VERSION: u32 = 2;
@@ -103,7 +104,7 @@ pub struct Image {
     /// The file tables, by the id that tasks name them by.
     pub tables: BTreeMap<u32, Table>,
     /// The open file descriptions, by id.
-    pub descriptions: BTreeMap<u32, Description>,
+    pub descriptions: Descriptions,
     /// What the dump left out, by the table that lacks it.
     pub left_out: LeftOutOf,
     /// What the program asks for itself.
@@ -163,7 +164,7 @@ impl Image {
             if let Some(id) = flight
                 .descriptions
                 .iter()
-                .find(|&id| !descriptions.contains_key(id))
+                .find(|&id| !descriptions.contains(*id))
             {
                 let file = File {
                     name: "sk-queues.img",
@@ -195,8 +196,8 @@ impl Image {
     /// Whether nothing refers to some description, as when a file table is lost.
     fn has_stray_descriptions(&self, directory: &dyn Directory) -> Result<bool, Error> {
         let (references, others) = (self.references(), self.other_references(directory)?);
-        let mut ids = self.descriptions.keys();
-        Ok(ids.any(|id| !references.contains_key(id) && !others.contains_key(id)))
+        let mut ids = self.descriptions.ids();
+        Ok(ids.any(|id| !references.contains_key(&id) && !others.contains_key(&id)))
     }
 
     pub(super) fn is_task(&self, pid: i32) -> bool {
@@ -235,7 +236,7 @@ impl Image {
                 add(id, Reference::Queue { socket });
             }
         }
-        for description in self.descriptions.values() {
+        for description in self.descriptions.iter() {
             if let Link::By(id) = description.link {
                 let description = description.id;
                 add(id, Reference::Opens { description });
@@ -257,7 +258,7 @@ impl Image {
         for task in &self.tasks {
             let task = task.pid;
             let mut add = |id: u32, reference| {
-                if self.descriptions.contains_key(&id) {
+                if self.descriptions.contains(id) {
                     references.entry(id).or_default().insert(reference);
                 }
             };
@@ -308,7 +309,7 @@ fn read_record(
     directory: &dyn Directory,
     tasks: &[Task],
     tables: &BTreeMap<u32, Table>,
-    descriptions: &BTreeMap<u32, Description>,
+    descriptions: &Descriptions,
 ) -> Result<(LeftOutOf, Vec<Ask>), Error> {
     let mut left_out = LeftOutOf::new();
     let Some(bytes) = directory.file(RECORD)? else {
@@ -338,7 +339,7 @@ fn read_record(
             return false;
         };
         let kind = match tables[&id].slot(ask.number) {
-            Some(slot) => descriptions.get(&slot.description).map(|it| it.kind),
+            Some(slot) => descriptions.get(slot.description).map(|it| it.kind),
             None => missing.get(&(id, ask.number)).copied(),
         };
         kind == Some(ask.kind)
@@ -461,35 +462,35 @@ fn table_of(directory: &dyn Directory, task: i32) -> Result<Option<u32>, Error> 
     Ok(None)
 }
 
-fn read_descriptions(files: &[u8]) -> Result<BTreeMap<u32, Description>, Error> {
+/// Bytes of an entry in files.img, about.
+const DESCRIPTION: usize = 64;
+/// Bytes of an entry in a file table, about.
+const SLOT: usize = 12;
+
+fn read_descriptions(files: &[u8]) -> Result<Descriptions, Error> {
     let file = File {
         name: "files.img",
         bytes: files,
     };
-    /// Bytes of an entry, about.
-    const ENTRY: usize = 64;
-    let mut list = Vec::with_capacity(files.len() / ENTRY);
+    let mut list = Vec::with_capacity(files.len() / DESCRIPTION);
     let mut opened_by = Vec::new();
     for entry in file.entries(Magic::FILES)? {
         let description = Description::read(&entry?)?;
         if let Link::By(id) = description.link {
             opened_by.push((description.id, id));
         }
-        list.push((description.id, description));
+        list.push(description);
     }
-    list.sort_by_key(|(id, _)| *id);
-    if let Some(pair) = list.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        let (id, description) = &pair[1];
-        let entry = file.message(&description.span);
-        return Err(entry.error(format!("id {id:#x} stands twice")));
-    }
-    let mut descriptions = BTreeMap::from_iter(list);
+    let mut descriptions = Descriptions::new(list).map_err(|twice| {
+        let entry = file.message(&twice.span);
+        entry.error(format!("id {:#x} stands twice", twice.id))
+    })?;
     for (id, by) in opened_by {
-        let Some(file) = descriptions.get(&by) else {
+        let Some(file) = descriptions.get(by) else {
             continue;
         };
         let (path, flags) = (file.path.clone(), file.flags);
-        if let Some(description) = descriptions.get_mut(&id) {
+        if let Some(description) = descriptions.get_mut(id) {
             if description.file_type == FileType::FIFO {
                 description.flags = flags;
             }
@@ -510,53 +511,39 @@ fn name_of_terminal(path: Vec<u8>) -> Vec<u8> {
     }
 }
 
-/// The same, as far as [`super::check`] needs it.
-pub(super) fn read_outlines(files: &[u8]) -> Result<Vec<Description>, Error> {
+/// The same, as far as [`super::check`] needs it: all ids, and the descriptions that must fit.
+pub(super) fn read_outlines(files: &[u8]) -> Result<(Vec<u32>, Vec<Description>), Error> {
     let file = File {
         name: "files.img",
         bytes: files,
     };
-    let entries = file.entries(Magic::FILES)?;
-    entries.map(|entry| Description::outline(&entry?)).collect()
+    let mut ids = Vec::with_capacity(files.len() / DESCRIPTION);
+    let mut concerned = Vec::new();
+    for entry in file.entries(Magic::FILES)? {
+        let entry = entry?;
+        let (id, file_type) = Description::outline(&entry.message)?;
+        ids.push(id);
+        if file_type.must_fit() {
+            concerned.push(Description::read(&entry)?);
+        }
+    }
+    Ok((ids, concerned))
 }
 
 /// The descriptors of a file table (fdinfo-N.img).
 pub(super) fn read_slots(name: &str, bytes: &[u8]) -> Result<Vec<Slot>, Error> {
     let file = File { name, bytes };
-    let entries = file.entries(Magic::FDINFO)?;
-    entries.map(|entry| Slot::read(&entry?)).collect()
-}
-
-/// Looks descriptions up, fast where one follows the other, as in tables.
-pub(super) struct Lookup<'a> {
-    all: &'a BTreeMap<u32, Description>,
-    rest: btree_map::Range<'a, u32, Description>,
-}
-
-impl<'a> Lookup<'a> {
-    pub fn new(all: &'a BTreeMap<u32, Description>) -> Self {
-        Lookup {
-            all,
-            rest: all.range(..),
-        }
+    let mut slots = Vec::with_capacity(bytes.len() / SLOT);
+    for entry in file.entries(Magic::FDINFO)? {
+        slots.push(Slot::read(&entry?)?);
     }
-
-    pub fn get(&mut self, id: u32) -> Option<&'a Description> {
-        match self.rest.next() {
-            Some((&next, description)) if next == id => Some(description),
-            _ => {
-                self.rest = self.all.range(id..);
-                let (&next, description) = self.rest.next()?;
-                (next == id).then_some(description)
-            }
-        }
-    }
+    Ok(slots)
 }
 
 fn read_table(
     directory: &dyn Directory,
     id: u32,
-    descriptions: &BTreeMap<u32, Description>,
+    descriptions: &Descriptions,
 ) -> Result<Table, Error> {
     let name = format!("fdinfo-{id}.img");
     // CRIU makes no file where a task has no descriptor.
@@ -580,9 +567,9 @@ fn read_table(
         let reason = format!("descriptor {number} stands twice");
         return Err(mistake(&slots[index], reason));
     }
-    let mut lookup = Lookup::new(descriptions);
+    let mut lookup = descriptions.lookup();
     let mut missing = slots.iter();
-    if let Some(slot) = missing.find(|slot| lookup.get(slot.description).is_none()) {
+    if let Some(slot) = missing.find(|slot| lookup(slot.description).is_none()) {
         let reason = format!(
             "descriptor {} is file {:#x}, which files.img does not have",
             slot.number, slot.description

@@ -32,7 +32,7 @@ impl Image {
             }
         }
         let tables = self.tables_in_order();
-        let mut order = Vec::with_capacity(self.descriptions.len());
+        let mut order = Vec::with_capacity(self.descriptions.iter().len());
         let mut holders: HashMap<u32, Vec<(usize, i32)>> = HashMap::new();
         for (place, id) in tables.iter().enumerate() {
             for slot in &self.tables[id].slots {
@@ -43,7 +43,7 @@ impl Image {
                 list.push((place, slot.number));
             }
         }
-        let rest = self.descriptions.keys().copied();
+        let rest = self.descriptions.ids();
         order.extend(rest.filter(|id| !holders.contains_key(id)));
 
         let (references, others) = (self.references(), self.other_references(directory)?);
@@ -58,7 +58,7 @@ impl Image {
         let ends = Ends::of(self, &details);
         let none = (Vec::new(), BTreeSet::new());
         let descriptions = order.iter().map(|id| {
-            let description = &self.descriptions[id];
+            let description = &self.descriptions[*id];
             let detail = details.of(*id);
             let direct = references.get(id).unwrap_or(&none.0);
             let others = others.get(id).unwrap_or(&none.1);
@@ -118,7 +118,7 @@ impl Image {
         let mut watches = HashMap::new();
         for table in self.tables.values() {
             for slot in &table.slots {
-                let Link::Epoll(numbers) = &self.descriptions[&slot.description].link else {
+                let Link::Epoll(numbers) = &self.descriptions[slot.description].link else {
                     continue;
                 };
                 watches.entry(slot.description).or_insert_with(|| {
@@ -181,10 +181,10 @@ impl Ends {
         let mut ends = Ends::default();
         let (mut pipes, mut fifos, mut terminals) =
             (HashMap::new(), HashMap::new(), HashMap::new());
-        for (&id, description) in &image.descriptions {
-            let detail = details.of(id);
+        for description in image.descriptions.iter() {
+            let detail = details.of(description.id);
             let access = description.access();
-            let id = u64::from(id);
+            let id = u64::from(description.id);
             match &description.link {
                 Link::Pipe(pipe) => add(&mut pipes, *pipe, id, access.read, access.write),
                 Link::Unix { inode, .. } => {

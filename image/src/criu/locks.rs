@@ -87,12 +87,12 @@ fn successor<'h>(holders: &'h Holders<'_>, gone: &Holder) -> Option<&'h Holder> 
 /// A descriptor of the table that is dropped or replaced and is the same file.
 fn closes(holders: &Holders<'_>, table: &Table, description: u32) -> Option<i32> {
     let descriptions = &holders.image.descriptions;
-    let file = &descriptions[&description];
+    let file = &descriptions[description];
     let id = holders_table(holders, table.tasks[0]);
     let mut slots = table.slots.iter().zip(&holders.plans[&id].fates);
     slots
         .find(|(slot, fate)| {
-            let other = &descriptions[&slot.description];
+            let other = &descriptions[slot.description];
             **fate != Fate::Keep
                 && (slot.description == description
                     || (other.kind == file.kind && other.path.is_some() && other.path == file.path))

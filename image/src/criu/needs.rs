@@ -33,7 +33,7 @@ impl Image {
         }
         .with_masters();
         for id in made {
-            let description = &self.descriptions[&id];
+            let description = &self.descriptions[id];
             let found = reader.of(description)?;
             if !found.is_empty() {
                 needs.descriptions.insert(id.into(), found);
@@ -66,9 +66,7 @@ impl Image {
             .iter()
             .filter(|(_, by)| by.iter().any(|by| !matches!(by, Reference::Opens { .. })));
         let made = direct.map(|(id, _)| *id).chain(others.into_keys());
-        Ok(made
-            .filter(|id| self.descriptions.contains_key(id))
-            .collect())
+        Ok(made.filter(|id| self.descriptions.contains(*id)).collect())
     }
 
     /// Where in files.img the part for its type lies, for each description.
@@ -94,7 +92,7 @@ impl Image {
     /// The accesses of each pipe's ends together: reading, writing.
     fn pipes(&self) -> HashMap<u32, [bool; 2]> {
         let mut pipes: HashMap<u32, [bool; 2]> = HashMap::new();
-        for description in self.descriptions.values() {
+        for description in self.descriptions.iter() {
             if let Link::Pipe(pipe) = description.link {
                 let access = description.access();
                 let ends = pipes.entry(pipe).or_default();
@@ -108,8 +106,8 @@ impl Image {
     /// Unix sockets, by inode.
     fn sockets(&self) -> HashMap<u32, u32> {
         let sockets = self.descriptions.iter();
-        let sockets = sockets.filter_map(|(id, description)| match description.link {
-            Link::Unix { inode, .. } => Some((inode, *id)),
+        let sockets = sockets.filter_map(|description| match description.link {
+            Link::Unix { inode, .. } => Some((inode, description.id)),
             _ => None,
         });
         sockets.collect()
@@ -132,7 +130,7 @@ impl Image {
                 continue;
             };
             let lock = needs::Lock {
-                path: self.descriptions[&slot.description].path.clone(),
+                path: self.descriptions[slot.description].path.clone(),
                 whole: lock.whole,
                 exclusive: lock.exclusive,
             };
@@ -218,7 +216,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn with_masters(mut self) -> Self {
-        let descriptions = self.image.descriptions.values();
+        let descriptions = self.image.descriptions.iter();
         let terminals = descriptions.filter_map(|it| self.terminal(it));
         let masters = terminals.filter_map(|terminal| match terminal {
             Device::Master(index) => Some(index),
@@ -245,7 +243,7 @@ impl Reader<'_> {
         Ok(match description.file_type {
             FileType::REG => self.file(description)?,
             FileType::FIFO => match description.link {
-                Link::By(id) => match self.image.descriptions.get(&id) {
+                Link::By(id) => match self.image.descriptions.get(id) {
                     Some(file) => self.file(file)?,
                     None => Vec::new(),
                 },
@@ -308,7 +306,7 @@ impl Reader<'_> {
             Some(Remapped::Ghost) => return Ok(vec![Need::Way(path)]),
             Some(Remapped::Otherwise) => return Ok(Vec::new()),
             Some(Remapped::Linked(other)) => {
-                let other = self.image.descriptions.get(other);
+                let other = self.image.descriptions.get(*other);
                 let path = other.and_then(|other| other.path.clone());
                 let file = path.map(|path| needs::File::new(path, description.access()));
                 return Ok(file.map(Need::File).into_iter().collect());
@@ -366,7 +364,7 @@ impl Reader<'_> {
         if let Some(peer) = peer {
             let flags = self.numbers::<6>(*peer)?[5].unwrap_or(0);
             if flags & EXTERNAL != 0 {
-                let path = self.image.descriptions[peer].path.clone();
+                let path = self.image.descriptions[*peer].path.clone();
                 found.extend(path.map(Need::UnixPeer));
             }
         }

@@ -28,19 +28,17 @@ pub(super) struct Sockets {
 /// the pairs of which ends stay in fewer tasks.
 pub(super) fn edited(holders: &Holders<'_>, directory: &dyn Directory) -> Result<Sockets, Error> {
     let mut sockets = Sockets::default();
-    let file_type = |id: &u32| holders.image.descriptions[id].file_type;
-    let released = holders.released().iter().map(|holder| &holder.description);
-    let concerned: BTreeSet<u32> = released
-        .chain(holders.gone())
-        .filter(|id| matches!(file_type(id), FileType::UNIXSK | FileType::INETSK))
-        .copied()
+    let all = holders.image.descriptions.iter();
+    let concerned: Vec<&Description> = all
+        .filter(|it| matches!(it.file_type, FileType::UNIXSK | FileType::INETSK))
+        .filter(|it| holders.is_gone(it.id) || holders.is_released(it.id))
         .collect();
     if concerned.is_empty() {
         return Ok(sockets);
     }
     let ends = Ends::new(holders);
-    for id in concerned {
-        match &holders.image.descriptions[&id].link {
+    for &Description { id, ref link, .. } in concerned {
+        match link {
             Link::Unix { inode, .. } if holders.is_gone(id) => {
                 for other in ends.towards.get(inode).into_iter().flatten() {
                     if let Link::Unix { datagram, .. } = other.link
@@ -132,7 +130,7 @@ impl<'a> Ends<'a> {
             towards: BTreeMap::new(),
             connections: BTreeMap::new(),
         };
-        for description in holders.image.descriptions.values() {
+        for description in holders.image.descriptions.iter() {
             match &description.link {
                 Link::Unix { inode, peer, .. } => {
                     ends.sockets.insert(*inode, description);
@@ -161,7 +159,7 @@ impl<'a> Ends<'a> {
         if !paired || other.id == id || self.holders.is_gone(other.id) {
             return Ok(());
         }
-        let one = &self.holders.image.descriptions[&id];
+        let one = &self.holders.image.descriptions[id];
         let (earlier, later) = match one.span.start < other.span.start {
             true => (one, *other),
             false => (*other, one),

@@ -23,7 +23,7 @@ pub(super) fn edited(
     warnings: &mut Vec<String>,
 ) -> Result<BTreeMap<u32, Vec<Option<u32>>>, Error> {
     let mut changed = BTreeMap::new();
-    for description in holders.image.descriptions.values() {
+    for description in holders.image.descriptions.iter() {
         let Link::Epoll(watched) = &description.link else {
             continue;
         };

@@ -440,8 +440,11 @@ const ENDLESS: &str = "an integer that does not end";
 /// An integer and where it ends.
 #[inline]
 fn varint(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
-    match bytes.get(at) {
-        Some(&byte) if byte < 0x80 => Some((byte.into(), at + 1)),
+    match *bytes.get(at..)? {
+        [byte, ..] if byte < 0x80 => Some((byte.into(), at + 1)),
+        [low, high, ..] if high < 0x80 => {
+            Some((u64::from(low & 0x7f) | u64::from(high) << 7, at + 2))
+        }
         _ => long_varint(bytes, at),
     }
 }

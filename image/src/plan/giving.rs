@@ -6,11 +6,10 @@
 //! that needs more has a description of its own, and so have those that append
 //! and those that do not.
 
-use super::{Descriptor, Fate, Origin, Planner, Wanted};
+use super::{ByNumber, Choice, Descriptor, Fate, Origin, Planner, Wanted};
 use crate::Error;
 use crate::advice::{Action, Item, Kind};
 use crate::caller::{Access, CallerFile, CannotOpen, Opened, Opening};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A file that is opened by its path.
@@ -36,17 +35,17 @@ struct Need {
 }
 
 impl Planner {
-    /// What becomes of the chosen descriptors of one table.
+    /// What becomes of the chosen descriptors of one table, of each in turn.
     pub(super) fn fates(
         &mut self,
         task: i32,
-        chosen: &BTreeMap<i32, usize>,
-        by_number: &BTreeMap<i32, &Descriptor<'_>>,
-    ) -> Result<BTreeMap<i32, Fate>, Error> {
-        let mut fates = BTreeMap::new();
+        chosen: &[Choice],
+        by_number: &ByNumber<'_>,
+    ) -> Result<Vec<Fate>, Error> {
+        let mut fates = Vec::with_capacity(chosen.len());
         let mut needs: Vec<Need> = Vec::new();
-        for (&number, &index) in chosen {
-            let there = by_number.get(&number);
+        for &Choice { number, index } in chosen {
+            let there = by_number.get(number);
             let fate = match (self.wanted(index, number), there) {
                 (None, _) => Fate::Drop,
                 (Some(Wanted::Number(from)), there) => {
@@ -57,11 +56,12 @@ impl Planner {
                 }
                 (Some(Wanted::Path(path)), Some(descriptor)) => {
                     add(&mut needs, index, opening(path, descriptor), number);
-                    continue;
+                    // Until it is known what all of them need.
+                    Fate::Keep
                 }
-                (Some(Wanted::Path(_)), None) => continue,
+                (Some(Wanted::Path(_)), None) => Fate::Keep,
             };
-            fates.insert(number, fate);
+            fates.push(fate);
         }
         let mut origins = Vec::with_capacity(needs.len());
         for need in needs {
@@ -70,16 +70,16 @@ impl Planner {
         if origins.is_empty() {
             return Ok(fates);
         }
-        for (&number, &index) in chosen {
+        for (&Choice { number, index }, fate) in chosen.iter().zip(&mut fates) {
             let (Some(Wanted::Path(path)), Some(descriptor)) =
-                (self.wanted(index, number), by_number.get(&number))
+                (self.wanted(index, number), by_number.get(number))
             else {
                 continue;
             };
             let wanted = opening(path, descriptor);
             let origin = origins.iter().find(|(opening, _)| opening.is_like(&wanted));
             if let Some((_, origin)) = origin {
-                fates.insert(number, Fate::Give(*origin));
+                *fate = Fate::Give(*origin);
             }
         }
         Ok(fates)

@@ -5,10 +5,9 @@
 //! root task has no such number, every task that has it. Paths, kinds and
 //! identifiers without a task mean every task.
 
-use super::{Bound, Descriptor, Planner};
+use super::{Bound, ByNumber, Descriptor, Planner};
 use crate::Error;
 use crate::advice::{Action, Item, Kind, Target, TaskSelector};
-use std::collections::BTreeMap;
 
 impl Planner {
     /// Whether an item means a process.
@@ -28,7 +27,7 @@ impl Planner {
         index: usize,
         root: bool,
         task: i32,
-        by_number: &BTreeMap<i32, &Descriptor<'_>>,
+        by_number: &ByNumber<'_>,
     ) -> Result<Vec<i32>, Error> {
         let Bound { item, numbers, .. } = &self.bound[index];
         if matches!(item.action, Action::Preserve | Action::Add) {
@@ -36,8 +35,8 @@ impl Planner {
         }
         let (from, to) = item.target.numbers().unwrap_or((0, i32::MAX));
         let meant = by_number
-            .range(from..=to)
-            .filter(|(_, descriptor)| match &item.target {
+            .range(from, to)
+            .filter(|descriptor| match &item.target {
                 Target::Number(_) | Target::Range(..) => self.follows_root(item, root, descriptor),
                 Target::Path(glob) => {
                     let path = descriptor.path.as_deref();
@@ -46,7 +45,7 @@ impl Planner {
                 Target::Kind(kind) => self.kind(descriptor) == *kind,
                 Target::Id(id) => descriptor.description == *id,
             });
-        Ok(meant.map(|(&number, _)| number).collect())
+        Ok(meant.map(|descriptor| descriptor.number).collect())
     }
 
     fn preserved(
@@ -55,11 +54,11 @@ impl Planner {
         numbers: &[i32],
         root: bool,
         task: i32,
-        by_number: &BTreeMap<i32, &Descriptor<'_>>,
+        by_number: &ByNumber<'_>,
     ) -> Result<Vec<i32>, Error> {
         let mut selected = Vec::new();
         for &number in numbers {
-            let gets = match by_number.get(&number) {
+            let gets = match by_number.get(number) {
                 Some(descriptor) => self.follows_root(item, root, descriptor),
                 None if item.task.is_some() => true,
                 None => root && self.nobody_else_has(item, number, task)?,
@@ -73,10 +72,15 @@ impl Planner {
 
     /// Whether a number without a task means this descriptor.
     fn follows_root(&self, item: &Item, root: bool, descriptor: &Descriptor<'_>) -> bool {
-        let of_root = self.root.get(&descriptor.number);
+        let of_root = || {
+            let place = self
+                .root
+                .binary_search_by_key(&descriptor.number, |it| it.0);
+            place.ok().map(|place| self.root[place].1)
+        };
         item.task.is_some()
             || root
-            || of_root.is_none_or(|&of_root| of_root == descriptor.description)
+            || of_root().is_none_or(|of_root| of_root == descriptor.description)
     }
 
     fn kind(&self, descriptor: &Descriptor<'_>) -> Kind {
@@ -102,7 +106,7 @@ impl Planner {
     }
 
     /// Remembers what a table has, to tell where something was not found.
-    pub(super) fn note(&mut self, pids: &[i32], descriptors: &[Descriptor<'_>]) {
+    pub(super) fn note(&mut self, pids: &[i32], descriptors: &ByNumber<'_>) {
         let asks = |is: fn(&Target) -> bool| self.bound.iter().any(|b| is(&b.item.target));
         let kinds = match asks(|target| matches!(target, Target::Kind(_))) {
             true => descriptors.iter().map(|d| self.kind(d)).collect(),

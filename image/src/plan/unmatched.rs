@@ -1,9 +1,10 @@
 //! Items that selected nothing, each with what the image has instead.
 
-use super::{Bound, Descriptor, Planner};
+use super::{Bound, ByNumber, Planner};
 use crate::Error;
 use crate::advice::{Action, Kind, Strictness, Target, TaskSelector};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// How many paths and identifiers a message names at most.
 const MOST: usize = 8;
@@ -11,8 +12,8 @@ const MOST: usize = 8;
 /// What the tables had.
 #[derive(Default)]
 pub(super) struct Seen {
-    /// The numbers of each task.
-    numbers: BTreeMap<i32, BTreeSet<i32>>,
+    /// The numbers of each task, ascending.
+    numbers: BTreeMap<i32, Arc<[i32]>>,
     /// Of all tasks, as far as items ask for them.
     kinds: BTreeSet<Kind>,
     paths: BTreeSet<String>,
@@ -23,17 +24,20 @@ impl Seen {
     pub fn note(
         &mut self,
         pids: &[i32],
-        descriptors: &[Descriptor<'_>],
+        descriptors: &ByNumber<'_>,
         kinds: BTreeSet<Kind>,
         paths: bool,
         ids: bool,
     ) {
-        let open: BTreeSet<i32> = descriptors.iter().map(|d| d.number).collect();
+        let open: Arc<[i32]> = descriptors.iter().map(|d| d.number).collect();
         for pid in pids {
             self.numbers.insert(*pid, open.clone());
         }
         self.kinds.extend(kinds);
-        for descriptor in descriptors {
+        if !paths && !ids {
+            return;
+        }
+        for descriptor in descriptors.iter() {
             if let (true, Some(path)) = (paths, &descriptor.path)
                 && self.paths.len() <= MOST
             {
@@ -86,10 +90,9 @@ impl Planner {
         if let Some(TaskSelector::Pid(pid)) = item.task
             && !tasks.contains_key(&pid)
         {
-            let pids: BTreeSet<i32> = tasks.keys().copied().collect();
             return format!(
                 "the image has no task {pid} with descriptors; it has {}",
-                ranges(&pids)
+                ranges(tasks.keys().copied())
             );
         }
         let who = match item.task {
@@ -125,15 +128,18 @@ impl Planner {
         }
         match item.task {
             Some(TaskSelector::Pid(pid)) => {
-                format!("{who} {no}{target}; open there: {}", ranges(&tasks[&pid]))
+                format!(
+                    "{who} {no}{target}; open there: {}",
+                    ranges(tasks[&pid].iter().copied())
+                )
             }
             Some(TaskSelector::Root) => {
-                let open: BTreeSet<i32> = self.root.keys().copied().collect();
-                format!("{who} {no}{target}; open there: {}", ranges(&open))
+                let open = ranges(self.root.iter().map(|(number, _)| *number));
+                format!("{who} {no}{target}; open there: {open}")
             }
             Some(TaskSelector::Every) | None => {
-                let all: BTreeSet<i32> = tasks.values().flatten().copied().collect();
-                format!("{who} {target}; open are {}", ranges(&all))
+                let all: BTreeSet<i32> = tasks.values().flat_map(|t| t.iter().copied()).collect();
+                format!("{who} {target}; open are {}", ranges(all))
             }
         }
     }
@@ -149,10 +155,10 @@ fn few<'a>(names: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// "0-2, 5, 7-9", or "none".
-pub fn ranges(numbers: &BTreeSet<i32>) -> String {
+/// Ascending numbers as "0-2, 5, 7-9", or "none".
+fn ranges(numbers: impl IntoIterator<Item = i32>) -> String {
     let mut runs: Vec<(i32, i32)> = Vec::new();
-    for &number in numbers {
+    for number in numbers {
         match runs.last_mut() {
             Some((_, to)) if to.checked_add(1) == Some(number) => *to = number,
             _ => runs.push((number, number)),

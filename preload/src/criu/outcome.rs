@@ -1,5 +1,6 @@
 //! How a restore ended, for the report: criu tells by its exit status.
 
+use super::clock;
 use ckpt_image::criu::Rewrite;
 use ckpt_image::report::{Failure, Outcome, Report};
 use ckpt_restart::report;
@@ -37,10 +38,15 @@ extern "C" fn at_exit(status: c_int, _: *mut c_void) {
     let Some((_, rewrite)) = done.take().filter(|(pid, _)| *pid == std::process::id()) else {
         return;
     };
+    let microseconds = Some(clock::microseconds());
     if status == 0 {
-        return report::write(&rewrite.report(Outcome::Restarted));
+        return report::write(&Report {
+            microseconds,
+            ..rewrite.report(Outcome::Restarted)
+        });
     }
     report::write(&Report {
+        microseconds,
         failure: Some(Failure {
             errno: None,
             message: format!("criu ended with status {status}"),
