@@ -26,7 +26,7 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Counts what each thread has allocated and not freed, and the most it ever
 /// had.
@@ -1490,6 +1490,58 @@ fn records_have_their_lengths() {
                 assert!(refusal.starts_with(&here), "{what}: {refusal}");
             }
         }
+    }
+}
+
+/// What a kernel reads one after the other, out of place; and what it does not know.
+#[test]
+fn records_come_in_their_order() {
+    let image = build(&everything(false));
+    let view = check(&image).unwrap();
+    let refused = |damaged: &[u8], what: &str| {
+        let refusal = ignore_list(damaged, "3").error.expect(what).to_string();
+        assert!(refusal.starts_with("image: offset "), "{what}: {refusal}");
+    };
+    let mut seen = BTreeSet::new();
+    let records = || view.records.iter().map(|&(at, len)| (at, at + len));
+    let kind = |at: usize| view.number(&image[at..], 0);
+    for (at, end) in records().filter(|(at, _)| seen.insert(kind(*at))) {
+        let doubled = [&image[..end], &image[at..]].concat();
+        let dropped = [&image[..at], &image[end..]].concat();
+        // Of the task and its files.
+        if matches!(kind(at), 103..=107 | 117 | 301 | 303 | 305 | 602 | 603) {
+            refused(&doubled, &format!("{} twice", kind(at)));
+        }
+        if matches!(kind(at), 104 | 302 | 303 | 305) {
+            refused(&dropped, &format!("no {}", kind(at)));
+        }
+        if at > 0 {
+            let unknown = [777u32, 8].map(u32::to_le_bytes).concat();
+            let strange = [&image[..at], &unknown, &image[at..]].concat();
+            refused(&strange, &format!("777 before {}", kind(at)));
+        }
+    }
+}
+
+/// Each object in another is a call of a kernel by itself.
+#[test]
+fn objects_are_not_nested_without_end() {
+    let image = build(&everything(false));
+    let view = check(&image).unwrap();
+    let (file, _) = *view
+        .records
+        .iter()
+        .find(|(at, _)| view.number(&image[*at..], 0) == 304)
+        .unwrap();
+    let announced = |id: u32| [6u32, 16, 15, id].map(u32::to_le_bytes).concat();
+    for (depth, words) in [
+        (3, "a socket, and has not come"),
+        (1000, "before the bodies of 64 others"),
+    ] {
+        let sockets: Vec<u8> = (0..depth).flat_map(|n| announced(900_000 + n)).collect();
+        let nested = [&image[..file], &sockets, &image[file..]].concat();
+        let refusal = ignore_list(&nested, "3").error.expect(words).to_string();
+        assert!(depth == 3 || refusal.contains(words), "{refusal}");
     }
 }
 

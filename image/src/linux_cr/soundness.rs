@@ -17,6 +17,8 @@ use std::collections::{BTreeSet, HashMap};
 const REFUSED_FLAGS: u32 = 0o100 | 0o200 | 0o400 | 0o1000;
 /// What a line discipline holds, in bytes.
 const TTY_BUFFER: u32 = 4096;
+/// A kernel calls itself for each object inside another, on a stack that ends.
+const DEEPEST: usize = 64;
 /// A kernel takes no more fragments of one message.
 const MAX_FRAGMENTS: u16 = 17;
 /// The kinds of mapping that are shared memory without a name or of SysV, whose file is
@@ -241,6 +243,11 @@ impl Soundness {
             Object::Ipc | Object::Mnt | Object::Net | Object::Netdev | Object::SemUndo
         );
         if followed {
+            if self.open.len() == DEEPEST {
+                return Err(record.error(format!(
+                    "object {id} is announced before the bodies of {DEEPEST} others have come"
+                )));
+            }
             self.open.push((id, object));
         }
         Ok(())
