@@ -1534,15 +1534,16 @@ fn objects_are_not_nested_without_end() {
         .find(|(at, _)| view.number(&image[*at..], 0) == 304)
         .unwrap();
     let announced = |id: u32| [6u32, 16, 15, id].map(u32::to_le_bytes).concat();
-    for (depth, words) in [
-        (3, "a socket, and has not come"),
-        (1000, "before the bodies of 64 others"),
-    ] {
-        let sockets: Vec<u8> = (0..depth).flat_map(|n| announced(900_000 + n)).collect();
-        let nested = [&image[..file], &sockets, &image[file..]].concat();
-        let refusal = ignore_list(&nested, "3").error.expect(words).to_string();
-        assert!(depth == 3 || refusal.contains(words), "{refusal}");
-    }
+    let sockets: Vec<u8> = (0..1000).flat_map(|n| announced(900_000 + n)).collect();
+    let nested = [&image[..file], &sockets, &image[file..]].concat();
+    let refusal = ignore_list(&nested, "3")
+        .error
+        .expect("refused")
+        .to_string();
+    assert!(
+        refusal.contains("before the bodies of 64 others"),
+        "{refusal}"
+    );
 }
 
 /// References that go in circles, objects of which there are two, counts of
