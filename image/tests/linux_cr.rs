@@ -1509,10 +1509,10 @@ fn records_come_in_their_order() {
         let doubled = [&image[..end], &image[at..]].concat();
         let dropped = [&image[..at], &image[end..]].concat();
         // Of the task and its files.
-        if matches!(kind(at), 103..=107 | 117 | 301 | 303 | 305 | 602 | 603) {
+        if matches!(kind(at), 103..=107 | 117 | 301 | 303 | 305 | 602..=604) {
             refused(&doubled, &format!("{} twice", kind(at)));
         }
-        if matches!(kind(at), 104 | 302 | 303 | 305) {
+        if matches!(kind(at), 103..=107 | 117 | 302 | 303 | 305 | 404 | 602..=604) {
             refused(&dropped, &format!("no {}", kind(at)));
         }
         if at > 0 {

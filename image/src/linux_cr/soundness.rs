@@ -58,8 +58,9 @@ pub struct Soundness {
     contents: bool,
     /// Tasks of the tree that have not come.
     tasks: u32,
-    /// Mappings of the address space that is read.
+    /// Mappings of the address space that is read, and what comes after them.
     mappings: u32,
+    context: bool,
     /// Messages of the queue that is read, and fragments of the message.
     messages: u32,
     fragments: u16,
@@ -175,7 +176,11 @@ impl Soundness {
                 }
             }
             fixed::BUFFER if watches => self.watched(record)?,
-            fixed::MM => self.mappings = record.u32(8)?,
+            fixed::MM => {
+                self.mappings = record.u32(8)?;
+                self.context = true;
+            }
+            _ if form.name == "MM_CONTEXT" => self.context = false,
             fixed::VMA => self.mapping(record)?,
             fixed::SOCKET_QUEUE => self.messages = record.u32(8)?,
             fixed::SOCKET_BUFFER => {
@@ -301,6 +306,9 @@ impl Soundness {
                 "the address space before it has {} mappings less than its MM record says",
                 self.mappings
             )));
+        }
+        if kind == version.task_objs && self.context && self.spine.is_whole() {
+            return Err(record.error("the address space before it has no MM_CONTEXT record"));
         }
         if kind == version.task_objs
             && let Some(set) = self.sets.first()

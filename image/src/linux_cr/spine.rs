@@ -1,5 +1,8 @@
 //! What a task is made of, in the order in which a kernel reads it. Objects that it refers
-//! to may stand between. What is left out of a task is not missed, but for its objects.
+//! to may stand between.
+//!
+//! Of a task that has a THREAD record nothing may be missing. One without is no kernel's,
+//! and is held to what an editor looks at.
 
 use super::forms;
 use super::layout::Version;
@@ -21,19 +24,26 @@ const ORDER: [&str; 11] = [
     "SIGPENDING",
     "SIGNAL_TASK",
 ];
-/// Where the objects are in that.
+/// Where some of them are.
+const CREDS: usize = 4;
 const OBJECTS: usize = 6;
+const SIGNALS: usize = 8;
 
 /// The records of the task that is read.
 #[derive(Default)]
 pub struct Spine {
     /// How many of [`ORDER`] are behind.
     behind: usize,
-    /// The objects are due.
-    due: bool,
+    /// It is a kernel's.
+    whole: bool,
 }
 
 impl Spine {
+    /// Whether the task that is read has all that a kernel's has.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
     /// A record begins.
     ///
     /// # Errors
@@ -42,25 +52,41 @@ impl Spine {
         let Some(form) = forms::find(prefix.kind, version) else {
             return Ok(());
         };
-        let wrong = |why: String| Err(prefix.error(Some(version), why));
-        let place = ORDER.iter().position(|name| *name == form.name);
-        let ends = place == Some(0) || form.name == "TAIL";
-        if self.due && (ends || place > Some(OBJECTS)) {
-            return wrong(format!("expected the {} of the task first", ORDER[OBJECTS]));
-        }
-        if ends {
-            *self = Spine::default();
-        }
-        let Some(place) = place else {
-            return Ok(());
+        let expected = |place: usize| {
+            let why = format!("expected the {} of the task first", ORDER[place]);
+            Err(prefix.error(Some(version), why))
         };
-        let mut rest = ORDER[self.behind..].iter();
-        match rest.position(|name| *name == form.name) {
-            Some(skipped) => self.behind += skipped + 1,
-            None => return wrong("of this task it has come, or what follows it has".to_owned()),
+        if form.name == ORDER[0] || form.name == "TAIL" {
+            match self.behind {
+                behind if self.whole && behind < ORDER.len() => return expected(behind),
+                2..=OBJECTS => return expected(OBJECTS),
+                _ => *self = Spine::default(),
+            }
         }
-        // A task that has ended is nothing but its first record.
-        self.due = (1..OBJECTS).contains(&place);
+        if !ORDER.contains(&form.name) {
+            return Ok(());
+        }
+        let mut rest = ORDER.iter().skip(self.behind);
+        let Some(skipped) = rest.position(|name| *name == form.name) else {
+            let why = "of this task it has come, or what follows it has";
+            return Err(prefix.error(Some(version), why));
+        };
+        let place = match self.behind + skipped {
+            // Who has no SIGNAL record has one of them, its own.
+            SIGNALS if self.behind == OBJECTS + 1 => SIGNALS + 1,
+            place => place,
+        };
+        let of_a_thread = self.behind == OBJECTS + 1 && place == SIGNALS + 1;
+        match place {
+            _ if self.whole && place != self.behind && !of_a_thread => {
+                return expected(self.behind);
+            }
+            2..CREDS if !self.whole => return expected(1),
+            _ if place > OBJECTS && self.behind <= OBJECTS => return expected(OBJECTS),
+            _ => {}
+        }
+        self.whole |= place == 1;
+        self.behind = place + 1;
         Ok(())
     }
 }
