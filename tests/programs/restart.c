@@ -447,6 +447,8 @@ static void reap(int signal)
 
 static void wait_for(volatile sig_atomic_t *ended, sigset_t *others)
 {
+	/* Who ended before the handler was there was told to nobody. */
+	reap(SIGCHLD);
 	while (!*ended)
 		sigsuspend(others);
 }
