@@ -275,7 +275,7 @@ pub unsafe fn on_openat(
     // SAFETY: not null, and a string as the caller promises.
     let name = unsafe { CStr::from_ptr(path) };
     let result = match dump::on_openat(directory, name, flags, &real) {
-        None => clock::counted(|| on_reading(directory, name.to_bytes(), flags, &real)),
+        None => on_reading(directory, name.to_bytes(), flags, &real),
         other => other,
     };
     errno::set(before);
@@ -308,10 +308,12 @@ fn on_reading(
     if name == b"pstree.img" {
         let open = |name: &CStr| real(name.as_ptr(), directory::OPENS);
         // A refusal waits for files.img: criu crashes where this file is missing.
-        *SERVED.lock() = Some(request.carry_out(directory, &Opened { open: &open }));
+        let served = clock::counted(|| request.carry_out(directory, &Opened { open: &open }));
+        *SERVED.lock() = Some(served);
         None
     } else if name.ends_with(b".img") {
-        serve(directory, &String::from_utf8_lossy(name), flags).transpose()
+        let name = String::from_utf8_lossy(name);
+        clock::counted(|| serve(directory, &name, flags)).transpose()
     } else {
         None
     }
