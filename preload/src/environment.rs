@@ -44,12 +44,12 @@ pub unsafe fn remove(environment: *const *const c_char, index: usize) {
 /// # Safety
 /// As for [`remove`].
 pub unsafe fn leave_preload(environment: *const *const c_char) {
-    let is_preload = |entry: &CStr| entry.to_bytes().starts_with(PRELOAD);
-    let Some(index) = strings(environment).position(is_preload) else {
+    let list = |entry: &'static CStr| entry.to_bytes().strip_prefix(PRELOAD);
+    let mut lists = strings(environment).map(list).enumerate();
+    let Some((index, list)) = lists.find_map(|(index, list)| Some((index, list?))) else {
         return;
     };
-    let entry = strings(environment).nth(index).unwrap_or_default();
-    match without(&entry.to_bytes()[PRELOAD.len()..], own_name()) {
+    match without(list, own_name()) {
         // SAFETY: as the caller promises; it is there.
         None => unsafe { remove(environment, index) },
         Some(rest) => {

@@ -62,6 +62,16 @@ enum Stage {
     Refused(c_int),
 }
 
+impl Stage {
+    /// What is to be done, where that is known.
+    fn plan(&self) -> Option<&image::Plan> {
+        match self {
+            Stage::Planned(plan) => Some(plan),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Dump {
     /// Threads that criu has stopped, in that order.

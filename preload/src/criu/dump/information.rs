@@ -2,8 +2,8 @@
 //! sets, which criu then asks the kernel about by what it has read, and of locks.
 
 use super::super::files::in_memory;
-use super::{DUMP, Dump, Stage, listings};
-use ckpt_image::criu::dump::{Plan, Watch, without_locks};
+use super::{DUMP, listings};
+use ckpt_image::criu::dump::{Watch, without_locks};
 use ckpt_restart::tasks;
 use libc::{c_int, c_long};
 use std::fs::File;
@@ -22,21 +22,20 @@ pub(super) fn read(
     flags: c_int,
 ) -> Option<io::Result<c_int>> {
     let dump = DUMP.lock();
-    let plan = plan(dump.as_ref())?;
+    let plan = dump.as_ref()?.stage.plan()?;
     if plan.sets.is_empty() && plan.unlocked.is_empty() {
         return None;
     }
     let task = listings::task_of_directory(directory)?;
-    let shown = || {
-        // SAFETY: getpid takes nothing.
-        let is_own = task == unsafe { libc::getpid() };
-        let mut sets = plan.sets.iter().filter(|_| is_own);
-        sets.find(|(set, _)| tasks::is_a_copy_of(number, *set))
-    };
-    let edit: &dyn Fn(&[u8]) -> Vec<u8> = match shown() {
-        Some((_, shown)) => &|text| shown.text(text),
-        None if plan.unlocked.contains(&(task, number)) => &without_locks,
-        None => return None,
+    // SAFETY: getpid takes nothing.
+    let edit: &dyn Fn(&[u8]) -> Vec<u8> = if task == unsafe { libc::getpid() } {
+        let mut sets = plan.sets.iter();
+        let (_, shown) = sets.find(|(set, _)| tasks::is_a_copy_of(number, *set))?;
+        &|text| shown.text(text)
+    } else if plan.unlocked.contains(&(task, number)) {
+        &without_locks
+    } else {
+        return None;
     };
     let fd = open();
     if fd < 0 {
@@ -73,10 +72,8 @@ pub unsafe fn on_kcmp(
     // Where it is held, it is this library that asks.
     let translated = DUMP.try_lock().and_then(|dump| {
         let place = (i32::try_from(task).ok()?, i32::try_from(asked.set).ok()?);
-        let (_, shown) = plan(dump.as_ref())?
-            .sets
-            .iter()
-            .find(|(set, _)| *set == place)?;
+        let mut sets = dump.as_ref()?.stage.plan()?.sets.iter();
+        let (_, shown) = sets.find(|(set, _)| *set == place)?;
         let number = i32::try_from(asked.number).ok()?;
         let nth = asked.nth;
         let watch = shown.real(Watch { number, nth })?;
@@ -85,12 +82,5 @@ pub unsafe fn on_kcmp(
     match translated {
         Some(slot) => real((&raw const slot) as c_long),
         None => real(slot),
-    }
-}
-
-fn plan(dump: Option<&Dump>) -> Option<&Plan> {
-    match &dump?.stage {
-        Stage::Planned(plan) => Some(plan),
-        _ => None,
     }
 }

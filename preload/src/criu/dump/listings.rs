@@ -1,6 +1,6 @@
 //! Listings of /proc/PID/fd without what is left out.
 
-use super::{DUMP, REQUEST, Stage};
+use super::{DUMP, REQUEST};
 use ckpt_restart::errno;
 use libc::{DIR, c_int, dirent64};
 use parking_lot::Mutex;
@@ -31,9 +31,7 @@ pub fn on_fdopendir(fd: c_int, listing: *mut DIR) -> *mut DIR {
 /// What the listing of a directory is to lack; `None` where that is nothing.
 fn hidden(fd: c_int) -> Option<BTreeSet<i32>> {
     let dump = DUMP.lock();
-    let Stage::Planned(plan) = &dump.as_ref()?.stage else {
-        return None;
-    };
+    let plan = dump.as_ref()?.stage.plan()?;
     let path = path_in_proc(fd)?;
     let task = task(path.strip_suffix(b"/fd")?)?;
     plan.hidden
