@@ -81,9 +81,12 @@ impl Soundness {
             return Ok(());
         };
         for prefix in std::mem::take(&mut self.head) {
-            measure(prefix, layout)?;
+            measure(prefix, forms::find(prefix.kind, layout.version), layout)?;
         }
-        self.spine.prefix(prefix, layout.version)?;
+        let form = forms::find(prefix.kind, layout.version);
+        if let Some(form) = form {
+            self.spine.prefix(prefix, form, layout.version)?;
+        }
         self.tail(prefix, layout.version)?;
         if let Some(Buffer { len, after }) = self.next.take()
             && (prefix.kind != fixed::BUFFER || u64::from(prefix.len) != len)
@@ -95,7 +98,7 @@ impl Soundness {
                 format!("expected a {expected} of {len} bytes after the {after}"),
             ));
         }
-        measure(prefix, layout)
+        measure(prefix, form, layout)
     }
 
     /// A whole record, whose prefix was told.
@@ -408,9 +411,9 @@ impl Soundness {
 }
 
 /// Whether a record has the length of its form.
-fn measure(prefix: Prefix, layout: &Layout) -> Result<(), Error> {
+fn measure(prefix: Prefix, form: Option<&Form>, layout: &Layout) -> Result<(), Error> {
     let version = layout.version;
-    let Some(form) = forms::find(prefix.kind, version) else {
+    let Some(form) = form else {
         if version.pids.is_none() {
             return Err(prefix.error(
                 Some(version),

@@ -4,7 +4,7 @@
 //! Of a task that has a THREAD record nothing may be missing. One without is no kernel's,
 //! and is held to what an editor looks at.
 
-use super::forms;
+use super::forms::Form;
 use super::layout::Version;
 use super::records::Prefix;
 use crate::Error;
@@ -44,14 +44,16 @@ impl Spine {
         self.whole
     }
 
-    /// A record begins.
+    /// A record begins, of that form.
     ///
     /// # Errors
     /// [`Error::Image`] where it is of a task, and out of place.
-    pub fn prefix(&mut self, prefix: Prefix, version: &'static Version) -> Result<(), Error> {
-        let Some(form) = forms::find(prefix.kind, version) else {
-            return Ok(());
-        };
+    pub fn prefix(
+        &mut self,
+        prefix: Prefix,
+        form: &Form,
+        version: &'static Version,
+    ) -> Result<(), Error> {
         let expected = |place: usize| {
             let why = format!("expected the {} of the task first", ORDER[place]);
             Err(prefix.error(Some(version), why))
