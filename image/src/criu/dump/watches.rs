@@ -16,7 +16,15 @@ pub struct Watch {
 ///
 /// * `fdinfo`: what the kernel shows of the set.
 pub fn watches(fdinfo: &[u8]) -> Vec<Watch> {
-    by_number(fdinfo.split(|&b| b == b'\n').filter_map(number))
+    let mut before: BTreeMap<i32, u32> = BTreeMap::new();
+    let numbers = fdinfo.split(|&b| b == b'\n').filter_map(number);
+    let watch = |number| {
+        let nth = before.entry(number).or_insert(0);
+        let watch = Watch { number, nth: *nth };
+        *nth += 1;
+        watch
+    };
+    numbers.map(watch).collect()
 }
 
 /// What CRIU is shown of a set: watches as the kernel has them, and the number by which
@@ -66,17 +74,6 @@ impl Shown {
         let nth = usize::try_from(asked.nth).ok()?;
         shown.map(|(watch, _)| *watch).nth(nth)
     }
-}
-
-fn by_number(numbers: impl Iterator<Item = i32>) -> Vec<Watch> {
-    let mut before: BTreeMap<i32, u32> = BTreeMap::new();
-    let watch = |number| {
-        let nth = before.entry(number).or_insert(0);
-        let watch = Watch { number, nth: *nth };
-        *nth += 1;
-        watch
-    };
-    numbers.map(watch).collect()
 }
 
 const NAME: &str = "tfd:";
