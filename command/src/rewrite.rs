@@ -44,10 +44,7 @@ pub fn rewrite(
     }
     let mut output = Output::open(output, &input)?;
     let mut rewriter = request.rewriter(false)?;
-    let progress = match request::regular_at(input.as_fd()) {
-        Some(_) => Progress::of(&input, input.metadata().ok().map(|file| file.len())),
-        None => Progress::of(output.file(), None),
-    };
+    let progress = output.progress(&input);
     stream::copy(&input, output.file(), &mut rewriter, Until::EndOfInput)?;
     drop(progress);
     if !request.is_checked() {
@@ -61,8 +58,10 @@ pub fn rewrite(
 /// what is no image, is copied as well.
 fn copy(mut input: &File, output: Option<&Path>) -> Result<(), Error> {
     let mut output = Output::open(output, input)?;
+    let progress = output.progress(input);
     io::copy(&mut input, &mut output.file())
         .map_err(|e| Error::system("cannot copy the image", e))?;
+    drop(progress);
     output.keep()
 }
 
@@ -138,6 +137,14 @@ impl Output {
             Some(here.is_file() && here.dev() == there.dev() && here.ino() == there.ino())
         };
         same().unwrap_or(false)
+    }
+
+    /// Tells how far it has come: by the input, where that has an end.
+    fn progress(&self, input: &File) -> Progress {
+        match request::regular_at(input.as_fd()) {
+            Some(_) => Progress::of(input, input.metadata().ok().map(|file| file.len())),
+            None => Progress::of(&self.file, None),
+        }
     }
 
     fn file(&self) -> &File {
