@@ -2,6 +2,7 @@
 //! call, dumping and restoring with a real criu, and looking at the restored tasks from outside.
 
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 pub mod build;
@@ -42,4 +43,16 @@ pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// What /proc/locks has of a file.
+///
+/// # Panics
+/// There is no such file, or no /proc.
+pub fn locks(path: &str) -> Vec<String> {
+    let inode = std::fs::metadata(path).expect("the file").ino();
+    let locks = std::fs::read_to_string("/proc/locks").expect("/proc/locks");
+    let name = format!(":{inode} ");
+    let of_file = locks.lines().filter(|line| line.contains(&name));
+    of_file.map(str::to_owned).collect()
 }
