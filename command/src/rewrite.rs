@@ -6,7 +6,7 @@ use crate::standard;
 use ckpt_image::report::Outcome;
 use ckpt_restart::request::{self, Naming};
 use ckpt_restart::stream::Until;
-use ckpt_restart::{Error, directory, log, stream};
+use ckpt_restart::{Error, directory, errno, log, stream};
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -59,7 +59,8 @@ pub fn rewrite(
 fn copy(mut input: &File, output: Option<&Path>) -> Result<(), Error> {
     let mut output = Output::open(output, input)?;
     let progress = output.progress(input);
-    io::copy(&mut input, &mut output.file())
+    // What was copied before a signal is behind both offsets.
+    errno::uninterrupted(|| io::copy(&mut input, &mut output.file()))
         .map_err(|e| Error::system("cannot copy the image", e))?;
     drop(progress);
     output.keep()

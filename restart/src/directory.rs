@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::paths::Looking;
-use crate::{caller, log, warn};
+use crate::{caller, errno, log, warn};
 use ckpt_image::advice::Advice;
 use ckpt_image::caller::{Caller, Opening};
 use ckpt_image::criu::{Directory, Image, Naming, Rewrite, What, inherited, record, rewrite};
@@ -156,7 +156,7 @@ fn fill(new: &Path, from: &Path, changed: &BTreeMap<String, Vec<u8>>) -> io::Res
                 .extension()
                 .is_some_and(|extension| extension == "img");
             if !image || fs::hard_link(entry.path(), &place).is_err() {
-                fs::copy(entry.path(), place)?;
+                errno::uninterrupted(|| fs::copy(entry.path(), &place))?;
             }
         }
     }

@@ -2,6 +2,7 @@
 //! that they mean.
 
 use std::ffi::c_int;
+use std::io;
 
 /// What it is.
 pub fn get() -> c_int {
@@ -13,6 +14,20 @@ pub fn get() -> c_int {
 pub fn set(errno: c_int) {
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
+}
+
+/// Does something again while a signal interrupts it (EINTR): copy_file_range(2), which
+/// std's copies use, is not begun again there.
+///
+/// # Errors
+/// What else it gives.
+pub fn uninterrupted<T>(mut job: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match job() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
 }
 
 /// Does something that leaves it as it was.
