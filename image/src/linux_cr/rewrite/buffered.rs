@@ -15,12 +15,11 @@ struct Block {
     left: u32,
 }
 
-/// A record in a buffered table, and whose it is.
+/// A record in a buffered table, or all those of one file, and whose they are.
 pub struct Piece {
     block: u32,
     start: u32,
     len: u32,
-    pub kind: u32,
     pub role: Role,
 }
 
@@ -58,6 +57,8 @@ impl Role {
 pub struct Buffered {
     blocks: Vec<Block>,
     pub pieces: Vec<Piece>,
+    /// What the record pushed last is.
+    pub last: u32,
     /// A terminal whose records come in front of a file's body.
     pub terminal: Option<Role>,
     /// The credentials that are announced before it.
@@ -101,9 +102,13 @@ impl Buffered {
         let Some(last) = last else {
             return;
         };
-        // In place: a table may have a hundred thousand.
-        self.pieces[last..]
-            .sort_by_key(|piece| matches!(piece.role, Role::Table | Role::Descriptor));
+        // Those behind it are all dropped. They are among what may go out block by block.
+        let blocks = &mut self.blocks;
+        let descriptor = |piece: &mut Piece| piece.role == Role::Descriptor;
+        for piece in self.pieces.extract_if(last + 1.., descriptor) {
+            gone(blocks, &piece);
+        }
+        self.pieces[last..].rotate_left(1);
     }
 
     pub fn push(&mut self, kind: u32, bytes: &[u8], role: Role) {
@@ -116,18 +121,26 @@ impl Buffered {
                 left: 0,
             });
         }
+        self.last = kind;
         let index = self.blocks.len() - 1;
         let block = &mut self.blocks[index];
         // Records are far shorter than 4 GiB, and so are blocks.
-        self.pieces.push(Piece {
-            block: index as u32,
-            start: block.bytes.len() as u32,
-            len: bytes.len() as u32,
-            kind,
-            role,
-        });
+        let (start, len) = (block.bytes.len() as u32, bytes.len() as u32);
         block.bytes.extend_from_slice(bytes);
-        block.left += 1;
+        let ends = |piece: &Piece| piece.block == index as u32 && piece.start + piece.len == start;
+        let before = self.pieces.last_mut();
+        match before.filter(|piece| piece.role == role && ends(piece)) {
+            Some(piece) if matches!(role, Role::File(_)) => piece.len += len,
+            _ => {
+                block.left += 1;
+                self.pieces.push(Piece {
+                    block: index as u32,
+                    start,
+                    len,
+                    role,
+                });
+            }
+        }
     }
 
     /// Bytes in all.
@@ -145,12 +158,16 @@ impl Buffered {
 
     /// A piece has gone where it belongs, and is not asked for any more.
     pub fn gone(&mut self, piece: &Piece) {
-        let Some(block) = self.blocks.get_mut(piece.block as usize) else {
-            return;
-        };
-        block.left = block.left.saturating_sub(1);
-        if block.left == 0 {
-            block.bytes = Vec::new();
-        }
+        gone(&mut self.blocks, piece);
+    }
+}
+
+fn gone(blocks: &mut [Block], piece: &Piece) {
+    let Some(block) = blocks.get_mut(piece.block as usize) else {
+        return;
+    };
+    block.left = block.left.saturating_sub(1);
+    if block.left == 0 {
+        block.bytes = Vec::new();
     }
 }

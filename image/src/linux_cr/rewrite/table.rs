@@ -41,7 +41,7 @@ impl Editor {
             }
             // A socket is its file's, a relative name is the socket's.
             fixed::STRING => match buffered.pieces.last() {
-                Some(piece) if piece.kind == version.socket_unix => piece.role,
+                Some(piece) if buffered.last == version.socket_unix => piece.role,
                 _ => Role::Other,
             },
             _ if version.is_socket(kind) => open.map_or(Role::Other, Role::File),
@@ -162,7 +162,12 @@ impl Editor {
                     self.place(desc, *fate, bytes)?;
                 }
                 role if role.is_held(&held) => self.withhold(role, bytes, &held),
-                role => self.let_out(role, piece.kind, bytes, &queues)?,
+                Role::Other => self.out.extend_from_slice(bytes),
+                role => {
+                    for (kind, record) in records(layout.order, bytes) {
+                        self.let_out(role, kind, record, &queues)?;
+                    }
+                }
             }
             buffered.gone(&piece);
         }
@@ -309,6 +314,17 @@ impl Editor {
         }
         self.check_terminals()
     }
+}
+
+/// Whole records one behind the other, and what they are.
+fn records(order: Order, mut bytes: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
+    std::iter::from_fn(move || {
+        let (kind, rest) = bytes.split_first_chunk()?;
+        let len = order.u32(*rest.first_chunk()?) as usize;
+        let (record, behind) = bytes.split_at_checked(len)?;
+        bytes = behind;
+        Some((order.u32(*kind), record))
+    })
 }
 
 /// The socket whose record it is.
