@@ -228,13 +228,13 @@ fn rewrite_as(
         let planner = Planner::new(advice, caller.clone(), false)?.with_paths(Box::new(Files));
         Ok(Rewriter::new(planner, Box::new(|_| Some(17))))
     };
-    let mut rewriter = match rewriter() {
+    let (mut rewriter, expected) = match rewriter() {
         Ok(first) => {
             // As restart programs have an image in a file read.
             let mut surveyor = Surveyor::default();
             match surveyor.feed(image).and_then(|()| surveyor.finish()) {
                 Ok((survey, _)) if whole => foreseeing(&rewriter, survey.foreknowledge(), image),
-                _ => first,
+                _ => (first, None),
             }
         }
         Err(error) => {
@@ -251,28 +251,39 @@ fn rewrite_as(
         rest = more;
         result = rewriter.feed(piece);
         rewritten.out.append(rewriter.output());
+        rewriter.settle();
     }
     rewritten.warnings = rewriter.warnings().to_vec();
     rewritten.error = result.and_then(|()| rewriter.finish()).err();
+    if let Some(expected) = expected {
+        assert!(rewritten.error.is_none() && rewritten.out == expected);
+    }
     rewritten
 }
 
-/// A rewriter that knows what every table comes to.
+/// A rewriter that knows what every table comes to, and what it is to make of the image.
 fn foreseeing(
     rewriter: &dyn Fn() -> Result<Rewriter, Error>,
     known: Foreknowledge,
     image: &[u8],
-) -> Rewriter {
+) -> (Rewriter, Option<Vec<u8>>) {
     let with = |known| {
         let mut rewriter = rewriter().expect("advice that was good before");
         rewriter.foresee(known);
         rewriter
     };
     let mut planned = with(known.clone());
-    match planned.feed(image).and_then(|()| planned.finish()) {
-        Ok(()) => with(planned.foreknowledge()),
-        Err(_) => with(known),
-    }
+    let Ok(()) = planned.feed(image).and_then(|()| planned.finish()) else {
+        return (with(known), None);
+    };
+    let known = planned.foreknowledge();
+    let mut checked = with(known.clone());
+    let Ok(()) = checked.feed(image).and_then(|()| checked.finish()) else {
+        return (with(known), None);
+    };
+    let unchanged = checked.unchanged_since();
+    let settled = with(Foreknowledge { unchanged, ..known });
+    (settled, Some(std::mem::take(checked.output())))
 }
 
 fn deliver(

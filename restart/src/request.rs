@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::paths::{self, Holding, Looking, Making, Own};
 use crate::relay::{self, Relay};
 use crate::reserved;
-use crate::stream;
+use crate::stream::{self, CHUNK, LITTLE};
 use ckpt_image::advice::Advice;
 use ckpt_image::caller::{Caller, Opening, Paths};
 use ckpt_image::linux_cr::delivery::{Delivery, Medium};
@@ -337,6 +337,9 @@ impl Request {
         };
         scan(&file, start, &mut through)?;
         through.rewriter.finish()?;
+        if let Some(known) = &mut self.foreknowledge {
+            known.unchanged = through.rewriter.unchanged_since();
+        }
         self.openings = through.rewriter.openings();
         self.medium = Some(medium);
         self.checked = true;
@@ -437,16 +440,19 @@ pub fn scan(file: &File, start: u64, reader: &mut dyn Reader) -> Result<(), Erro
         .metadata()
         .map_err(|e| Error::system("cannot check the image", e))?
         .len();
-    let mut buffer = vec![0; 64 << 10];
+    let mut buffer = vec![0; CHUNK];
+    let mut next = buffer.len();
     let mut at = start;
     while at < size {
         let skip = reader.passing().min(size - at);
-        if skip > buffer.len() as u64 {
+        if skip > 2 * LITTLE as u64 {
             reader.passed(skip);
             at += skip;
+            // Pages follow pages, a few records apart.
+            next = LITTLE;
             continue;
         }
-        let n = match file.read_at(&mut buffer, at) {
+        let n = match file.read_at(&mut buffer[..next], at) {
             Ok(0) => return Ok(()),
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -454,6 +460,7 @@ pub fn scan(file: &File, start: u64, reader: &mut dyn Reader) -> Result<(), Erro
         };
         reader.feed(&buffer[..n])?;
         at += n as u64;
+        next = buffer.len();
     }
     Ok(())
 }

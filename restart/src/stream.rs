@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-const CHUNK: usize = 64 << 10;
-/// What is read of a file where little is expected before what passes.
-const LITTLE: usize = 4 << 10;
+pub(crate) const CHUNK: usize = 64 << 10;
+/// What is read of a file where little is expected before what passes, and half of
+/// what is worth passing otherwise.
+pub(crate) const LITTLE: usize = 4 << 10;
 /// How large the pipes are made, in bytes, where the system allows.
 const LARGE: i32 = 1 << 20;
 /// How long a pipe with little in it may fill.
@@ -95,7 +96,10 @@ impl Outlet<'_> {
             if few.is_some_and(|few| queued(input) < few) {
                 std::thread::sleep(FILLING);
             }
-            let passing = rewriter.passing();
+            let mut passing = rewriter.passing();
+            if passing > least as u64 && few.is_none() {
+                passing = self.settle(rewriter);
+            }
             if passing > least as u64 {
                 match splice(input, self.output, passing) {
                     Ok(0) => break,
@@ -120,6 +124,20 @@ impl Outlet<'_> {
         }
         rewriter.finish()?;
         Ok(())
+    }
+
+    /// Lets all pass of a file that was checked, up to its last record, once nothing is
+    /// left to be changed. Gives the bytes that pass.
+    fn settle(&mut self, rewriter: &mut Rewriter) -> u64 {
+        let rest = rewriter.unchanged();
+        let settles = match &mut self.delivery {
+            Some(delivery) => rest > 0 && delivery.settle(rest),
+            None => rest > 0,
+        };
+        if settles {
+            rewriter.settle();
+        }
+        rewriter.passing()
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {

@@ -99,6 +99,12 @@ impl Delivery {
         self.splitter.passed(bytes);
         self.state.before += bytes;
     }
+
+    /// Where nobody looks at what comes next, so for that many bytes, up to the
+    /// beginning of a record; false where somebody does.
+    pub fn settle(&mut self, bytes: u64) -> bool {
+        self.splitter.pass_on(bytes)
+    }
 }
 
 impl State {

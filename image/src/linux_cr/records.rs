@@ -258,6 +258,21 @@ impl Splitter {
         }
     }
 
+    /// Bytes of the stream that were read or went by.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Where bytes pass, lets so many pass instead, whatever is in them: up to the
+    /// beginning of a record.
+    pub fn pass_on(&mut self, bytes: u64) -> bool {
+        let passes = matches!(self.at, At::Passing(_));
+        if passes {
+            self.at = At::Passing(bytes);
+        }
+        passes
+    }
+
     /// The stream has ended.
     ///
     /// # Errors

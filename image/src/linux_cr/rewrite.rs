@@ -33,6 +33,7 @@ use buffered::{Buffered, Role};
 use deferred::Deferred;
 use sharing::Own;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use terminals::Terminals;
 
 /// Tells the offset of a descriptor of the caller, at the moment it is asked.
@@ -77,6 +78,8 @@ impl Rewriter {
                 watches: None,
                 warnings: Vec::new(),
                 unmatched: Vec::new(),
+                disturbed: false,
+                unchanged: 0..0,
             },
         }
     }
@@ -124,6 +127,33 @@ impl Rewriter {
     pub fn fullest_pipe(&self) -> u32 {
         let queued = self.editor.survey.queued.values();
         queued.copied().max().unwrap_or(0)
+    }
+
+    /// Where a pass that knew all that this one does went over the whole image: the bytes
+    /// behind the last that it changed, up to the last record.
+    pub fn unchanged_since(&self) -> Range<u64> {
+        self.editor.unchanged.clone()
+    }
+
+    /// Of the bytes that pass now and all behind them up to the last record, how many
+    /// there are, if it is known that nothing of them changes.
+    pub fn unchanged(&self) -> u64 {
+        let known = self.editor.foreknowledge.as_ref();
+        let known = known.map_or(0..0, |known| known.unchanged.clone());
+        let here = self.splitter.offset();
+        match known.contains(&here) && !self.editor.deferred.swallows() {
+            true => known.end - here,
+            false => 0,
+        }
+    }
+
+    /// Lets [`Rewriter::unchanged`] pass without a look.
+    pub fn settle(&mut self) {
+        let bytes = self.unchanged();
+        if bytes > 0 && self.splitter.pass_on(bytes) {
+            // It was checked before, and misses the records that pass.
+            self.editor.soundness = None;
+        }
     }
 
     /// Bytes that come next and go out unchanged after what is in the output;
@@ -216,6 +246,11 @@ struct Editor {
     watches: Option<Vec<u8>>,
     warnings: Vec<String>,
     unmatched: Vec<String>,
+    /// Bytes that pass, since the last record, did not go out as they came.
+    disturbed: bool,
+    /// From behind the last record that did not go out as it came, and to which advice said
+    /// nothing, to the last of all.
+    unchanged: Range<u64>,
 }
 
 impl Sink for Editor {
@@ -231,6 +266,26 @@ impl Sink for Editor {
     }
 
     fn record(&mut self, record: Record<'_>, layout: Option<&Layout>) -> Result<(), Error> {
+        let (out, plans) = (self.out.len(), self.own.plans());
+        self.edit(&record, layout)?;
+        let Prefix { offset, len, .. } = record.prefix;
+        let as_it_came = self.out.get(out..) == Some(record.bytes) && self.own.plans() == plans;
+        if std::mem::take(&mut self.disturbed) || !as_it_came {
+            self.unchanged.start = offset + u64::from(len);
+        }
+        self.unchanged.end = offset;
+        Ok(())
+    }
+
+    fn pass(&mut self, bytes: &[u8]) {
+        let out = self.out.len();
+        self.let_pass(bytes);
+        self.disturbed |= self.out.len() != out + bytes.len();
+    }
+}
+
+impl Editor {
+    fn edit(&mut self, record: &Record<'_>, layout: Option<&Layout>) -> Result<(), Error> {
         let Some(layout) = layout else {
             self.out.extend_from_slice(record.bytes);
             return Ok(());
@@ -248,21 +303,21 @@ impl Sink for Editor {
         }
         self.layout = Some(*layout);
         if let Some(soundness) = &mut self.soundness {
-            soundness.record(&record, layout)?;
+            soundness.record(record, layout)?;
         }
         if record.prefix.kind == fixed::OBJREF {
             self.refuse_given(record.i32(12)?)?;
         }
         if self.buffered.is_some() {
-            return self.buffer(&record, layout);
+            return self.buffer(record, layout);
         }
         let file = self.survey.open_file.or(self.survey.named);
-        self.survey.record(&record, layout)?;
-        self.refuse_master(&record)?;
-        self.pass_on(&record, layout, file)
+        self.survey.record(record, layout)?;
+        self.refuse_master(record)?;
+        self.pass_on(record, layout, file)
     }
 
-    fn pass(&mut self, bytes: &[u8]) {
+    fn let_pass(&mut self, bytes: &[u8]) {
         // Never in front of what is held back.
         match (&mut self.buffered, self.watches.take()) {
             (Some(buffered), _) => buffered.push(0, bytes, Role::Other),
@@ -274,9 +329,7 @@ impl Sink for Editor {
             }
         }
     }
-}
 
-impl Editor {
     fn order(&self) -> Order {
         self.layout.map_or(Order::Little, |layout| layout.order)
     }

@@ -14,6 +14,7 @@ use crate::caller::Access;
 use crate::plan::Descriptor;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 
 const O_DIRECTORY: u32 = 0x10000;
 pub(super) const O_APPEND: u32 = 0x400;
@@ -248,6 +249,9 @@ pub struct Foreknowledge {
     pub masters: BTreeSet<i32>,
     /// What advice makes of it, once it has been met with all tables.
     pub planned: Option<Planned>,
+    /// The bytes from the last change to the last record, where a pass that knew all the
+    /// rest has found them.
+    pub unchanged: Range<u64>,
 }
 
 /// What advice makes of an image.
@@ -392,6 +396,7 @@ impl Survey {
             numbers: numbers.map(|desc| desc.number).collect(),
             masters: self.masters.iter().copied().collect(),
             planned: None,
+            unchanged: 0..0,
         }
     }
 

@@ -35,6 +35,11 @@ impl Own {
         (Self::FIRST..Self::FIRST + self.made).contains(&object)
     }
 
+    /// How many tables were planned, one for each process that has it.
+    pub fn plans(&self) -> usize {
+        self.joined.len()
+    }
+
     fn fresh(&mut self) -> i32 {
         self.made += 1;
         Self::FIRST + self.made - 1
