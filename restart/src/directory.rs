@@ -30,6 +30,9 @@ impl Directory for Stored<'_> {
 /// all must not hold up whoever opens it.
 pub const OPENS: i32 = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_CLOEXEC;
 
+/// Bytes of a file that are made room for before they are read.
+const SHORT: u64 = 1 << 20;
+
 /// What is in a file of an image; `None` where there is no such file.
 ///
 /// * `opened`: what opening it with [`OPENS`] gave.
@@ -43,10 +46,12 @@ pub fn contents(
 ) -> Result<Option<Vec<u8>>, ckpt_image::Error> {
     let read = || -> io::Result<Vec<u8>> {
         let file = opened?;
-        if !file.metadata()?.is_file() {
+        let found = file.metadata()?;
+        if !found.is_file() {
             return Err(io::Error::other("it is not a regular file"));
         }
-        let mut bytes = Vec::new();
+        // In one call where it is short, as nearly all are; what a hole in it says is not believed.
+        let mut bytes = Vec::with_capacity(found.len().min(SHORT) as usize + 1);
         file.take(record::at_most(name)).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
