@@ -344,12 +344,18 @@ impl Layout {
 
     /// Whether this engine edits images laid out so.
     pub fn is_editable(&self) -> bool {
-        let known = match self.arch {
-            Some(Arch::X86_32 | Arch::X86_64) => Order::Little,
-            Some(Arch::S390x) => Order::Big,
-            _ => return false,
-        };
-        self.version.editable && self.order == known
+        let known = self.is_x86() || self.arch == Some(Arch::S390x);
+        self.version.editable && known && self.is_in_its_order()
+    }
+
+    /// Whether its numbers are in the byte order of its machine.
+    pub fn is_in_its_order(&self) -> bool {
+        match self.arch {
+            Some(Arch::X86_32 | Arch::X86_64) => self.order == Order::Little,
+            Some(Arch::S390x) => self.order == Order::Big,
+            // The others were built for either.
+            _ => true,
+        }
     }
 }
 

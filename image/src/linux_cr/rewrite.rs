@@ -240,11 +240,17 @@ impl Sink for Editor {
             self.interest.wants(record.prefix, Some(layout));
         }
         if !layout.is_editable() {
-            return Err(Error::unsupported(
-                format!("image: {layout}"),
-                "advice is carried out on v20 and v23-rc2 images of x86_64, x86_32 and s390x \
-                 only: restart it without advice",
-            ));
+            let why = match layout.is_in_its_order() {
+                true => {
+                    "advice is carried out on v20 and v23-rc2 images of x86_64, x86_32 and s390x \
+                     only: restart it without advice"
+                }
+                false => {
+                    "its numbers are in another byte order than that machine's: the header at \
+                     offset 0 is damaged"
+                }
+            };
+            return Err(Error::unsupported(format!("image: {layout}"), why));
         }
         self.layout = Some(*layout);
         if let Some(soundness) = &mut self.soundness {
