@@ -18,6 +18,7 @@ mod giving;
 mod sharing;
 mod table;
 mod terminals;
+mod unrestorable;
 mod watches;
 
 use super::layout::{Layout, Order, SIGNAL_TTY, fixed};
@@ -293,6 +294,12 @@ impl Editor {
         self.foreknowledge.is_some() || self.survey.is_last_process()
     }
 
+    /// Whether this pass only finds out what becomes of the whole image, and another one
+    /// that knows comes after it.
+    fn only_plans(&self) -> bool {
+        self.foreknowledge.is_some() && self.planned().is_none()
+    }
+
     /// A record outside file tables.
     ///
     /// * `file`: the file whose body or name is awaited.
@@ -342,7 +349,12 @@ impl Editor {
                 }
                 return Ok(());
             }
-            fixed::MM | fixed::VMA => self.need(record.i32(12)?)?,
+            fixed::MM | fixed::VMA => {
+                let (file, task) = (record.i32(12)?, self.survey.task());
+                let task = task.map_or(0, |task| task.pid);
+                self.refuse_unrestorable(file, || format!("image: what task {task} has mapped"))?;
+                self.need(file)?;
+            }
             fixed::TTY => self.release_end(record.i32(12)?),
             kind if kind == version.task_objs => {
                 if !self.deferred.is_idle() {
@@ -399,6 +411,7 @@ impl Editor {
             return Ok(());
         };
         self.refuse_given(file)?;
+        self.refuse_unrestorable(file, || format!("image: object {file}"))?;
         // A terminal stands inside the announcement, as a kernel writes it.
         let announced = announced(self.order(), &bytes);
         let (announcement, rest) = bytes.split_at(announced.min(bytes.len()));
