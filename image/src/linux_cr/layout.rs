@@ -33,6 +33,7 @@ pub mod fixed {
     pub const STRING: u32 = 5;
     pub const OBJREF: u32 = 6;
     pub const LSM_INFO: u32 = 7;
+    pub const MM_CONTEXT_LDT: u32 = 202;
     pub const FILE_TABLE: u32 = 301;
     pub const FILE_DESC: u32 = 302;
     pub const FILE_NAME: u32 = 303;
@@ -43,6 +44,7 @@ pub mod fixed {
     pub const EPOLL_ITEMS: u32 = 308;
     pub const MM: u32 = 401;
     pub const VMA: u32 = 402;
+    pub const PGARR: u32 = 403;
     pub const SIGNAL: u32 = 602;
     pub const SOCKET: u32 = 701;
     pub const SOCKET_QUEUE: u32 = 702;
