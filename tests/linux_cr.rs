@@ -466,7 +466,7 @@ fn a_report_tells_why_nothing_was_restarted() {
         assert_eq!(planned["outcome"], "planned", "{planned}");
         assert_eq!(planned["changes"][0]["fate"], "dropped");
 
-        let mut outcome = advised("edited/pos-negative", feed)
+        let mut outcome = advised("edited/mode-exotic", feed)
             .env("CKPT_IGNORE", "9")
             .run();
         assert_ne!(outcome.verdict, Verdict::Restarted);

@@ -6,7 +6,8 @@
 //! * [`records`]: cuts the stream into records and recognises its version.
 //! * [`survey`]: what the records say of tasks, file tables and open file
 //!   descriptions.
-//! * [`soundness`]: whether an image is what it says it is.
+//! * [`soundness`]: whether an image is what it says it is; `spine`, `fields` and `sockets`
+//!   are the parts of it for tasks, single fields, and sockets with their queues.
 //! * [`rewrite`]: carries a plan out in one pass.
 //! * [`delivery`]: what the kernel needs of the descriptor that it reads.
 //!
@@ -15,12 +16,14 @@
 //! against images that such a kernel wrote.
 
 pub mod delivery;
+mod fields;
 pub mod forms;
 pub mod layout;
 mod listing;
 mod needs;
 pub mod records;
 pub mod rewrite;
+mod sockets;
 pub mod soundness;
 mod spine;
 pub mod survey;

@@ -735,6 +735,8 @@ fn every_version_and_machine_is_told_by_name() {
                     _ => name,
                 };
                 assert!(told.contains(&name), "{told}\nis not about\n{name}");
+                let turned = matches!(machine, "x86_32" | "x86_64" | "s390x") && !known;
+                assert_eq!(told.contains("another byte order"), turned, "{told}");
             }
         }
     }
@@ -984,6 +986,75 @@ fn a_terminal_of_which_little_is_known_is_refused_with_the_way_out() {
         let known = rewrite(&image, &items, &Caller::default(), true, &[]);
         assert_eq!(known.error, None);
     }
+}
+
+#[test]
+fn all_terminals_that_would_be_dead_are_told_of_at_once() {
+    let image = build(&one_task([0, 0, 1, 1].map(Is::Terminal).to_vec()));
+    let refusal = ignore_list(&image, "3,5").error.unwrap().to_string();
+    for part in [
+        "CKPT_IGNORE=*:3: terminal /dev/pts/3 would be left at 100:4 ",
+        "CKPT_IGNORE=*:5: terminal /dev/pts/4 would be left at 100:6 ",
+        "ignore 100:4,100:6 too (or substitute 100:4=2,100:6=2)",
+    ] {
+        assert!(refusal.contains(part), "{refusal}\nhas no\n{part}");
+    }
+    assert_eq!(ignore_list(&image, "3,4,5,6").error, None);
+}
+
+/// The contents of the first pipe are so many bytes.
+fn filled(mut image: Vec<u8>, bytes: usize) -> Vec<u8> {
+    let (at, len) = of_kind(&image, 305, 0);
+    image.splice(at + 8..at + len, vec![b'p'; bytes]);
+    let len = u32::try_from(8 + bytes).unwrap();
+    image[at + 4..at + 8].copy_from_slice(&len.to_le_bytes());
+    image
+}
+
+/// A new pipe holds 64 KiB: who has one with more is told, and it can go.
+#[test]
+fn a_pipe_that_is_too_full_is_refused_unless_it_goes() {
+    const FULL: usize = 65536;
+    let mut recipe = one_task(vec![
+        Is::Pipe(0, false, 9),
+        Is::Pipe(0, true, 9),
+        Is::Device,
+    ]);
+    let image = |recipe: &Recipe, bytes| filled(build(recipe), bytes);
+    let too_full = image(&recipe, FULL + 1);
+    for (numbers, who) in [
+        ("5", "task 100 descriptor 3: a pipe with 65537 bytes"),
+        ("3", "task 100 descriptor 4: a pipe with 65537 bytes"),
+        ("4", "task 100 descriptor 3: a pipe with 65537 bytes"),
+    ] {
+        let refusal = ignore_list(&too_full, numbers)
+            .error
+            .expect(who)
+            .to_string();
+        assert!(refusal.contains(who), "{refusal}");
+        assert!(refusal.contains("ignore both ends of it"), "{refusal}");
+    }
+    let gone = ignore_list(&too_full, "3,4");
+    assert_eq!(gone.error, None);
+    assert!(gone.out.len() < FULL);
+    assert_eq!(ignore_list(&image(&recipe, FULL), "5").error, None);
+
+    // In a stream nobody knows that the child has it no more.
+    recipe.processes.push(recipe.processes[0].clone());
+    let shared = image(&recipe, FULL + 1);
+    let both = ["3", "4"].map(of_every_task);
+    let ignored = |whole| rewrite(&shared, &both, &Caller::default(), whole, &[]);
+    assert_eq!(ignored(true).error, None);
+    let refusal = ignored(false).error.expect("it stays").to_string();
+    assert!(refusal.contains("give the image as a file"), "{refusal}");
+
+    let fifo = image(&one_task(vec![Is::Fifo(5), Is::Device]), FULL + 1);
+    let refusal = ignore_list(&fifo, "4").error.expect("a fifo").to_string();
+    assert!(
+        refusal.contains("descriptor 3: a fifo with 65537 bytes"),
+        "{refusal}"
+    );
+    assert_eq!(ignore_list(&fifo, "3").error, None);
 }
 
 /// One table is read before the first that advice changes; where that is known, it can be read.

@@ -114,6 +114,30 @@ pub struct Reference {
     pub or_none: bool,
 }
 
+/// What a kernel takes for a field. No other value is one that a kernel wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// From this, signed, to that.
+    Within(i64, i64),
+    /// One of these.
+    OneOf(&'static [i64]),
+    /// No other bits than these.
+    Bits(u64),
+}
+
+/// A field of which a kernel does not take every value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// What it is.
+    pub name: &'static str,
+    /// Where in the record.
+    pub at: usize,
+    /// How long, in bytes: 1, 2, 4 or 8.
+    pub len: usize,
+    /// What it may be.
+    pub values: Values,
+}
+
 /// One record: its number and length in v20 and in v23-rc2.
 #[derive(Debug)]
 pub struct Form {
@@ -122,6 +146,7 @@ pub struct Form {
     pub name: &'static str,
     length: [Length; 2],
     references: [&'static [Reference]; 2],
+    fields: [&'static [Field]; 2],
     /// The object whose body it is.
     pub body: Option<Object>,
 }
@@ -137,6 +162,11 @@ impl Form {
         self.references[column(version)]
     }
 
+    /// What a kernel demands of its fields there.
+    pub fn fields(&self, version: &Version) -> &'static [Field] {
+        self.fields[column(version)]
+    }
+
     const fn late(mut self, length: Length) -> Self {
         self.length[1] = length;
         self
@@ -149,6 +179,16 @@ impl Form {
 
     const fn refers_late(mut self, references: &'static [Reference]) -> Self {
         self.references[1] = references;
+        self
+    }
+
+    const fn fields_are(mut self, fields: &'static [Field]) -> Self {
+        self.fields = [fields, fields];
+        self
+    }
+
+    const fn fields_are_late(mut self, fields: &'static [Field]) -> Self {
+        self.fields[1] = fields;
         self
     }
 
@@ -169,6 +209,7 @@ const fn form(kind: u32, name: &'static str, length: Length) -> Form {
         name,
         length: [length, length],
         references: [&[], &[]],
+        fields: [&[], &[]],
         body: None,
     }
 }
@@ -195,6 +236,15 @@ const fn maybe(at: usize, to: Object) -> Reference {
     }
 }
 
+const fn field(name: &'static str, at: usize, len: usize, values: Values) -> Field {
+    Field {
+        name,
+        at,
+        len,
+        values,
+    }
+}
+
 use Length::{Counted, Exactly, OnX86, Within};
 use Object::{Cred, File, FileTable, Fs, Groups, Ipc, Mm, Net, Ns, SemUndo, Sighand};
 use Object::{Security, Socket, Tty, User, UserNs, Uts};
@@ -208,6 +258,38 @@ const NAME: u32 = 8 + 4096;
 pub const PAGE: u32 = 4096;
 /// Of memory: a chunk holds 64 MiB and some more.
 const ANY: u32 = i32::MAX as u32;
+
+/// Numbers of descriptors, where no administrator has made room for more.
+const MOST_DESCRIPTORS: i64 = 1 << 20;
+/// What a line discipline holds, in bytes.
+const TTY_BUFFER: i64 = 4096;
+/// A kernel takes no more fragments of one message.
+const MOST_FRAGMENTS: i64 = 17;
+const MOST_ERRNO: i64 = 4095;
+const SOCKADDR_IN: i64 = 16;
+/// Being closed, or emptied: what a kernel waits for before it writes one.
+const TTY_IN_TRANSIT: u64 = 1 << 7 | 1 << 19;
+/// What kernels up to 3.0 know of FMODE_ and of socket flags, and what the next ones added.
+const FILE_MODES: u64 = 0x0100_7fff;
+const SOCKET_FLAGS: u64 = (1 << 26) - 1;
+
+/// * `shift`: what stands in front of them in later versions, in bytes.
+const fn of_sockets(shift: usize) -> [Field; 8] {
+    [
+        field("state of its file", 16 + shift, 1, Values::Within(0, 4)),
+        // IPv6 has room in the format.
+        field("family", 32 + shift, 2, Values::OneOf(&[1, 2, 10])),
+        field("flags", 48 + shift, 8, Values::Bits(SOCKET_FLAGS)),
+        field("error", 72 + shift, 4, Values::Within(0, MOST_ERRNO)),
+        field("type", 92 + shift, 2, Values::OneOf(&[1, 2, 3, 5])),
+        field("state", 97 + shift, 1, Values::Within(1, 11)),
+        field("directions shut down", 98 + shift, 1, Values::Bits(3)),
+        field("locks", 99 + shift, 1, Values::Bits(0xf)),
+    ]
+}
+
+const SOCKETS: &[Field] = &of_sockets(0);
+const SOCKETS_LATE: &[Field] = &of_sockets(8);
 
 /// By number.
 static FORMS: &[Form] = &[
@@ -253,17 +335,37 @@ static FORMS: &[Form] = &[
     form(201, "CPU_FPU", Within(8, NAME)),
     form(202, "MM_CONTEXT_LDT", Within(8, 8 + 8 * 8192)),
     form(301, "FILE_TABLE", Exactly(16)).body(FileTable),
-    form(302, "FILE_DESC", Exactly(24)).refers(&[to(8, File)]),
+    form(302, "FILE_DESC", Exactly(24))
+        .refers(&[to(8, File)])
+        .fields_are(&[field(
+            "number",
+            12,
+            4,
+            Values::Within(0, MOST_DESCRIPTORS - 1),
+        )]),
     form(303, "FILE_NAME", Within(9, NAME)),
     form(304, "FILE", Within(48, 64))
         .refers(&[to(20, Cred)])
+        .fields_are(&[
+            field("type", 8, 4, Values::Within(1, 7)),
+            field("mode", 12, 4, Values::Bits(FILE_MODES)),
+        ])
         .body(File),
     form(305, "PIPE_BUF", Within(8, LONGEST_WHOLE)),
     form(306, "TTY", Exactly(72))
         .late(Exactly(96))
         .refers(&[maybe(12, Tty)])
+        .fields_are(&[
+            field("driver", 8, 2, Values::OneOf(&[4])),
+            field("end", 10, 2, Values::OneOf(&[1, 2])),
+            field("line discipline", 28, 4, Values::OneOf(&[0])),
+            field("flags", 32, 8, Values::Bits(!TTY_IN_TRANSIT)),
+        ])
         .body(Tty),
-    form(307, "TTY_LDISC", Exactly(560)),
+    form(307, "TTY_LDISC", Exactly(560)).fields_are(&[
+        field("bytes of input", 12, 4, Values::Within(0, TTY_BUFFER)),
+        field("bytes of lines", 20, 4, Values::Within(0, TTY_BUFFER)),
+    ]),
     form(308, "EPOLL_ITEMS", Exactly(16)).refers(&[to(8, File)]),
     form(401, "MM", Exactly(120))
         .refers(&[maybe(12, File)])
@@ -283,12 +385,40 @@ static FORMS: &[Form] = &[
     form(604, "SIGPENDING", Counted(24, 48)).late(Counted(24, 88)),
     form(701, "SOCKET", Exactly(112))
         .late(Exactly(120))
+        .fields_are(SOCKETS)
+        .fields_are_late(SOCKETS_LATE)
         .body(Socket),
     form(702, "SOCKET_QUEUE", Exactly(16)),
-    form(703, "SOCKET_BUFFER", Exactly(104)).refers(&[maybe(44, Socket), maybe(48, Socket)]),
-    form(704, "SOCKET_FRAG", Exactly(16)),
-    form(705, "SOCKET_UNIX", Exactly(256)),
-    form(706, "SOCKET_INET", Exactly(328)),
+    form(703, "SOCKET_BUFFER", Exactly(104))
+        .refers(&[maybe(44, Socket), to(48, Socket)])
+        .refers_late(&[maybe(44, Socket), maybe(48, Socket)])
+        .fields_are(&[field("fragments", 54, 2, Values::Within(0, MOST_FRAGMENTS))]),
+    form(704, "SOCKET_FRAG", Exactly(16)).fields_are(&[field(
+        "bytes of a page",
+        8,
+        4,
+        Values::Within(0, PAGE as i64),
+    )]),
+    form(705, "SOCKET_UNIX", Exactly(256)).fields_are(&[field(
+        "peer",
+        12,
+        4,
+        Values::Within(0, i32::MAX as i64),
+    )]),
+    form(706, "SOCKET_INET", Exactly(328)).fields_are(&[
+        field(
+            "bytes of its address",
+            288,
+            4,
+            Values::Within(0, SOCKADDR_IN),
+        ),
+        field(
+            "bytes of its peer's",
+            292,
+            4,
+            Values::Within(0, SOCKADDR_IN),
+        ),
+    ]),
     form(9001, "TAIL", Exactly(16)),
     form(9999, "ERROR", Within(8, NAME)),
 ];

@@ -33,6 +33,7 @@ pub mod fixed {
     pub const STRING: u32 = 5;
     pub const OBJREF: u32 = 6;
     pub const LSM_INFO: u32 = 7;
+    pub const MM_CONTEXT_LDT: u32 = 202;
     pub const FILE_TABLE: u32 = 301;
     pub const FILE_DESC: u32 = 302;
     pub const FILE_NAME: u32 = 303;
@@ -43,6 +44,7 @@ pub mod fixed {
     pub const EPOLL_ITEMS: u32 = 308;
     pub const MM: u32 = 401;
     pub const VMA: u32 = 402;
+    pub const PGARR: u32 = 403;
     pub const SIGNAL: u32 = 602;
     pub const SOCKET: u32 = 701;
     pub const SOCKET_QUEUE: u32 = 702;
@@ -344,12 +346,18 @@ impl Layout {
 
     /// Whether this engine edits images laid out so.
     pub fn is_editable(&self) -> bool {
-        let known = match self.arch {
-            Some(Arch::X86_32 | Arch::X86_64) => Order::Little,
-            Some(Arch::S390x) => Order::Big,
-            _ => return false,
-        };
-        self.version.editable && self.order == known
+        let known = self.is_x86() || self.arch == Some(Arch::S390x);
+        self.version.editable && known && self.is_in_its_order()
+    }
+
+    /// Whether its numbers are in the byte order of its machine.
+    pub fn is_in_its_order(&self) -> bool {
+        match self.arch {
+            Some(Arch::X86_32 | Arch::X86_64) => self.order == Order::Little,
+            Some(Arch::S390x) => self.order == Order::Big,
+            // The others were built for either.
+            _ => true,
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod giving;
 mod sharing;
 mod table;
 mod terminals;
+mod unrestorable;
 mod watches;
 
 use super::layout::{Layout, Order, SIGNAL_TTY, fixed};
@@ -295,11 +296,17 @@ impl Editor {
             self.interest.wants(record.prefix, Some(layout));
         }
         if !layout.is_editable() {
-            return Err(Error::unsupported(
-                format!("image: {layout}"),
-                "advice is carried out on v20 and v23-rc2 images of x86_64, x86_32 and s390x \
-                 only: restart it without advice",
-            ));
+            let why = match layout.is_in_its_order() {
+                true => {
+                    "advice is carried out on v20 and v23-rc2 images of x86_64, x86_32 and s390x \
+                     only: restart it without advice"
+                }
+                false => {
+                    "its numbers are in another byte order than that machine's: the header at \
+                     offset 0 is damaged"
+                }
+            };
+            return Err(Error::unsupported(format!("image: {layout}"), why));
         }
         self.layout = Some(*layout);
         if let Some(soundness) = &mut self.soundness {
@@ -338,6 +345,12 @@ impl Editor {
     /// before, or no process comes any more.
     fn is_told(&self) -> bool {
         self.foreknowledge.is_some() || self.survey.is_last_process()
+    }
+
+    /// Whether this pass only finds out what becomes of the whole image, and another one
+    /// that knows comes after it.
+    fn only_plans(&self) -> bool {
+        self.foreknowledge.is_some() && self.planned().is_none()
     }
 
     /// A record outside file tables.
@@ -389,7 +402,12 @@ impl Editor {
                 }
                 return Ok(());
             }
-            fixed::MM | fixed::VMA => self.need(record.i32(12)?)?,
+            fixed::MM | fixed::VMA => {
+                let (file, task) = (record.i32(12)?, self.survey.task());
+                let task = task.map_or(0, |task| task.pid);
+                self.refuse_unrestorable(file, || format!("image: what task {task} has mapped"))?;
+                self.need(file)?;
+            }
             fixed::TTY => self.release_end(record.i32(12)?),
             kind if kind == version.task_objs => {
                 if !self.deferred.is_idle() {
@@ -446,6 +464,7 @@ impl Editor {
             return Ok(());
         };
         self.refuse_given(file)?;
+        self.refuse_unrestorable(file, || format!("image: object {file}"))?;
         // A terminal stands inside the announcement, as a kernel writes it.
         let announced = announced(self.order(), &bytes);
         let (announcement, rest) = bytes.split_at(announced.min(bytes.len()));

@@ -5,25 +5,23 @@
 //! passes it sees the prefix; memory pages are among those. What a kernel takes and none
 //! ever wrote (an announcement between a count and what it counts) is taken for damage.
 
+use super::fields;
 use super::forms::{self, Form, Length, Object};
-use super::layout::{Layout, TREE_ENTRY, Version, WATCH, file_type, fixed};
+use super::layout::{Arch, Layout, TREE_ENTRY, Version, WATCH, file_type, fixed};
 use super::records::{Prefix, Record};
+use super::sockets::{self, Sockets};
 use super::spine::Spine;
 use crate::Error;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
-/// The flags with which a kernel refuses to open a file again: to create it, to fail
-/// where it is there, to take no terminal, to truncate it.
-const REFUSED_FLAGS: u32 = 0o100 | 0o200 | 0o400 | 0o1000;
-/// What a line discipline holds, in bytes.
-const TTY_BUFFER: u32 = 4096;
 /// A kernel calls itself for each object inside another, on a stack that ends.
 const DEEPEST: usize = 64;
-/// A kernel takes no more fragments of one message.
-const MAX_FRAGMENTS: u16 = 17;
 /// The kinds of mapping that are shared memory without a name or of SysV, whose file is
 /// announced nowhere.
 const SHARED_MEMORY: [u32; 4] = [4, 5, 7, 8];
+/// The kinds of mapping whose pages follow: private memory, a private mapping of a file,
+/// and shared memory without a name where it comes first.
+const WITH_PAGES: [u32; 3] = [2, 3, 4];
 
 /// What an objref names.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,9 +31,11 @@ enum Named {
     Pipe,
 }
 
-/// A BUFFER record that has to come next.
-struct Buffer {
-    len: u64,
+/// A record that has to come next.
+struct Next {
+    kind: u32,
+    /// Bytes, its prefix included, where that is known.
+    len: Option<u64>,
     /// After what.
     after: &'static str,
 }
@@ -48,24 +48,24 @@ pub struct Soundness {
     objects: HashMap<i32, Named>,
     /// Announced, whose body comes: the innermost last.
     open: Vec<(i32, Object)>,
-    next: Option<Buffer>,
+    /// What belongs to the record before it, and comes at once: the first one first.
+    next: VecDeque<Next>,
     spine: Spine,
     /// Descriptors of the table that is read, which have not come.
     descriptors: u32,
-    /// Names that come next, of a file or of a root and working directory.
-    names: u8,
-    /// The contents of a pipe come next, after the names.
-    contents: bool,
     /// Tasks of the tree that have not come.
     tasks: u32,
     /// Mappings of the address space that is read, and what comes after them.
     mappings: u32,
     context: bool,
-    /// Messages of the queue that is read, and fragments of the message.
-    messages: u32,
-    fragments: u16,
-    /// Epoll sets whose watches have not come.
+    /// It has a namespace of SysV IPC.
+    ipc: bool,
+    sockets: Sockets,
+    /// The input of the terminal that is read would be left where it stands.
+    input_strays: bool,
+    /// Epoll sets whose watches have not come, and those whose table has not.
     sets: BTreeSet<i32>,
+    later_sets: BTreeSet<i32>,
     /// Watches come next.
     watches: bool,
 }
@@ -87,17 +87,7 @@ impl Soundness {
         if let Some(form) = form {
             self.spine.prefix(prefix, form, layout.version)?;
         }
-        self.tail(prefix, layout.version)?;
-        if let Some(Buffer { len, after }) = self.next.take()
-            && (prefix.kind != fixed::BUFFER || u64::from(prefix.len) != len)
-        {
-            let version = Some(layout.version);
-            let expected = forms::name(fixed::BUFFER, version);
-            return Err(prefix.error(
-                version,
-                format!("expected a {expected} of {len} bytes after the {after}"),
-            ));
-        }
+        self.belongs(prefix, layout)?;
         measure(prefix, form, layout)
     }
 
@@ -128,43 +118,53 @@ impl Soundness {
                 self.demand(record, object, reference.to)?;
             }
         }
+        fields::check(record, form, version)?;
         self.nothing_is_missing(record, form, version)?;
         let id = self.close(record, form)?;
+        self.sockets.record(record, version, id, self.open.len())?;
         match kind {
             _ if Some(kind) == version.pids => {
                 let (pids, deeper) = (record.u32(8)?, record.u32(12)?);
                 let len = 8 + u64::from(pids) * 8 + u64::from(deeper) * 4;
-                self.buffer_follows(len, form);
+                self.buffer_follows(len, form.name);
             }
             _ if kind == version.tree => {
                 self.tasks = record.u32(8)?;
                 let len = 8 + u64::from(self.tasks) * TREE_ENTRY as u64;
-                self.buffer_follows(len, form);
+                self.buffer_follows(len, form.name);
             }
-            _ if kind == version.task => self.tasks = self.tasks.saturating_sub(1),
-            fixed::FILE_TABLE => self.descriptors = record.u32(8)?,
+            _ if kind == version.task => {
+                self.tasks = self.tasks.saturating_sub(1);
+                fields::check_task(record)?;
+                self.follows(fixed::STRING, None, form.name);
+            }
+            fixed::FILE_TABLE => {
+                self.descriptors = record.u32(8)?;
+                self.table_may_end();
+            }
             fixed::FILE_DESC => {
                 self.descriptors = self.descriptors.checked_sub(1).ok_or_else(|| {
                     record.error("a descriptor more than the FILE_TABLE record before it counts")
                 })?;
+                self.table_may_end();
             }
-            _ if form.name == "FS" => self.names = 2,
+            _ if form.name == "SECURITY" => self.follows(fixed::STRING, None, form.name),
+            _ if form.name == "FS" => {
+                self.follows(fixed::FILE_NAME, None, form.name);
+                self.follows(fixed::FILE_NAME, None, form.name);
+            }
             fixed::FILE => self.file(record, id, version)?,
             fixed::TTY_LDISC => {
                 let held = record.u32(12)?;
-                if held > TTY_BUFFER {
-                    return Err(record.error(format!("a terminal with {held} bytes of input")));
-                }
                 if held > 0 {
-                    self.buffer_follows(8 + u64::from(held), form);
+                    if self.input_strays {
+                        let why = "input of a terminal whose line discipline is not open";
+                        return Err(record.error(why));
+                    }
+                    self.buffer_follows(8 + u64::from(held), form.name);
                 }
             }
-            fixed::TTY => {
-                let link = record.i32(12)?;
-                if link == id {
-                    return Err(record.error("a terminal that is its own master"));
-                }
-            }
+            fixed::TTY => self.terminal(record, id)?,
             fixed::EPOLL_ITEMS => {
                 let (set, count) = (record.i32(8)?, record.u32(12)?);
                 if !self.sets.remove(&set) {
@@ -175,64 +175,100 @@ impl Soundness {
                 self.watches = count > 0;
                 if self.watches {
                     let len = 8 + u64::from(count) * WATCH as u64;
-                    self.buffer_follows(len, form);
+                    self.buffer_follows(len, form.name);
                 }
             }
             fixed::BUFFER if watches => self.watched(record)?,
             fixed::MM => {
                 self.mappings = record.u32(8)?;
                 self.context = true;
-            }
-            _ if form.name == "MM_CONTEXT" => self.context = false,
-            fixed::VMA => self.mapping(record)?,
-            fixed::SOCKET_QUEUE => self.messages = record.u32(8)?,
-            fixed::SOCKET_BUFFER => {
-                self.messages = self.messages.checked_sub(1).ok_or_else(|| {
-                    record.error("a message more than the SOCKET_QUEUE record before it counts")
-                })?;
-                self.fragments = record.u16(54)?;
-                if self.fragments > MAX_FRAGMENTS {
-                    return Err(record.error(format!("a message of {} fragments", self.fragments)));
+                if !self.spine.is_lean() {
+                    self.follows(fixed::BUFFER, None, form.name);
                 }
-                self.buffer_follows(8 + u64::from(record.u32(20)?), form);
             }
-            _ if Some(kind) == version.fragment => {
-                self.fragments = self.fragments.checked_sub(1).ok_or_else(|| {
-                    record.error("a fragment more than the SOCKET_BUFFER record before it counts")
-                })?;
+            _ if form.name == "MM_CONTEXT" => {
+                self.context = false;
+                if layout.is_x86() {
+                    let len = 8 + 8 * u64::from(record.u32(20)?);
+                    self.follows(fixed::MM_CONTEXT_LDT, Some(len), form.name);
+                }
+            }
+            fixed::VMA => self.mapping(record)?,
+            fixed::PGARR => {
+                let pages = record.u64(8)?;
+                let word = if layout.arch == Some(Arch::X86_32) {
+                    4
+                } else {
+                    8
+                };
+                if pages > 0 {
+                    let len = pages.saturating_mul(u64::from(forms::PAGE) + word);
+                    self.buffer_follows(len.saturating_add(8), form.name);
+                    self.follows(fixed::PGARR, None, form.name);
+                }
+            }
+            fixed::SOCKET_BUFFER => {
+                self.buffer_follows(8 + u64::from(record.u32(20)?), form.name);
+            }
+            _ if kind == version.socket_unix && sockets::is_relative(record, version)? => {
+                self.follows(fixed::STRING, None, form.name);
             }
             _ => {}
         }
         Ok(())
     }
 
-    /// What belongs to the record before it comes at once: names, and the contents of a
-    /// pipe at its first end.
-    fn tail(&mut self, prefix: Prefix, version: &'static Version) -> Result<(), Error> {
-        let due = match (self.names, self.contents) {
-            (0, false) => None,
-            (0, true) => Some(fixed::PIPE_BUF),
-            _ => Some(fixed::FILE_NAME),
-        };
-        let of_files = [fixed::FILE_NAME, fixed::PIPE_BUF].contains(&prefix.kind);
-        if due == Some(prefix.kind) || due.is_none() && !of_files {
-            match prefix.kind {
-                fixed::FILE_NAME => self.names -= 1,
-                fixed::PIPE_BUF => self.contents = false,
-                _ => {}
+    /// What belongs to the record before it comes at once, and after no other.
+    fn belongs(&mut self, prefix: Prefix, layout: &Layout) -> Result<(), Error> {
+        let (kind, version) = (prefix.kind, layout.version);
+        let Some(Next {
+            kind: due,
+            len,
+            after,
+        }) = self.next.pop_front()
+        else {
+            if self.comes_behind_others_only(kind, layout) {
+                return Err(prefix.error(Some(version), "it belongs to nothing before it"));
             }
+            return self.sockets.prefix(prefix, version, self.open.len());
+        };
+        if kind == due && len.is_none_or(|len| u64::from(prefix.len) == len) {
             return Ok(());
         }
-        let why = match due {
-            Some(due) => format!("expected a {} first", forms::name(due, Some(version))),
-            None => "it belongs to no file before it".to_owned(),
-        };
+        let due = forms::name(due, Some(version));
+        let of = len.map_or_else(String::new, |len| format!(" of {len} bytes"));
+        let why = format!("expected a {due}{of} after the {after}");
         Err(prefix.error(Some(version), why))
     }
 
-    fn buffer_follows(&mut self, len: u64, form: &'static Form) {
-        let after = form.name;
-        self.next = Some(Buffer { len, after });
+    /// Whether a record that nothing has asked for is one too many.
+    fn comes_behind_others_only(&self, kind: u32, layout: &Layout) -> bool {
+        // What else has them is not known of every version and machine, nor of SysV IPC.
+        let known = layout.is_x86() && layout.version.pids.is_none() && !self.ipc;
+        match kind {
+            fixed::FILE_NAME | fixed::PIPE_BUF => true,
+            _ if self.spine.is_lean() => false,
+            fixed::TTY_LDISC | fixed::MM_CONTEXT_LDT => true,
+            fixed::BUFFER | fixed::STRING | fixed::PGARR => known,
+            _ => false,
+        }
+    }
+
+    fn follows(&mut self, kind: u32, len: Option<u64>, after: &'static str) {
+        self.next.push_back(Next { kind, len, after });
+    }
+
+    fn buffer_follows(&mut self, len: u64, after: &'static str) {
+        self.follows(fixed::BUFFER, Some(len), after);
+    }
+
+    /// What was announced so far and leaves work for the end of a table is this one's, if it
+    /// has all its descriptors.
+    fn table_may_end(&mut self) {
+        if self.descriptors == 0 {
+            self.sets.append(&mut self.later_sets);
+            self.sockets.table_ends();
+        }
     }
 
     fn announced(&mut self, record: &Record<'_>, version: &Version) -> Result<(), Error> {
@@ -245,13 +281,14 @@ impl Soundness {
         if self.objects.insert(id, Named::Announced(object)).is_some() {
             return Err(record.error(format!("object {id} is announced twice")));
         }
+        self.ipc |= object == Object::Ipc;
         // How the others begin is not known of every version.
         let followed = !matches!(
             object,
             Object::Ipc | Object::Mnt | Object::Net | Object::Netdev | Object::SemUndo
         );
         if followed {
-            if self.open.len() == DEEPEST {
+            if self.open.len() + self.sockets.unfinished() >= DEEPEST {
                 return Err(record.error(format!(
                     "object {id} is announced before the bodies of {DEEPEST} others have come"
                 )));
@@ -276,28 +313,15 @@ impl Soundness {
 
     /// What was counted has come by the time that something else does.
     fn nothing_is_missing(
-        &self,
+        &mut self,
         record: &Record<'_>,
         form: &Form,
         version: &Version,
     ) -> Result<(), Error> {
         let kind = record.prefix.kind;
-        let ends_a_message = matches!(kind, fixed::SOCKET_BUFFER | fixed::SOCKET_QUEUE);
-        let ends_a_queue = matches!(kind, fixed::SOCKET_QUEUE | fixed::EPOLL_ITEMS);
         let ends_a_table = [fixed::TAIL, version.task, version.task_objs].contains(&kind)
             || matches!(kind, fixed::FILE_TABLE | fixed::MM);
-        if (ends_a_message || ends_a_queue || ends_a_table) && self.fragments > 0 {
-            return Err(record.error(format!(
-                "the message before it has {} fragments less than its SOCKET_BUFFER record says",
-                self.fragments
-            )));
-        }
-        if (ends_a_queue || ends_a_table) && self.messages > 0 {
-            return Err(record.error(format!(
-                "the queue before it has {} messages less than its SOCKET_QUEUE record says",
-                self.messages
-            )));
-        }
+        self.sockets.nothing_is_missing(record, ends_a_table)?;
         if ends_a_table && self.descriptors > 0 {
             return Err(record.error(format!(
                 "the file table before it has {} descriptors less than its FILE_TABLE record says",
@@ -319,6 +343,9 @@ impl Soundness {
             return Err(record.error(format!(
                 "the watches of epoll set {set} should come before it"
             )));
+        }
+        if kind == version.task_objs {
+            self.sockets.queues_have_come(record)?;
         }
         if kind == fixed::TAIL && self.tasks > 0 {
             return Err(record.error(format!(
@@ -353,13 +380,14 @@ impl Soundness {
     }
 
     fn file(&mut self, record: &Record<'_>, id: i32, version: &Version) -> Result<(), Error> {
-        let (of, flags) = (record.u32(8)?, record.u32(16)?);
+        let of = record.u32(8)?;
+        fields::check_file(record, version)?;
         let behind = || record.i32(version.file_len as usize);
         match of {
             file_type::SOCKET => self.demand(record, behind()?, Object::Socket),
             file_type::TTY => self.demand(record, behind()?, Object::Tty),
             file_type::EPOLL => {
-                self.sets.insert(id);
+                self.later_sets.insert(id);
                 Ok(())
             }
             file_type::PIPE | file_type::FIFO => {
@@ -367,7 +395,12 @@ impl Soundness {
                 if pipe <= 0 {
                     return Err(record.error(format!("pipe {pipe}")));
                 }
-                self.contents = !self.objects.contains_key(&pipe);
+                if of == file_type::FIFO {
+                    self.follows(fixed::FILE_NAME, None, "FILE");
+                }
+                if !self.objects.contains_key(&pipe) {
+                    self.follows(fixed::PIPE_BUF, None, "FILE");
+                }
                 // A kernel takes a file that was announced for the pipe's other end.
                 match *self.objects.entry(pipe).or_insert(Named::Pipe) {
                     Named::Announced(other) if other != Object::File => Err(record.error(format!(
@@ -377,13 +410,27 @@ impl Soundness {
                     _ => Ok(()),
                 }
             }
+            file_type::GENERIC => {
+                self.follows(fixed::FILE_NAME, None, "FILE");
+                Ok(())
+            }
             _ => Ok(()),
-        }?;
-        self.names = u8::from(matches!(of, file_type::GENERIC | file_type::FIFO));
-        if matches!(of, file_type::GENERIC | file_type::FIFO) && flags & REFUSED_FLAGS != 0 {
-            return Err(record.error(format!(
-                "flags {flags:#o} would create or truncate the file, which no kernel restores"
-            )));
+        }
+    }
+
+    fn terminal(&mut self, record: &Record<'_>, id: i32) -> Result<(), Error> {
+        let tty = fields::terminal(record, id)?;
+        self.input_strays = !tty.reads;
+        if tty.file != 0
+            && self
+                .objects
+                .insert(tty.file, Named::Announced(Object::File))
+                .is_some()
+        {
+            return Err(record.error(format!("its file {} is another object", tty.file)));
+        }
+        if tty.has_discipline && !self.spine.is_lean() {
+            self.follows(fixed::TTY_LDISC, None, "TTY");
         }
         Ok(())
     }
@@ -403,6 +450,9 @@ impl Soundness {
             .checked_sub(1)
             .ok_or_else(|| record.error("a mapping more than the MM record before it counts"))?;
         let (kind, file) = (record.u32(8)?, record.i32(12)?);
+        if WITH_PAGES.contains(&kind) {
+            self.follows(fixed::PGARR, None, "VMA");
+        }
         match file == 0 || SHARED_MEMORY.contains(&kind) {
             true => Ok(()),
             false => self.demand(record, file, Object::File),

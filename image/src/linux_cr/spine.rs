@@ -44,6 +44,11 @@ impl Spine {
         self.whole
     }
 
+    /// Whether the task that is read lacks some of that, so that other things may lack parts.
+    pub fn is_lean(&self) -> bool {
+        self.behind > 1 && !self.whole
+    }
+
     /// A record begins, of that form.
     ///
     /// # Errors

@@ -1133,7 +1133,9 @@ impl<'a> Writer<'a> {
         for (id, subtype, link, file) in [(ids.0, 1, 0, ids.1), (ids.2, 2, ids.0, 0)] {
             self.objref(17, id);
             let tty = body().u16(4).u16(subtype).i32(link).i32(file);
-            self.rec(306, tty.to(24).u32(3 + u32::from(of)).to(len));
+            let tty = tty.to(24).u32(3 + u32::from(of)).u32(0);
+            // Its line discipline is there, and open.
+            self.rec(306, tty.u64(0xa00).to(len));
             if self.recipe.lean {
                 continue;
             }

@@ -8,7 +8,7 @@ use super::{Editor, put};
 use crate::Error;
 use crate::linux_cr::layout::{Layout, Order, PREFIX, file_type, fixed};
 use crate::linux_cr::records::Record;
-use crate::linux_cr::survey::{Desc, FMODE_LSEEK, Work};
+use crate::linux_cr::survey::{Desc, Work};
 use crate::plan::{Descriptor, Fate, TablePlan};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -103,6 +103,16 @@ impl Editor {
 
         let here = buffered.files();
         let held = self.hold_back(&dropped, &here);
+        let stays = |desc: &&Desc| {
+            let goes = held.contains_key(&desc.file) || !here.contains(&desc.file);
+            dropped.contains(&desc.file) && !goes
+        };
+        // A pass that only plans does not know who else drops it.
+        if !self.only_plans() || self.survey.is_last_process() {
+            for desc in descs.iter().filter(stays) {
+                self.refuse_unrestorable(desc.file, || of_task(owner, desc))?;
+            }
+        }
         let mut queues = self.sockets_left(&dropped, &here, &held);
         let planned = self.planned().is_some_and(|planned| planned.changes);
         if !planned && self.planner.changes().is_empty() {
@@ -283,19 +293,7 @@ impl Editor {
                     let kept = self.terminals.kept.entry(file.behind).or_default();
                     kept.insert((task, desc.number));
                 }
-                // The kernel keeps the result of the seek in an int, takes such a
-                // one for an error code and crashes.
-                let low = file.position as u32;
-                if file.mode & FMODE_LSEEK != 0 && (0x8000_0000..=0xffff_f000).contains(&low) {
-                    return Err(Error::unsupported(
-                        format!(
-                            "task {task} descriptor {}: offset {:#x}",
-                            desc.number, file.position
-                        ),
-                        "a Linux-CR kernel would crash on it (bit 31 is set): ignore the \
-                         descriptor",
-                    ));
-                }
+                self.refuse_unrestorable(desc.file, || of_task(task, desc))?;
                 continue;
             }
             let item = || {
@@ -325,6 +323,10 @@ fn records(order: Order, mut bytes: &[u8]) -> impl Iterator<Item = (u32, &[u8])>
         bytes = behind;
         Some((order.u32(*kind), record))
     })
+}
+
+fn of_task(task: i32, desc: &Desc) -> String {
+    format!("task {task} descriptor {}", desc.number)
 }
 
 /// The socket whose record it is.

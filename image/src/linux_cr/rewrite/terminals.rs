@@ -42,10 +42,8 @@ impl Editor {
     ///
     /// * `what`: the item, and the descriptor.
     pub(super) fn refuse_controlling(&self, slave: i32, what: String) -> Result<(), Error> {
-        // A pass that only plans tells the next one.
-        let plans = self.foreknowledge.is_some() && self.planned().is_none();
         match self.terminals.controlling.get(&slave) {
-            Some(leader) if !plans => Err(Error::unsupported(
+            Some(leader) if !self.only_plans() => Err(Error::unsupported(
                 what,
                 format!(
                     "the terminal is the controlling one of task {leader}, which comes earlier in \
@@ -82,27 +80,35 @@ impl Editor {
     /// A terminal of the outside is taken from everybody or nobody: what is left
     /// of it would come back dead.
     pub(super) fn check_terminals(&self) -> Result<(), Error> {
-        for (slave, item) in &self.terminals.taken {
-            let Some(kept) = self.terminals.kept.get(slave) else {
-                continue;
-            };
+        let half = self
+            .terminals
+            .taken
+            .iter()
+            .filter_map(|(slave, item)| Some((slave, item, self.terminals.kept.get(slave)?)));
+        let (mut what, mut numbers) = (Vec::new(), Vec::new());
+        for (slave, item, kept) in half {
             let index = self.survey.ttys.get(slave).map_or(0, |tty| tty.index);
             let list: Vec<String> = kept.iter().map(|(task, n)| format!("{task}:{n}")).collect();
-            let others: Vec<String> = list.iter().map(|one| format!("{one}=2")).collect();
-            let (list, others) = (list.join(","), others.join(","));
-            // Another task may have the master, and the terminal would live.
-            let either = match self.is_told() {
-                true => "",
-                false => "give the image as a file, or, where no later task has its master, ",
-            };
-            return Err(Error::Contradiction {
-                what: format!(
-                    "{item}: terminal /dev/pts/{index} would be left at {list} and be dead there"
-                ),
-                remedy: format!("{either}ignore {list} too (or substitute {others})"),
-            });
+            what.push(format!(
+                "{item}: terminal /dev/pts/{index} would be left at {} and be dead there",
+                list.join(",")
+            ));
+            numbers.extend(list);
         }
-        Ok(())
+        if what.is_empty() {
+            return Ok(());
+        }
+        let others: Vec<String> = numbers.iter().map(|one| format!("{one}=2")).collect();
+        let (list, others) = (numbers.join(","), others.join(","));
+        // Another task may have the master, and the terminal would live.
+        let either = match self.is_told() {
+            true => "",
+            false => "give the image as a file, or, where no later task has its master, ",
+        };
+        Err(Error::Contradiction {
+            what: what.join("; "),
+            remedy: format!("{either}ignore {list} too (or substitute {others})"),
+        })
     }
 
     /// A terminal taken as one of the outside turns out to have its master in
