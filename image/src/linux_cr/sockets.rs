@@ -217,7 +217,7 @@ impl Sockets {
         self.messages = self.messages.checked_sub(1).ok_or_else(|| {
             record.error("a message more than the SOCKET_QUEUE record before it counts")
         })?;
-        let (linear, paged, begin) = (record.u32(20)?, record.u32(24)?, record.u32(40)?);
+        let (linear, begin) = (record.u32(20)?, record.u32(40)?);
         self.fragments = record.u16(54)?;
         if self.unix.contains(&record.i32(48)?) {
             if self.fragments > 0 {
@@ -228,8 +228,9 @@ impl Sockets {
                 return Err(record.error("a message for a unix socket that nobody sent"));
             }
         }
-        // What the program has read of a message is written, and not counted.
-        let bytes = u64::from(linear.saturating_sub(begin)) + u64::from(paged);
+        // What the program has read of a message is written, and not counted; whether pages
+        // are, no image has told yet.
+        let bytes = u64::from(linear.saturating_sub(begin));
         self.bytes = self.bytes.checked_sub(bytes).ok_or_else(|| {
             record.error("its queue has more bytes than its SOCKET_QUEUE record says")
         })?;
