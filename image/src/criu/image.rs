@@ -109,6 +109,8 @@ pub struct Image {
     pub left_out: LeftOutOf,
     /// What the program asks for itself.
     pub asks: Vec<Ask>,
+    /// Those of the tasks.
+    pids: BTreeSet<i32>,
     pub(super) flights: Vec<Flight>,
     /// The bytes of files.img.
     pub(super) files: Vec<u8>,
@@ -124,7 +126,7 @@ impl Image {
     /// what it must be, [`Error::Unsupported`] for the layouts of old versions.
     pub fn read(directory: &dyn Directory) -> Result<Self, Error> {
         check_inventory(&need(directory, "inventory.img")?)?;
-        let mut tasks = read_tasks(&need(directory, "pstree.img")?)?;
+        let (mut tasks, pids) = read_tasks(&need(directory, "pstree.img")?)?;
         let files = match directory.file("files.img")? {
             Some(files) => files,
             None if directory.file("reg-files.img")?.is_some() => {
@@ -182,6 +184,7 @@ impl Image {
             tables,
             left_out,
             asks,
+            pids,
             descriptions,
             flights,
             files,
@@ -201,7 +204,7 @@ impl Image {
     }
 
     pub(super) fn is_task(&self, pid: i32) -> bool {
-        self.tasks.iter().any(|task| task.pid == pid)
+        self.pids.contains(&pid)
     }
 
     /// The root task's file table.
@@ -400,7 +403,8 @@ fn check_inventory(inventory: &Owned) -> Result<(), Error> {
     Ok(())
 }
 
-fn read_tasks(pstree: &Owned) -> Result<Vec<Task>, Error> {
+/// The tasks in the order of the image, and their pids.
+fn read_tasks(pstree: &Owned) -> Result<(Vec<Task>, BTreeSet<i32>), Error> {
     let mut tasks = Vec::new();
     let mut pids = BTreeSet::new();
     for entry in pstree.file().entries(Magic::PSTREE)? {
@@ -424,7 +428,7 @@ fn read_tasks(pstree: &Owned) -> Result<Vec<Task>, Error> {
     if tasks.is_empty() {
         return Err(pstree.file().error(pstree.bytes.len(), "no task"));
     }
-    Ok(tasks)
+    Ok((tasks, pids))
 }
 
 /// Which file table a task has. CRIU has it in a file of its own, older versions
