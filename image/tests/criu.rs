@@ -7,7 +7,7 @@ use ckpt_image::Error;
 use ckpt_image::advice::{Action, Advice, Kind, Strictness, parse_list};
 use ckpt_image::caller::{Access, Caller, CallerFile, NoPaths};
 use ckpt_image::criu::record::{self, Ask, LeftOut, RECORD, Record};
-use ckpt_image::criu::{Image, Naming, Reference, Rewrite, inherited, rewrite};
+use ckpt_image::criu::{Image, Naming, Reference, Rewrite, inherited, moment, rewrite};
 use ckpt_image::plan::{Fate, Origin};
 use criu_images::build::*;
 use criu_images::model::{Restored, number};
@@ -567,6 +567,7 @@ fn a_long_record_is_met_with_a_large_image() {
         file: String::new(),
     };
     let record = Record {
+        dump: None,
         left_out: (0..MANY).map(left_out).collect(),
         asks: (0..MANY).map(ask).collect(),
     };
@@ -577,6 +578,51 @@ fn a_long_record_is_met_with_a_large_image() {
     // The image has two regular files, and two of four of what it lacks are of the kind.
     let kept = |ask: &&Ask| ask.number < 2 || matches!(ask.number % 4, 0 | 3);
     assert!(image.asks.iter().eq(record.asks.iter().filter(kept)));
+}
+
+#[test]
+fn a_record_of_another_dump_does_not_count() {
+    const TIMENS: u32 = 0x4321_4433;
+    let clocks = |at| file(TIMENS, [m().m(1, m().n(1, 40).n(2, at))]);
+    let left_out = LeftOut {
+        task: 100,
+        number: 7,
+        id: 0,
+        flags: 0,
+        kind: Kind::Chr,
+        file: "/dev/fuse".to_owned(),
+    };
+    let of = |files: &Files, dump| {
+        let record = Record {
+            dump,
+            left_out: vec![left_out.clone()],
+            asks: Vec::new(),
+        };
+        let mut files = files.clone();
+        files.insert(RECORD.to_owned(), record::write(&record));
+        let image = Image::read(&files).expect("a valid image");
+        image.left_out.values().flatten().count()
+    };
+    let mut files = one_task(&[Made::Reg], &[3]).files();
+    // Of an old criu: nothing tells.
+    assert_eq!(moment(&files), Ok(None));
+    assert_eq!(of(&files, None), 1);
+    assert_eq!(of(&files, Some(0)), 0);
+    files.insert("timens-0.img".to_owned(), clocks(1));
+    let first = moment(&files).expect("read");
+    assert!(first.is_some());
+    assert_eq!((of(&files, None), of(&files, first)), (1, 1));
+    files.insert("timens-0.img".to_owned(), clocks(2));
+    assert_eq!(of(&files, first), 0);
+    // The next one is of a task in a time namespace of its own, and the file stays.
+    let second = moment(&files).expect("read");
+    let ids = m().n(1, 1).n(2, 1).n(3, 1).n(4, 1).n(12, 9);
+    files.insert("ids-100.img".to_owned(), file(IDS, [ids]));
+    assert_eq!(of(&files, second), 1);
+    files.insert("timens-9.img".to_owned(), clocks(3));
+    assert_eq!(of(&files, second), 0);
+    let third = moment(&files).expect("read");
+    assert_eq!(of(&files, third), 1);
 }
 
 /// As many paths that lie below the /proc of a task.

@@ -3,10 +3,11 @@
 
 use super::descriptions::Descriptions;
 use super::entry::{Description, FileType, Flight, Link, Slot, Task};
-use super::record::{self, Ask, LeftOut, RECORD};
+use super::record::{self, Ask, LeftOut, RECORD, Record};
 use super::wire::{File, Magic, Message};
 use crate::Error;
 use crate::advice::Kind;
+use crate::fnv::Fnv;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -315,10 +316,7 @@ fn read_record(
     descriptions: &Descriptions,
 ) -> Result<(LeftOutOf, Vec<Ask>), Error> {
     let mut left_out = LeftOutOf::new();
-    let Some(bytes) = directory.file(RECORD)? else {
-        return Ok((left_out, Vec::new()));
-    };
-    let mut record = record::read(&bytes)?;
+    let mut record = recorded(directory)?;
     let of_tasks = tasks
         .iter()
         .filter_map(|task| Some((task.pid, task.table?)));
@@ -348,6 +346,49 @@ fn read_record(
         kind == Some(ask.kind)
     });
     Ok((left_out, record.asks))
+}
+
+/// What the record beside an image says. One of another dump, which wrote into this
+/// directory before, says nothing.
+///
+/// # Errors
+/// What the directory gives; [`Error::Image`] for a damaged one.
+pub fn recorded(directory: &dyn Directory) -> Result<Record, Error> {
+    let Some(bytes) = directory.file(RECORD)? else {
+        return Ok(Record::default());
+    };
+    let record = record::read(&bytes)?;
+    match record.dump {
+        Some(_) if record.dump != moment(directory)? => Ok(Record::default()),
+        _ => Ok(record),
+    }
+}
+
+/// What tells a dump from every other: a hash of the clocks' file, which CRIU writes before
+/// inventory.img; `None` where it writes none (before 3.14).
+///
+/// # Errors
+/// What the directory gives; [`Error::Image`] for files that are not what they must be.
+pub fn moment(directory: &dyn Directory) -> Result<Option<u64>, Error> {
+    let (tasks, _) = read_tasks(&need(directory, "pstree.img")?)?;
+    let clocks = |namespace| optional(directory, format!("timens-{namespace}.img"));
+    let mut own = None;
+    if let Some(ids) = optional(directory, format!("ids-{}.img", tasks[0].pid))? {
+        let entry = ids.file().entry(Magic::IDS)?;
+        let [.., namespace] = entry.message.numbers::<12>()?;
+        own = namespace.map(clocks).transpose()?.flatten();
+    }
+    // Those of CRIU's own time namespace are 0; what is left here of a dump in that one
+    // must not stand for one in another.
+    let file = match own {
+        None => clocks(0)?,
+        own => own,
+    };
+    Ok(file.map(|file| {
+        let mut hash = Fnv::new();
+        hash.write(&file.bytes);
+        hash.value()
+    }))
 }
 
 fn absent(name: &str) -> Error {
