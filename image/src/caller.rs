@@ -93,6 +93,9 @@ pub struct Caller {
     /// The numbers that a program may get because it asks for them itself, by a mark that
     /// came with its image.
     pub offered: BTreeSet<i32>,
+    /// RLIMIT_NOFILE, soft: no task could have a number that is not below it. `None` where
+    /// there is no such limit.
+    pub limit: Option<u64>,
 }
 
 /// A file that advice gives by its path, as it has to be opened. It is never

@@ -167,7 +167,10 @@ pub fn examine(fd: i32, name: Vec<u8>) -> io::Result<CallerFile> {
 /// # Errors
 /// What reading /proc/self/fd gives.
 pub fn given(advice: &Advice) -> io::Result<Caller> {
-    let mut caller = Caller::default();
+    let mut caller = Caller {
+        limit: Some(descriptor_limit()),
+        ..Caller::default()
+    };
     for number in wanted(advice)? {
         caller.files.insert(number, examine(number, Vec::new())?);
         if advice.offers(number) {

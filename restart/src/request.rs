@@ -90,7 +90,10 @@ impl Request {
         }
         let image = image.and_then(|fd| caller::identity(fd).ok());
         let mut instead = Vec::new();
-        let mut bound = Caller::default();
+        let mut bound = Caller {
+            limit: Some(caller::descriptor_limit()),
+            ..Caller::default()
+        };
         for (&number, fd) in &mut sources {
             if image.is_some() && caller::identity(*fd).ok() == image {
                 let mut file = caller::instead_of_the_image();
