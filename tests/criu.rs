@@ -1559,7 +1559,10 @@ fn a_fifo_is_opened_by_its_path_without_waiting() {
     let restore = image.restore().advice("SUBSTITUTE", &format!("1={fifo}"));
     let outcome = restore.run();
     assert!(
-        outcome.said.contains("start the reader first"),
+        outcome
+            .said
+            .contains(&format!("refused: CKPT_SUBSTITUTE=1={fifo}: {fifo}: "))
+            && outcome.said.contains("start the reader first"),
         "{}",
         outcome.said
     );

@@ -102,6 +102,8 @@ pub struct Caller {
 /// truncated, and made only where it is to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opening {
+    /// The item that names it, for messages.
+    pub item: Arc<str>,
     /// The absolute path.
     pub path: Arc<[u8]>,
     /// What it is needed for.

@@ -139,7 +139,7 @@ pub fn hold(openings: &[Opening], tree: &dyn Tree, least: i32) -> Result<Vec<Hel
         let fd = tree
             .open(opening)
             .map_err(|CannotOpen { errno, why }| Error::Path {
-                what: format!("{path}: {why}"),
+                what: format!("{}: {path}: {why}", opening.item),
                 errno,
             })?;
         let high = caller::copy_above(fd.as_raw_fd(), least)
