@@ -30,7 +30,7 @@ use ckpt_restart::call::outcome_of_check;
 use ckpt_restart::log;
 use ckpt_restart::paths::{self, Looking, Own, Tree};
 use ckpt_restart::settings::Settings;
-use ckpt_restart::{Error, caller, directory, errno, info, report, warn};
+use ckpt_restart::{Error, caller, errno, info, regular, report, warn};
 use files::{Opened, in_memory};
 use libc::{c_char, c_int};
 use once_cell::sync::OnceCell;
@@ -306,7 +306,7 @@ fn on_reading(
         return None;
     }
     if name == b"pstree.img" {
-        let open = |name: &CStr| real(name.as_ptr(), directory::OPENS);
+        let open = |name: &CStr| real(name.as_ptr(), regular::OPENS);
         // A refusal waits for files.img: criu crashes where this file is missing.
         let served = clock::counted(|| request.carry_out(directory, &Opened { open: &open }));
         *SERVED.lock() = Some(served);

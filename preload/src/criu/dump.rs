@@ -26,7 +26,7 @@ use ckpt_image::advice::Advice;
 use ckpt_image::criu::{dump as image, moment, record};
 use ckpt_image::listing::Engine;
 use ckpt_image::report::{Outcome, Report};
-use ckpt_restart::directory::OPENS;
+use ckpt_restart::regular::OPENS;
 use ckpt_restart::settings::Settings;
 use ckpt_restart::{Error, errno, log, refuse, report, tasks, warn};
 use libc::{c_char, c_int, c_uint, msghdr, ssize_t};
