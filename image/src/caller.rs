@@ -80,9 +80,8 @@ pub struct CallerFile {
     pub name: Vec<u8>,
     /// readlink of /proc/self/fd/N, for messages.
     pub link: String,
-    /// Why an engine that can only open by name cannot have this file, and what
-    /// to do instead.
-    pub not_by_name: Option<String>,
+    /// Why the engine cannot have this file, and what to do instead.
+    pub not_given: Option<String>,
 }
 
 /// The caller's file table, as it was when the program started.

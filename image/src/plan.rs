@@ -241,15 +241,13 @@ impl Planner {
                     limit,
                 });
             }
-            if !shares {
-                for number in &given {
-                    let file = &caller.files[number];
-                    if let Some(why) = &file.not_by_name {
-                        return Err(Error::unsupported(
-                            format!("{item}: descriptor {number} ({})", file.link),
-                            why.clone(),
-                        ));
-                    }
+            for number in &given {
+                let file = &caller.files[number];
+                if let Some(why) = &file.not_given {
+                    return Err(Error::unsupported(
+                        format!("{item}: descriptor {number} ({})", file.link),
+                        why.clone(),
+                    ));
                 }
             }
             let substitutes = matches!(item.action, Action::Substitute(_));
@@ -501,7 +499,7 @@ mod tests {
             name: Vec::new(),
             link: format!("/file{n}"),
             pollable: false,
-            not_by_name: None,
+            not_given: None,
         };
         Caller {
             files: numbers.iter().map(|&n| (n, file(n))).collect(),

@@ -86,7 +86,7 @@ fn caller() -> Caller {
         name: Vec::new(),
         link: format!("/given{description}"),
         pollable: description == 40,
-        not_by_name: None,
+        not_given: None,
     };
     let numbers = [(1, 1), (2, 1), (9, 9), (40, 40)];
     Caller {

@@ -131,8 +131,8 @@ impl Request {
                 // Of the copy only: what the program was started with came through exec(2).
                 file.close_on_exec = false;
             }
-            if naming == Naming::Numbered && number == 0 && file.not_by_name.is_none() {
-                file.not_by_name = Some(
+            if naming == Naming::Numbered && number == 0 && file.not_given.is_none() {
+                file.not_given = Some(
                     "when the image is restarted, its pipe is on 0 in every task: preserve 0 with \
                      libckptadv.so at the restart instead"
                         .to_owned(),

@@ -108,7 +108,7 @@ impl Planner {
         let opened = opened.map_err(|error| first.error(&opening, error))?;
         // Whoever opened it in advance knew what others need.
         opening.access = opening.access.and(opened.file.access);
-        if let (Some(why), false) = (&opened.file.not_by_name, self.shares) {
+        if let (Some(why), false) = (&opened.file.not_given, self.shares) {
             let path = String::from_utf8_lossy(&opening.path);
             return Err(Error::unsupported(
                 format!("{}: {path}", first.item),
