@@ -362,6 +362,28 @@ fn whatever_the_caller_has_can_be_added() {
 }
 
 #[test]
+fn an_io_uring_cannot_be_given() {
+    let Some(world) = World::new() else { return };
+    let mut parameters = [0u8; 120];
+    // SAFETY: there is room for what is written.
+    let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, parameters.as_mut_ptr()) };
+    if ring < 0 {
+        eprintln!("no io_uring here: {}", std::io::Error::last_os_error());
+        return;
+    }
+    let ring = made(ring as i32);
+    let image = world.hold(&["7=eventfd"]).dump();
+    for (name, value) in [("PRESERVE", "7"), ("SUBSTITUTE", "7=9"), ("ACCEPT", "9")] {
+        let restore = image.restore().advice(name, value).fd(7, &ring);
+        let said = restore.fd(9, &ring).run().refused();
+        assert!(said.contains("anon_inode:[io_uring]"), "{said}");
+    }
+    // Nobody asks for it.
+    let restore = image.restore().advice("IGNORE", "7").fd(7, &ring);
+    drop(restore.run().restored());
+}
+
+#[test]
 fn the_log_goes_on_where_the_caller_says() {
     let Some(world) = World::new() else { return };
     let Some(image) = dump(
@@ -1559,7 +1581,10 @@ fn a_fifo_is_opened_by_its_path_without_waiting() {
     let restore = image.restore().advice("SUBSTITUTE", &format!("1={fifo}"));
     let outcome = restore.run();
     assert!(
-        outcome.said.contains("start the reader first"),
+        outcome
+            .said
+            .contains(&format!("refused: CKPT_SUBSTITUTE=1={fifo}: {fifo}: "))
+            && outcome.said.contains("start the reader first"),
         "{}",
         outcome.said
     );

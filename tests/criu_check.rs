@@ -489,6 +489,43 @@ fn a_job_whose_terminal_is_gone() {
 }
 
 #[test]
+fn a_shell_has_its_terminal_on_255_as_well() {
+    let Some(world) = World::new() else { return };
+    let (master, slave) = terminal::pair();
+    let link = fs::read_link(format!("/proc/self/fd/{}", slave.as_raw_fd()));
+    let again = format!("255=dev:{}", link.expect("a terminal").display());
+    let held = world.hold_on(&slave, &["ctty", &again]);
+    let image = held.dump_with(&["--shell-job"]).expect("criu dump");
+    drop((master, slave));
+    let found = check(&image, &[], &[]);
+    let findings = found["findings"].as_array().expect("findings");
+    let first = |finding: &Value, option: &str| {
+        let advice = finding["cures"][0]["advice"].clone();
+        let advice = advice.as_array().expect("advice").clone();
+        let of_option = advice.into_iter().find(|it| it["option"] == option);
+        of_option.expect(option)["list"]
+            .as_str()
+            .expect("a list")
+            .to_owned()
+    };
+    let preserved = first(&findings[0], "--preserve");
+    let substituted = first(&findings[1], "--substitute");
+    assert_eq!((&*preserved, &*substituted), ("0,1,2", "255=2"));
+    let words = ["--preserve", &*preserved, "--substitute", &substituted];
+    assert_eq!(verdicts(&check(&image, &words, &[])), []);
+    let given = world.open("given");
+    let mut restore = image.restore();
+    for number in 0..3 {
+        restore = restore.fd(number, &given);
+    }
+    let restore = restore
+        .advice("PRESERVE", &preserved)
+        .advice("SUBSTITUTE", &substituted);
+    let restored = restore.run().restored();
+    assert_eq!(restored.links(image.root)[&255], world.path("given"));
+}
+
+#[test]
 fn a_terminal_whose_number_is_taken() {
     let Some(world) = World::new() else { return };
     let Some(image) = dump(&world, &["7=pty:8"], &[]) else {

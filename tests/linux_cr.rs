@@ -759,6 +759,20 @@ fn few_descriptors_and_closed_ones_do_no_harm() {
     );
 }
 
+#[test]
+fn a_number_that_the_tasks_could_not_have_is_refused() {
+    if !harness::is_root() {
+        return;
+    }
+    // Of a range, and opened before the limit was lowered.
+    let mut outcome = Restart::advised("files")
+        .descriptor_limit(64)
+        .env("CKPT_PRESERVE", "20-")
+        .descriptor(100, File::open("/dev/zero").unwrap())
+        .run();
+    outcome.assert_refused(&["CKPT_PRESERVE=20-", "descriptor 100", "64", "ulimit -n"]);
+}
+
 /// Both ways by which an image comes in.
 const FEEDS: [Feed; 2] = [Feed::File, Feed::Pipe];
 

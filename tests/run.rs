@@ -102,7 +102,7 @@ fn a_refusal_by_criu_has_a_status_of_its_own() {
     assert_eq!(outcome.status, Some(1), "{}", outcome.said);
     assert_eq!(
         last(&outcome.said),
-        "ckptadv: dry run: 1 descriptor as advised"
+        "ckptadv: dry run, and nothing was done: 1 descriptor would be as advised"
     );
     drop(restore(&image, &["--ignore", "7"]).restored());
 }

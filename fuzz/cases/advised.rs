@@ -19,7 +19,7 @@ pub fn caller() -> Caller {
         name: format!("/proc/self/fd/{number}").into_bytes(),
         link: format!("/caller/{number}"),
         pollable: number == 4,
-        not_by_name: None,
+        not_given: None,
     };
     Caller {
         files: (0..10).map(|number| (number, file(number))).collect(),

@@ -92,7 +92,7 @@ fn caller() -> Caller {
         description: number,
         name: Vec::new(),
         link: format!("/caller/{number}"),
-        not_by_name: None,
+        not_given: None,
     };
     Caller {
         files: [1, 2].map(|number| (number, file(number))).into(),

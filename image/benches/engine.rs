@@ -119,7 +119,7 @@ fn caller(numbers: i32) -> Caller {
         name: format!("/proc/self/fd/{number}").into_bytes(),
         link: format!("/tmp/file{number}"),
         pollable: false,
-        not_by_name: None,
+        not_given: None,
     };
     Caller {
         files: (0..numbers).map(|number| (number, file(number))).collect(),

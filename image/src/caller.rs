@@ -80,9 +80,8 @@ pub struct CallerFile {
     pub name: Vec<u8>,
     /// readlink of /proc/self/fd/N, for messages.
     pub link: String,
-    /// Why an engine that can only open by name cannot have this file, and what
-    /// to do instead.
-    pub not_by_name: Option<String>,
+    /// Why the engine cannot have this file, and what to do instead.
+    pub not_given: Option<String>,
 }
 
 /// The caller's file table, as it was when the program started.
@@ -93,12 +92,17 @@ pub struct Caller {
     /// The numbers that a program may get because it asks for them itself, by a mark that
     /// came with its image.
     pub offered: BTreeSet<i32>,
+    /// RLIMIT_NOFILE, soft: no task could have a number that is not below it. `None` where
+    /// there is no such limit.
+    pub limit: Option<u64>,
 }
 
 /// A file that advice gives by its path, as it has to be opened. It is never
 /// truncated, and made only where it is to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opening {
+    /// The item that names it, for messages.
+    pub item: Arc<str>,
     /// The absolute path.
     pub path: Arc<[u8]>,
     /// What it is needed for.

@@ -40,4 +40,4 @@ const FORMAT: &str = "CRIU";
 pub use descriptions::Descriptions;
 pub use edit::{Inherited, Naming, Rewrite, What, inherited, rewrite};
 pub use entry::{Description, Slot, Task};
-pub use image::{Directory, Image, Reference, Table};
+pub use image::{Directory, Image, Reference, Table, moment, recorded};

@@ -33,6 +33,15 @@ pub enum Error {
         /// The caller's descriptor.
         number: i32,
     },
+    /// A number to preserve is not below RLIMIT_NOFILE (EBADF).
+    TooHigh {
+        /// The item as written, with its variable.
+        item: String,
+        /// The caller's descriptor.
+        number: i32,
+        /// RLIMIT_NOFILE.
+        limit: u64,
+    },
     /// PRESERVE without IGNORE of a number that the image has (EEXIST).
     Exists {
         /// The item as written.
@@ -104,7 +113,7 @@ impl Error {
             | Error::Unmatched { .. }
             | Error::Image { .. } => libc::EINVAL,
             Error::Unsupported { .. } => libc::ENOTSUP,
-            Error::NotOpen { .. } => libc::EBADF,
+            Error::NotOpen { .. } | Error::TooHigh { .. } => libc::EBADF,
             Error::Exists { .. } => libc::EEXIST,
             Error::Access { .. } => libc::EACCES,
             Error::Path { errno, .. } => *errno,
@@ -144,6 +153,15 @@ impl fmt::Display for Error {
                 "{item}: descriptor {number} is not open here: open it before the restart \
                  (for example {number}{}FILE), or leave the image's as it is",
                 if *number == 0 { "<" } else { ">>" }
+            ),
+            Error::TooHigh {
+                item,
+                number,
+                limit,
+            } => write!(
+                f,
+                "{item}: descriptor {number} is not below the limit of {limit} descriptors, and \
+                 the tasks could not have it: raise the limit (ulimit -n), or leave it out"
             ),
             Error::Exists { item, task, number } => write!(
                 f,

@@ -22,6 +22,7 @@ pub mod caller;
 pub mod criu;
 pub mod difference;
 pub mod error;
+mod fnv;
 pub mod json;
 pub mod linux_cr;
 pub mod listing;

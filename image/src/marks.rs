@@ -23,6 +23,7 @@
 //!
 //! The memory is the program's, and is as little to be trusted.
 
+use crate::fnv::Fnv;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -180,22 +181,7 @@ pub fn identity(file: &File<'_>) -> u64 {
     hash.write(&file.born.0.to_ne_bytes());
     hash.write(&file.born.1.to_ne_bytes());
     hash.write(&file.link[..file.link.len().min(LINK)]);
-    hash.0 >> BITS
-}
-
-/// FNV-1a, 64 bits.
-struct Fnv(u64);
-
-impl Fnv {
-    fn new() -> Self {
-        Fnv(0xcbf2_9ce4_8422_2325)
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
+    hash.value() >> BITS
 }
 
 /// Whether a mark is for what its number has now.

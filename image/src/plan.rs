@@ -209,6 +209,7 @@ impl Planner {
     ///
     /// # Errors
     /// [`Error::NotOpen`] for a number to give that is not open in the caller;
+    /// [`Error::TooHigh`] for one that is not below its limit;
     /// [`Error::Unsupported`] for one that the engine cannot give.
     pub fn new(advice: &Advice, caller: Caller, shares: bool) -> Result<Self, Error> {
         let mut bound = Vec::with_capacity(advice.items.len());
@@ -232,15 +233,21 @@ impl Planner {
                 .into_iter()
                 .chain(in_range.map(|(number, _)| *number))
                 .collect();
-            if !shares {
-                for number in &given {
-                    let file = &caller.files[number];
-                    if let Some(why) = &file.not_by_name {
-                        return Err(Error::unsupported(
-                            format!("{item}: descriptor {number} ({})", file.link),
-                            why.clone(),
-                        ));
-                    }
+            let too_high = |&&number: &&i32| caller.limit.is_some_and(|it| number as u64 >= it);
+            if let (Some(&number), Some(limit)) = (given.iter().find(too_high), caller.limit) {
+                return Err(Error::TooHigh {
+                    item: item.to_string(),
+                    number,
+                    limit,
+                });
+            }
+            for number in &given {
+                let file = &caller.files[number];
+                if let Some(why) = &file.not_given {
+                    return Err(Error::unsupported(
+                        format!("{item}: descriptor {number} ({})", file.link),
+                        why.clone(),
+                    ));
                 }
             }
             let substitutes = matches!(item.action, Action::Substitute(_));
@@ -492,7 +499,7 @@ mod tests {
             name: Vec::new(),
             link: format!("/file{n}"),
             pollable: false,
-            not_by_name: None,
+            not_given: None,
         };
         Caller {
             files: numbers.iter().map(|&n| (n, file(n))).collect(),
@@ -592,6 +599,14 @@ mod tests {
     fn what_cannot_be_meant_is_refused() {
         let no_nine = Planner::new(&advice("", "9"), caller(&[0], 0), false);
         assert_eq!(no_nine.err().map(|e| e.errno()), Some(libc::EBADF));
+        // One of a range that was opened before the limit was lowered.
+        let lowered = Caller {
+            limit: Some(8),
+            ..caller(&[7, 8], libc::O_RDWR)
+        };
+        assert!(Planner::new(&advice("", "0-7"), lowered.clone(), true).is_ok());
+        let eight = Planner::new(&advice("", "0-"), lowered, true);
+        assert_eq!(eight.err().map(|e| e.errno()), Some(libc::EBADF));
         let mut p = Planner::new(&advice("", "1"), caller(&[1], libc::O_RDONLY), false).unwrap();
         assert_eq!(
             p.table(&[10], true, &descriptors(&[(1, 1)]))

@@ -7,7 +7,7 @@ use ckpt_image::Error;
 use ckpt_image::advice::{Action, Advice, Kind, Strictness, parse_list};
 use ckpt_image::caller::{Access, Caller, CallerFile, NoPaths};
 use ckpt_image::criu::record::{self, Ask, LeftOut, RECORD, Record};
-use ckpt_image::criu::{Image, Naming, Reference, Rewrite, inherited, rewrite};
+use ckpt_image::criu::{Image, Naming, Reference, Rewrite, inherited, moment, rewrite};
 use ckpt_image::plan::{Fate, Origin};
 use criu_images::build::*;
 use criu_images::model::{Restored, number};
@@ -86,7 +86,7 @@ fn caller() -> Caller {
         name: Vec::new(),
         link: format!("/given{description}"),
         pollable: description == 40,
-        not_by_name: None,
+        not_given: None,
     };
     let numbers = [(1, 1), (2, 1), (9, 9), (40, 40)];
     Caller {
@@ -457,6 +457,10 @@ fn locks_go_as_with_close() {
     assert_eq!(locks("root:8"), one((2, 100, 3)));
     assert_eq!(locks("root:3,8"), one((2, 101, 3)));
     assert_eq!(locks("3,8"), [(1, 100, 4)].into());
+    // Of two of one descriptor, which stays, it is said once.
+    world.locks = vec![(1, 100, 8), (1, 100, 8)];
+    let rewrite = advise(&world.files(), "", "root:3").expect("done");
+    assert_eq!(rewrite.warnings.len(), 1, "{:?}", rewrite.warnings);
 }
 
 #[test]
@@ -526,6 +530,22 @@ fn a_zombie_has_neither_table_nor_threads() {
     assert!(error.to_string().contains("ids-101.img"), "{error}");
 }
 
+/// A task, and `last - 1000` zombies of it.
+fn with_zombies(files: &mut Files, last: u64) {
+    let task = |pid, parent| m().n(1, pid).n(2, parent).n(3, 1).n(4, 1).n(5, pid);
+    let dead = file(CORE, [m().n(1, 1).m(3, m().n(1, 2))]);
+    for pid in 1000..last {
+        files.insert(format!("core-{pid}.img"), dead.clone());
+    }
+    let zombies = (1000..last).map(|pid| task(pid, 100));
+    let tree = std::iter::once(task(100, 0)).chain(zombies);
+    let tree = tree.chain([task(last, 100)]);
+    files.insert("pstree.img".to_owned(), file(PSTREE, tree));
+    // The last task shares the first one's table.
+    let ids = files["ids-100.img"].clone();
+    files.insert(format!("ids-{last}.img"), ids);
+}
+
 /// Of tens of thousands, in an image of as many tasks: whoever looks for each among all of
 /// them is not done in minutes.
 #[test]
@@ -533,19 +553,7 @@ fn a_long_record_is_met_with_a_large_image() {
     const MANY: i32 = 90_000;
     const LAST: u64 = 50_000;
     let mut files = one_task(&[Made::Reg, Made::Reg], &[0, 1]).files();
-    let task = |pid, parent| m().n(1, pid).n(2, parent).n(3, 1).n(4, 1).n(5, pid);
-    let dead = file(CORE, [m().n(1, 1).m(3, m().n(1, 2))]);
-    let zombies = 1000..LAST;
-    for pid in zombies.clone() {
-        files.insert(format!("core-{pid}.img"), dead.clone());
-    }
-    // The last task shares the first one's table.
-    let zombies = zombies.map(|pid| task(pid, 100));
-    let tree = std::iter::once(task(100, 0)).chain(zombies);
-    let tree = file(PSTREE, tree.chain([task(LAST, 100)]));
-    files.insert("pstree.img".to_owned(), tree);
-    let ids = files["ids-100.img"].clone();
-    files.insert(format!("ids-{LAST}.img"), ids);
+    with_zombies(&mut files, LAST);
     let kind = |odd| if odd { Kind::Chr } else { Kind::Reg };
     let left_out = |number| LeftOut {
         task: LAST as i32,
@@ -563,6 +571,7 @@ fn a_long_record_is_met_with_a_large_image() {
         file: String::new(),
     };
     let record = Record {
+        dump: None,
         left_out: (0..MANY).map(left_out).collect(),
         asks: (0..MANY).map(ask).collect(),
     };
@@ -573,6 +582,80 @@ fn a_long_record_is_met_with_a_large_image() {
     // The image has two regular files, and two of four of what it lacks are of the kind.
     let kept = |ask: &&Ask| ask.number < 2 || matches!(ask.number % 4, 0 | 3);
     assert!(image.asks.iter().eq(record.asks.iter().filter(kept)));
+}
+
+#[test]
+fn a_record_of_another_dump_does_not_count() {
+    const TIMENS: u32 = 0x4321_4433;
+    let clocks = |at| file(TIMENS, [m().m(1, m().n(1, 40).n(2, at))]);
+    let left_out = LeftOut {
+        task: 100,
+        number: 7,
+        id: 0,
+        flags: 0,
+        kind: Kind::Chr,
+        file: "/dev/fuse".to_owned(),
+    };
+    let of = |files: &Files, dump| {
+        let record = Record {
+            dump,
+            left_out: vec![left_out.clone()],
+            asks: Vec::new(),
+        };
+        let mut files = files.clone();
+        files.insert(RECORD.to_owned(), record::write(&record));
+        let image = Image::read(&files).expect("a valid image");
+        image.left_out.values().flatten().count()
+    };
+    let mut files = one_task(&[Made::Reg], &[3]).files();
+    // Of an old criu: nothing tells.
+    assert_eq!(moment(&files), Ok(None));
+    assert_eq!(of(&files, None), 1);
+    assert_eq!(of(&files, Some(0)), 0);
+    files.insert("timens-0.img".to_owned(), clocks(1));
+    let first = moment(&files).expect("read");
+    assert!(first.is_some());
+    assert_eq!((of(&files, None), of(&files, first)), (1, 1));
+    files.insert("timens-0.img".to_owned(), clocks(2));
+    assert_eq!(of(&files, first), 0);
+    // The next one is of a task in a time namespace of its own, and the file stays.
+    let second = moment(&files).expect("read");
+    let ids = m().n(1, 1).n(2, 1).n(3, 1).n(4, 1).n(12, 9);
+    files.insert("ids-100.img".to_owned(), file(IDS, [ids]));
+    assert_eq!(of(&files, second), 1);
+    files.insert("timens-9.img".to_owned(), clocks(3));
+    assert_eq!(of(&files, second), 0);
+    let third = moment(&files).expect("read");
+    assert_eq!(of(&files, third), 1);
+}
+
+/// As many paths below the /proc of tasks take hardly longer than as many others.
+#[test]
+fn many_files_of_many_tasks_are_found() {
+    const MANY: u32 = 40_000;
+    const LAST: u64 = 30_000;
+    let mut files = one_task(&[], &[]).files();
+    with_zombies(&mut files, LAST);
+    let slots = (1..=MANY).map(|id| m().n(1, id.into()).n(2, 0).n(3, 1).n(4, id.into()));
+    files.insert("fdinfo-1.img".to_owned(), file(FDINFO, slots));
+    let mut needs_below = |directory: &str| {
+        let path = |id| {
+            let path = format!("{directory}/{LAST}/{id}");
+            let reg = m().n(1, id).n(2, 0).n(3, 0).s(6, path.as_bytes());
+            m().n(1, 1).n(2, id).m(3, reg)
+        };
+        let paths = (1..=u64::from(MANY)).map(path);
+        files.insert("files.img".to_owned(), file(FILES, paths));
+        let image = Image::read(&files).expect("a valid image");
+        let start = std::time::Instant::now();
+        let needs = image.needs(&files).expect("they are told");
+        (needs.descriptions.len(), start.elapsed())
+    };
+    let (others, time) = needs_below("/other");
+    assert_eq!(others, MANY as usize);
+    let (needed, longer) = needs_below("/proc");
+    assert_eq!(needed, 0);
+    assert!(longer < time * 8, "{longer:?}, and {time:?}");
 }
 
 #[test]

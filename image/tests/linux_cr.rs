@@ -108,7 +108,7 @@ fn caller(owns: &BTreeMap<i32, Own>) -> Caller {
             name: format!("/proc/self/fd/{number}").into_bytes(),
             link: format!("/caller/{number}"),
             pollable: kind != Kind::Reg,
-            not_by_name: None,
+            not_given: None,
         };
         if let Some((_, other)) = before.as_ref().filter(|_| shares) {
             file = CallerFile {
@@ -189,7 +189,7 @@ impl Paths for Files {
                 name: opening.path.to_vec(),
                 link: String::new(),
                 pollable: false,
-                not_by_name: None,
+                not_given: None,
             },
             position: opening.start(LENGTH),
             missing: false,
@@ -901,7 +901,7 @@ fn a_pipe_that_is_relayed_is_opened_in_its_direction_only() {
             name: b"/proc/self/fd/512".to_vec(),
             link: "pipe:[1] through a relay".to_owned(),
             pollable: true,
-            not_by_name: None,
+            not_given: None,
         };
         let caller = Caller {
             files: BTreeMap::from([(number, file)]),

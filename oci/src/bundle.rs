@@ -1,9 +1,10 @@
 //! What the bundle of a container says of it: config.json of the OCI runtime specification.
 
 use crate::refusal::Refusal;
+use ckpt_restart::regular;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -88,11 +89,8 @@ impl Bundle {
 /// # Errors
 /// It cannot be read, is no regular file, or larger.
 pub fn read_at_most(path: &Path, most: u64) -> io::Result<(Vec<u8>, Metadata)> {
-    let file = File::open(path)?;
+    let file = regular::open(path)?;
     let status = file.metadata()?;
-    if !status.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
     let mut bytes = Vec::new();
     file.take(most + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > most {

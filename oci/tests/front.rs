@@ -274,7 +274,16 @@ fn a_bundle_that_cannot_be_read_is_refused() {
     fs::remove_file(place.path("bundle/config.json")).expect("it goes");
     refused(place.front(RESTORE));
     fs::create_dir(place.path("bundle/config.json")).expect("a directory");
-    refused(place.front(RESTORE));
+    let said = refused(place.front(RESTORE));
+    assert!(said.contains("not a regular file"), "{said}");
+    fs::remove_dir(place.path("bundle/config.json")).expect("it goes");
+    // Nobody waits for who writes into it.
+    let made = Command::new("mkfifo")
+        .arg(place.path("bundle/config.json"))
+        .status();
+    assert!(made.is_ok_and(|status| status.success()));
+    let said = refused(place.front(RESTORE));
+    assert!(said.contains("not a regular file"), "{said}");
     // What the runtime does not know either.
     let said = refused(place.front("checkpoint stranger"));
     assert!(said.contains("no such container"), "{said}");

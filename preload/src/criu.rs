@@ -22,7 +22,7 @@ use crate::table;
 use arguments::{Invocation, Verb};
 use ckpt_image::advice::{Advice, Strictness};
 use ckpt_image::caller::{Caller, Opening, Paths};
-use ckpt_image::criu::{self as image, Directory, Image, Naming, What, record};
+use ckpt_image::criu::{self as image, Image, Naming, What};
 use ckpt_image::listing::Engine;
 use ckpt_image::plan::Planner;
 use ckpt_restart::below::Below;
@@ -30,7 +30,7 @@ use ckpt_restart::call::outcome_of_check;
 use ckpt_restart::log;
 use ckpt_restart::paths::{self, Looking, Own, Tree};
 use ckpt_restart::settings::Settings;
-use ckpt_restart::{Error, caller, directory, errno, info, report, warn};
+use ckpt_restart::{Error, caller, errno, info, regular, report, warn};
 use files::{Opened, in_memory};
 use libc::{c_char, c_int};
 use once_cell::sync::OnceCell;
@@ -306,7 +306,7 @@ fn on_reading(
         return None;
     }
     if name == b"pstree.img" {
-        let open = |name: &CStr| real(name.as_ptr(), directory::OPENS);
+        let open = |name: &CStr| real(name.as_ptr(), regular::OPENS);
         // A refusal waits for files.img: criu crashes where this file is missing.
         let served = clock::counted(|| request.carry_out(directory, &Opened { open: &open }));
         *SERVED.lock() = Some(served);
@@ -418,11 +418,7 @@ impl Advised {
 /// the image. It is the image's program that asks: without advice a record that cannot be
 /// read is no reason to refuse it.
 fn tell(files: &Opened<'_>, strictness: Strictness) -> Result<(), Error> {
-    let record = files.file(record::RECORD).and_then(|bytes| match bytes {
-        Some(bytes) => record::read(&bytes),
-        None => Ok(record::Record::default()),
-    });
-    let record = match record {
+    let record = match image::recorded(files) {
         Ok(record) => record,
         Err(error) if strictness == Strictness::Strict => return Err(error.into()),
         Err(error) => {

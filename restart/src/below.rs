@@ -232,6 +232,7 @@ mod tests {
 
     fn opening(path: &str, write: bool) -> Opening {
         Opening {
+            item: "".into(),
             path: path.as_bytes().into(),
             access: Access {
                 read: !write,

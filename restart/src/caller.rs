@@ -155,9 +155,12 @@ pub fn examine(fd: i32, name: Vec<u8>) -> io::Result<CallerFile> {
         description: fd,
         name,
         link,
-        not_by_name: None,
+        not_given: None,
     };
-    file.not_by_name = why_not_by_name(&file, &st);
+    file.not_given = match file.name.is_empty() {
+        true => why_not_adopted(&file),
+        false => why_not_by_name(&file, &st),
+    };
     Ok(file)
 }
 
@@ -167,7 +170,10 @@ pub fn examine(fd: i32, name: Vec<u8>) -> io::Result<CallerFile> {
 /// # Errors
 /// What reading /proc/self/fd gives.
 pub fn given(advice: &Advice) -> io::Result<Caller> {
-    let mut caller = Caller::default();
+    let mut caller = Caller {
+        limit: Some(descriptor_limit()),
+        ..Caller::default()
+    };
     for number in wanted(advice)? {
         caller.files.insert(number, examine(number, Vec::new())?);
         if advice.offers(number) {
@@ -373,6 +379,15 @@ fn f_mode(fd: i32, kind: Kind, flags: i32) -> u32 {
     mode
 }
 
+/// What an engine that adopts descriptors cannot be sent.
+fn why_not_adopted(file: &CallerFile) -> Option<String> {
+    (file.link == "anon_inode:[io_uring]").then(|| {
+        "the kernel lets no io_uring pass from one process to another, so that CRIU cannot take \
+         it: leave it to the program to set up a new one"
+            .to_owned()
+    })
+}
+
 /// What a restart that can only open by name would make of this file, tried on
 /// a real Linux-CR kernel kind by kind.
 fn why_not_by_name(file: &CallerFile, st: &libc::stat) -> Option<String> {
@@ -418,9 +433,6 @@ pub fn without_a_name(kind: Kind) -> Option<String> {
 
 /// The kernel checks the file's permissions again when it opens it.
 fn cannot_open(file: &CallerFile) -> Option<String> {
-    if file.name.is_empty() {
-        return None;
-    }
     let mut access = file.access;
     if file.kind == Kind::Fifo {
         // It is opened for both, so as not to wait for a peer.
@@ -489,7 +501,7 @@ pub fn instead_of_the_image() -> CallerFile {
         description: -1,
         name: name.clone().into_bytes(),
         link: name,
-        not_by_name: None,
+        not_given: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::paths::Looking;
-use crate::{caller, errno, log, warn};
+use crate::{caller, errno, log, regular, warn};
 use ckpt_image::advice::Advice;
 use ckpt_image::caller::{Caller, Opening};
 use ckpt_image::criu::{Directory, Image, Naming, Rewrite, What, inherited, record, rewrite};
@@ -12,7 +12,6 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// The directory of an image.
@@ -20,38 +19,28 @@ pub struct Stored<'a>(pub &'a Path);
 
 impl Directory for Stored<'_> {
     fn file(&self, name: &str) -> Result<Option<Vec<u8>>, ckpt_image::Error> {
-        let mut options = fs::File::options();
-        options.read(true).custom_flags(OPENS);
-        contents(options.open(self.0.join(name)), name)
+        contents(regular::open(&self.0.join(name)), name)
     }
 }
 
-/// The flags with which a file of an image is to be opened: one that is not a file after
-/// all must not hold up whoever opens it.
-pub const OPENS: i32 = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_CLOEXEC;
-
-/// Bytes of a file that are made room for before they are read.
-const SHORT: u64 = 1 << 20;
+/// Bytes that are made room for before a file is read: nearly all files of an image are
+/// shorter, and read in one call.
+const SHORT: usize = 8 << 10;
 
 /// What is in a file of an image; `None` where there is no such file.
 ///
-/// * `opened`: what opening it with [`OPENS`] gave.
+/// * `opened`: what opening it as a regular file ([`regular`]) gave.
 /// * `name`: how it is called.
 ///
 /// # Errors
-/// [`ckpt_image::Error::Image`] where it cannot be read, or is no regular file.
+/// [`ckpt_image::Error::Image`] where it cannot be read.
 pub fn contents(
     opened: io::Result<fs::File>,
     name: &str,
 ) -> Result<Option<Vec<u8>>, ckpt_image::Error> {
     let read = || -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(SHORT);
         let file = opened?;
-        let found = file.metadata()?;
-        if !found.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
-        }
-        // In one call where it is short, as nearly all are; what a hole in it says is not believed.
-        let mut bytes = Vec::with_capacity(found.len().min(SHORT) as usize + 1);
         file.take(record::at_most(name)).read_to_end(&mut bytes)?;
         Ok(bytes)
     };

@@ -18,6 +18,7 @@
 //! * [`call`]: the Linux-CR restart system call: how to know one, and how to
 //!   make it with a rewritten image;
 //! * [`directory`]: a CRIU image on disk;
+//! * [`regular`]: files that must be regular ones, opened;
 //! * [`tasks`]: tasks that a CRIU is dumping;
 //! * [`marks`]: what a running program advises of its own descriptors, and [`file`]: by
 //!   which name they know a file;
@@ -41,6 +42,7 @@ pub mod log;
 pub mod marks;
 pub mod memory;
 pub mod paths;
+pub mod regular;
 pub mod relay;
 pub mod report;
 pub mod request;

@@ -139,7 +139,7 @@ pub fn hold(openings: &[Opening], tree: &dyn Tree, least: i32) -> Result<Vec<Hel
         let fd = tree
             .open(opening)
             .map_err(|CannotOpen { errno, why }| Error::Path {
-                what: format!("{path}: {why}"),
+                what: format!("{}: {path}: {why}", opening.item),
                 errno,
             })?;
         let high = caller::copy_above(fd.as_raw_fd(), least)
@@ -207,7 +207,7 @@ pub(crate) fn look_at(
         let mut file = expected(opening, Kind::Fifo, 0);
         if found.link.starts_with("pipe:") {
             file.kind = Kind::Pipe;
-            file.not_by_name = caller::without_a_name(Kind::Pipe);
+            file.not_given = caller::without_a_name(Kind::Pipe);
         }
         return Ok(Opened {
             file,
@@ -262,7 +262,7 @@ fn expected(opening: &Opening, kind: Kind, f_mode: u32) -> CallerFile {
         description: -1,
         name: opening.path.to_vec(),
         link: String::from_utf8_lossy(&opening.path).into_owned(),
-        not_by_name: None,
+        not_given: None,
     }
 }
 

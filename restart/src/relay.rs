@@ -91,7 +91,7 @@ pub fn between(
         file.name = name;
         file.flags &= libc::O_ACCMODE | libc::O_NONBLOCK;
         file.link.push_str(" through a relay");
-        file.not_by_name = None;
+        file.not_given = None;
     }
     Ok(relays)
 }

@@ -90,7 +90,10 @@ impl Request {
         }
         let image = image.and_then(|fd| caller::identity(fd).ok());
         let mut instead = Vec::new();
-        let mut bound = Caller::default();
+        let mut bound = Caller {
+            limit: Some(caller::descriptor_limit()),
+            ..Caller::default()
+        };
         for (&number, fd) in &mut sources {
             if image.is_some() && caller::identity(*fd).ok() == image {
                 let mut file = caller::instead_of_the_image();
@@ -128,8 +131,8 @@ impl Request {
                 // Of the copy only: what the program was started with came through exec(2).
                 file.close_on_exec = false;
             }
-            if naming == Naming::Numbered && number == 0 && file.not_by_name.is_none() {
-                file.not_by_name = Some(
+            if naming == Naming::Numbered && number == 0 && file.not_given.is_none() {
+                file.not_given = Some(
                     "when the image is restarted, its pipe is on 0 in every task: preserve 0 with \
                      libckptadv.so at the restart instead"
                         .to_owned(),

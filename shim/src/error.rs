@@ -14,9 +14,10 @@ use std::{fmt, io};
 pub enum Error {
     /// Advice with a bit that has no meaning (EINVAL).
     UnknownBits(c_int),
-    /// A negative number; one to preserve that is not open; or, at a restart, not below
-    /// RLIMIT_NOFILE (EBADF).
+    /// A negative number, or one to preserve that is not open (EBADF).
     NotOpen(RawFd),
+    /// A number to preserve that is not below RLIMIT_NOFILE at the restart (EBADF).
+    TooHigh(RawFd),
     /// A number to preserve that holds another file than when it was advised
     /// (ESTALE).
     Stale(RawFd),
@@ -41,7 +42,7 @@ impl Error {
     pub fn errno(self) -> i32 {
         match self {
             Error::UnknownBits(_) | Error::Variable(_) => libc::EINVAL,
-            Error::NotOpen(_) => libc::EBADF,
+            Error::NotOpen(_) | Error::TooHigh(_) => libc::EBADF,
             Error::Stale(_) => libc::ESTALE,
             Error::SharedMemory => libc::ENOTSUP,
             Error::NoMemory => libc::ENOMEM,
@@ -60,7 +61,12 @@ impl fmt::Display for Error {
             ),
             Error::NotOpen(fd) => write!(
                 f,
-                "descriptor {fd} is not open below RLIMIT_NOFILE: open it before it is advised"
+                "descriptor {fd} is not open: open it before it is advised"
+            ),
+            Error::TooHigh(fd) => write!(
+                f,
+                "descriptor {fd} is not below RLIMIT_NOFILE, and the tasks could not have it: \
+                 raise the limit (ulimit -n), or clear its advice"
             ),
             Error::Stale(fd) => write!(
                 f,

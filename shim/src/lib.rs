@@ -148,7 +148,7 @@ pub fn cradvise_reset() -> io::Result<()> {
 /// # Errors
 /// [`Error::Stale`] where a number to preserve holds another file by now: to
 /// hand that file to somebody would be a mistake that nobody notices. A number
-/// that is closed by now has lost its PRESERVE. [`Error::NotOpen`] where one is not
+/// that is closed by now has lost its PRESERVE. [`Error::TooHigh`] where one is not
 /// below RLIMIT_NOFILE, which was lowered since: no task could have it.
 /// [`Error::Variable`] and [`Error::NoCall`], as for [`cradvise`].
 ///
@@ -179,7 +179,7 @@ pub fn advice() -> Result<Vec<Item>, Error> {
         });
     })?;
     match beyond {
-        Some(fd) => Err(Error::NotOpen(fd)),
+        Some(fd) => Err(Error::TooHigh(fd)),
         None => Ok(items),
     }
 }

@@ -152,7 +152,7 @@ fn a_number_above_a_lowered_limit_is_not_preserved() {
         let mut right = cradvise_reset().is_ok() && cradvise(659, CR_ADV_PRESERVE).is_ok();
         right &= cradvise(660, CR_ADV_IGNORE).is_ok() && cradvise::advice().is_ok();
         right &= cradvise(660, CR_ADV_PRESERVE).is_ok();
-        i32::from(!(right && cradvise::advice() == Err(Error::NotOpen(660))))
+        i32::from(!(right && cradvise::advice() == Err(Error::TooHigh(660))))
     });
     assert_eq!(status, 0);
 }

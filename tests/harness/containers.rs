@@ -142,8 +142,7 @@ impl Yard {
 impl Drop for Yard {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("left for you to look at: {}", self.directory.display());
-            return;
+            return scratch::remove(&self.directory);
         }
         // conmon has Podman clean up behind a container, and ends later than that is removed.
         let deadline = Instant::now() + PATIENCE;
@@ -155,7 +154,7 @@ impl Drop for Yard {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
-        let _ = fs::remove_dir_all(&self.directory);
+        scratch::remove(&self.directory);
     }
 }
 

@@ -226,11 +226,7 @@ impl Drop for World {
     fn drop(&mut self) {
         // What did not tell its pid: a parent of one that did, a criu that hangs, half-made tasks.
         processes::end_naming(&self.directory);
-        if std::thread::panicking() {
-            eprintln!("left for you to look at: {}", self.directory.display());
-        } else {
-            let _ = fs::remove_dir_all(&self.directory);
-        }
+        scratch::remove(&self.directory);
     }
 }
 

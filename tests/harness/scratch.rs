@@ -26,6 +26,15 @@ pub fn make(kind: &str) -> PathBuf {
     }
 }
 
+/// Removes a directory of a test. After a failure it stays, if there is anything in it.
+pub fn remove(directory: &Path) {
+    if !std::thread::panicking() {
+        let _ = fs::remove_dir_all(directory);
+    } else if fs::remove_dir(directory).is_err() {
+        eprintln!("left for you to look at: {}", directory.display());
+    }
+}
+
 /// A directory of its own, gone with it.
 pub struct Scratch(PathBuf);
 

@@ -238,7 +238,12 @@ impl Judge<'_> {
     }
 
     fn terminal(&self) -> Option<Finding> {
-        let own = || self.preserve().into_iter();
+        let own = || {
+            // A shell has opened its terminal once more, on 255.
+            let again = || Cure::option("--substitute", self.selector().given(libc::STDERR_FILENO));
+            let again = self.is_only_held().then(again);
+            self.preserve().or(again).into_iter()
+        };
         if !self.criu {
             let why = "its terminal is not in the image, and it would come back hung up";
             return Some(finding(Verdict::Lost, "terminal", why, own().collect()));

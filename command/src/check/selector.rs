@@ -90,6 +90,13 @@ impl Selector {
         Some(options)
     }
 
+    /// An item for SUBSTITUTE for each.
+    ///
+    /// * `from`: a number of the restart program.
+    pub fn given(&self, from: i32) -> String {
+        list(&self.items, |item| format!("{}={from}", text(item)))
+    }
+
     /// As short as it can be.
     pub fn shortest(&self) -> String {
         const FEW: usize = 4;

@@ -253,7 +253,7 @@ impl fmt::Display for Restart {
                 let message = message.unwrap_or("for an unknown reason");
                 return write!(f, "{}: {message}", outcome.name());
             }
-            Some(Outcome::Planned) => f.write_str("dry run")?,
+            Some(Outcome::Planned) => f.write_str("dry run, and nothing was done")?,
             Some(Outcome::Restarting) => f.write_str("restarted, and how it ended was not told")?,
             Some(outcome @ (Outcome::Restarted | Outcome::Dumped)) => {
                 f.write_str(outcome.name())?
@@ -263,10 +263,14 @@ impl fmt::Display for Restart {
                 f.write_str(name.unwrap_or("something else happened"))?;
             }
         }
+        let would = match self.outcome {
+            Some(Outcome::Planned) => "would be ",
+            _ => "",
+        };
         match count("changes") {
-            0 => f.write_str(": every descriptor as it was")?,
-            1 => f.write_str(": 1 descriptor as advised")?,
-            changes => write!(f, ": {changes} descriptors as advised")?,
+            0 => write!(f, ": every descriptor {would}as it was")?,
+            1 => write!(f, ": 1 descriptor {would}as advised")?,
+            changes => write!(f, ": {changes} descriptors {would}as advised")?,
         }
         match count("unmatched") {
             0 => Ok(()),

@@ -144,8 +144,11 @@ impl Plan {
     }
 
     /// What is recorded beside the image.
-    pub fn record(&self) -> Record {
+    ///
+    /// * `dump`: of which dump it is ([`super::moment`]).
+    pub fn record(&self, dump: Option<u64>) -> Record {
         Record {
+            dump,
             left_out: self.left_out.clone(),
             asks: self.asks.clone(),
         }

@@ -3,10 +3,11 @@
 
 use super::descriptions::Descriptions;
 use super::entry::{Description, FileType, Flight, Link, Slot, Task};
-use super::record::{self, Ask, LeftOut, RECORD};
+use super::record::{self, Ask, LeftOut, RECORD, Record};
 use super::wire::{File, Magic, Message};
 use crate::Error;
 use crate::advice::Kind;
+use crate::fnv::Fnv;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -109,6 +110,8 @@ pub struct Image {
     pub left_out: LeftOutOf,
     /// What the program asks for itself.
     pub asks: Vec<Ask>,
+    /// Those of the tasks.
+    pids: BTreeSet<i32>,
     pub(super) flights: Vec<Flight>,
     /// The bytes of files.img.
     pub(super) files: Vec<u8>,
@@ -124,7 +127,7 @@ impl Image {
     /// what it must be, [`Error::Unsupported`] for the layouts of old versions.
     pub fn read(directory: &dyn Directory) -> Result<Self, Error> {
         check_inventory(&need(directory, "inventory.img")?)?;
-        let mut tasks = read_tasks(&need(directory, "pstree.img")?)?;
+        let (mut tasks, pids) = read_tasks(&need(directory, "pstree.img")?)?;
         let files = match directory.file("files.img")? {
             Some(files) => files,
             None if directory.file("reg-files.img")?.is_some() => {
@@ -182,6 +185,7 @@ impl Image {
             tables,
             left_out,
             asks,
+            pids,
             descriptions,
             flights,
             files,
@@ -201,7 +205,7 @@ impl Image {
     }
 
     pub(super) fn is_task(&self, pid: i32) -> bool {
-        self.tasks.iter().any(|task| task.pid == pid)
+        self.pids.contains(&pid)
     }
 
     /// The root task's file table.
@@ -312,10 +316,7 @@ fn read_record(
     descriptions: &Descriptions,
 ) -> Result<(LeftOutOf, Vec<Ask>), Error> {
     let mut left_out = LeftOutOf::new();
-    let Some(bytes) = directory.file(RECORD)? else {
-        return Ok((left_out, Vec::new()));
-    };
-    let mut record = record::read(&bytes)?;
+    let mut record = recorded(directory)?;
     let of_tasks = tasks
         .iter()
         .filter_map(|task| Some((task.pid, task.table?)));
@@ -345,6 +346,49 @@ fn read_record(
         kind == Some(ask.kind)
     });
     Ok((left_out, record.asks))
+}
+
+/// What the record beside an image says. One of another dump, which wrote into this
+/// directory before, says nothing.
+///
+/// # Errors
+/// What the directory gives; [`Error::Image`] for a damaged one.
+pub fn recorded(directory: &dyn Directory) -> Result<Record, Error> {
+    let Some(bytes) = directory.file(RECORD)? else {
+        return Ok(Record::default());
+    };
+    let record = record::read(&bytes)?;
+    match record.dump {
+        Some(_) if record.dump != moment(directory)? => Ok(Record::default()),
+        _ => Ok(record),
+    }
+}
+
+/// What tells a dump from every other: a hash of the clocks' file, which CRIU writes before
+/// inventory.img; `None` where it writes none (before 3.14).
+///
+/// # Errors
+/// What the directory gives; [`Error::Image`] for files that are not what they must be.
+pub fn moment(directory: &dyn Directory) -> Result<Option<u64>, Error> {
+    let (tasks, _) = read_tasks(&need(directory, "pstree.img")?)?;
+    let clocks = |namespace| optional(directory, format!("timens-{namespace}.img"));
+    let mut own = None;
+    if let Some(ids) = optional(directory, format!("ids-{}.img", tasks[0].pid))? {
+        let entry = ids.file().entry(Magic::IDS)?;
+        let [.., namespace] = entry.message.numbers::<12>()?;
+        own = namespace.map(clocks).transpose()?.flatten();
+    }
+    // Those of CRIU's own time namespace are 0; what is left here of a dump in that one
+    // must not stand for one in another.
+    let file = match own {
+        None => clocks(0)?,
+        own => own,
+    };
+    Ok(file.map(|file| {
+        let mut hash = Fnv::new();
+        hash.write(&file.bytes);
+        hash.value()
+    }))
 }
 
 fn absent(name: &str) -> Error {
@@ -400,7 +444,8 @@ fn check_inventory(inventory: &Owned) -> Result<(), Error> {
     Ok(())
 }
 
-fn read_tasks(pstree: &Owned) -> Result<Vec<Task>, Error> {
+/// The tasks in the order of the image, and their pids.
+fn read_tasks(pstree: &Owned) -> Result<(Vec<Task>, BTreeSet<i32>), Error> {
     let mut tasks = Vec::new();
     let mut pids = BTreeSet::new();
     for entry in pstree.file().entries(Magic::PSTREE)? {
@@ -424,7 +469,7 @@ fn read_tasks(pstree: &Owned) -> Result<Vec<Task>, Error> {
     if tasks.is_empty() {
         return Err(pstree.file().error(pstree.bytes.len(), "no task"));
     }
-    Ok(tasks)
+    Ok((tasks, pids))
 }
 
 /// Which file table a task has. CRIU has it in a file of its own, older versions

@@ -6,7 +6,7 @@ use super::image::{Directory, Table, optional};
 use super::wire::{Magic, Splices};
 use crate::Error;
 use crate::plan::Fate;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The file that has them.
 pub(super) const NAME: &str = "filelocks.img";
@@ -24,24 +24,30 @@ pub(super) fn edited(
     let Some(list) = optional(directory, NAME)? else {
         return Ok(None);
     };
-    let mut tables: BTreeMap<i32, &Table> = BTreeMap::new();
-    for table in holders.image.tables.values() {
-        tables.extend(table.tasks.iter().map(|&task| (task, table)));
+    let mut tables: BTreeMap<i32, (u32, &Table)> = BTreeMap::new();
+    for (&id, table) in &holders.image.tables {
+        tables.extend(table.tasks.iter().map(|&task| (task, (id, table))));
     }
+    // One descriptor may hold many locks.
+    let mut told = BTreeSet::new();
     let mut splices = Splices::default();
     for entry in list.file().entries(Magic::FILE_LOCKS)? {
         let entry = entry?;
         let lock = Lock::read(&entry)?;
-        let slot = tables.get(&lock.task).and_then(|t| t.slot(lock.number));
-        let Some(slot) = slot else { continue };
+        let Some(&(id, table)) = tables.get(&lock.task) else {
+            continue;
+        };
+        let Some(slot) = table.slot(lock.number) else {
+            continue;
+        };
         let holder = holders
             .of(slot.description)
             .iter()
-            .find(|h| h.number == lock.number && h.table == holders_table(holders, lock.task));
+            .find(|h| h.number == lock.number && h.table == id);
         let Some(holder) = holder else { continue };
         if lock.of_task {
-            if let Some(closed) = closes(holders, tables[&lock.task], slot.description) {
-                if holder.kept {
+            if let Some(closed) = closes(holders, id, slot.description) {
+                if holder.kept && told.insert((lock.task, lock.number)) {
                     warnings.push(format!(
                         "task {} loses the fcntl(2) lock that it holds by descriptor {}, as it \
                          would by closing descriptor {closed}, which is the same file",
@@ -71,11 +77,6 @@ pub(super) fn edited(
     Ok((!splices.is_empty()).then(|| splices.apply(&list.bytes, 0)))
 }
 
-fn holders_table(holders: &Holders<'_>, task: i32) -> u32 {
-    let task = holders.image.tasks.iter().find(|t| t.pid == task);
-    task.and_then(|task| task.table).unwrap_or_default()
-}
-
 /// A descriptor that stays and holds what one that goes did, of the same task if
 /// there is one.
 fn successor<'h>(holders: &'h Holders<'_>, gone: &Holder) -> Option<&'h Holder> {
@@ -85,11 +86,11 @@ fn successor<'h>(holders: &'h Holders<'_>, gone: &Holder) -> Option<&'h Holder> 
 }
 
 /// A descriptor of the table that is dropped or replaced and is the same file.
-fn closes(holders: &Holders<'_>, table: &Table, description: u32) -> Option<i32> {
+fn closes(holders: &Holders<'_>, table: u32, description: u32) -> Option<i32> {
     let descriptions = &holders.image.descriptions;
     let file = &descriptions[description];
-    let id = holders_table(holders, table.tasks[0]);
-    let mut slots = table.slots.iter().zip(&holders.plans[&id].fates);
+    let slots = holders.image.tables[&table].slots.iter();
+    let mut slots = slots.zip(&holders.plans[&table].fates);
     slots
         .find(|(slot, fate)| {
             let other = &descriptions[slot.description];

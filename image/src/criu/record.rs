@@ -2,7 +2,7 @@
 //! it for, as the file beside the image tells it (libckptadv(8), FILES).
 //!
 //! ```text
-//! {"ckptadv":1,"left_out":[
+//! {"ckptadv":1,"dump":52881,"left_out":[
 //!  {"task":17,"fd":7,"id":0,"flags":2,"kind":"chr","file":"/dev/fuse"}
 //! ],"asks":[
 //!  {"task":17,"fd":5,"mark":20881,"kind":"reg","file":"/var/log/a"}
@@ -131,6 +131,8 @@ pub(super) fn mark_item(action: Action, task: i32, number: i32) -> Item {
 /// All that the file has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
+    /// Of which dump it is ([`super::moment`]); `None` where that is not told.
+    pub dump: Option<u64>,
     /// What was left out.
     pub left_out: Vec<LeftOut>,
     /// What is asked for.
@@ -150,6 +152,10 @@ pub fn at_most(name: &str) -> u64 {
 /// The bytes of the file.
 pub fn write(record: &Record) -> Vec<u8> {
     let mut text = format!("{{\"ckptadv\":{VERSION}");
+    if let Some(dump) = record.dump {
+        // A string takes whatever is written.
+        let _ = write!(text, ",\"dump\":{dump}");
+    }
     list("left_out", &record.left_out, &mut text);
     if !record.asks.is_empty() {
         list("asks", &record.asks, &mut text);
@@ -221,6 +227,7 @@ pub fn read(bytes: &[u8]) -> Result<Record, Error> {
         }
         reader.expect(b':')?;
         match key.as_str() {
+            "dump" => record.dump = Some(reader.number()?),
             "left_out" => entries(&mut reader, |fields| {
                 record.left_out.push(fields.left_out()?);
                 Some(())
@@ -527,6 +534,7 @@ mod tests {
 
     fn record() -> Record {
         Record {
+            dump: Some(u64::MAX),
             left_out: left_out(),
             asks: asks(),
         }
@@ -536,7 +544,11 @@ mod tests {
     fn what_is_written_is_read() {
         let whole = record();
         assert_eq!(read(&write(&whole)), Ok(whole));
-        let only = |left_out, asks| Record { left_out, asks };
+        let only = |left_out, asks| Record {
+            dump: None,
+            left_out,
+            asks,
+        };
         for record in [
             only(left_out(), vec![]),
             only(vec![], asks()),
@@ -549,7 +561,7 @@ mod tests {
     #[test]
     fn every_byte_of_it_is_agreed_upon() {
         let text = |record: &Record| String::from_utf8(write(record)).expect("text");
-        let whole = "{\"ckptadv\":1,\"left_out\":[\n \
+        let whole = "{\"ckptadv\":1,\"dump\":18446744073709551615,\"left_out\":[\n \
              {\"task\":17,\"fd\":7,\"id\":0,\"flags\":2,\"kind\":\"chr\",\"file\":\"/dev/fuse\"},\n \
              {\"task\":17,\"fd\":8,\"id\":1,\"flags\":2,\"kind\":\"reg\",\
              \"file\":\"/a \\\"b\\\"\\\\c\\u000a\\u009bü\u{1f600}\"},\n \

@@ -55,7 +55,12 @@ impl Planner {
                     Fate::Give(Origin::Descriptor(from))
                 }
                 (Some(Wanted::Path(path)), Some(descriptor)) => {
-                    add(&mut needs, index, opening(path, descriptor), number);
+                    add(
+                        &mut needs,
+                        index,
+                        opening(&self.bound[index].text, path, descriptor),
+                        number,
+                    );
                     // Until it is known what all of them need.
                     Fate::Keep
                 }
@@ -76,7 +81,7 @@ impl Planner {
             else {
                 continue;
             };
-            let wanted = opening(path, descriptor);
+            let wanted = opening(&self.bound[index].text, path, descriptor);
             let origin = origins.iter().find(|(opening, _)| opening.is_like(&wanted));
             if let Some((_, origin)) = origin {
                 *fate = Fate::Give(*origin);
@@ -103,7 +108,7 @@ impl Planner {
         let opened = opened.map_err(|error| first.error(&opening, error))?;
         // Whoever opened it in advance knew what others need.
         opening.access = opening.access.and(opened.file.access);
-        if let (Some(why), false) = (&opened.file.not_by_name, self.shares) {
+        if let (Some(why), false) = (&opened.file.not_given, self.shares) {
             let path = String::from_utf8_lossy(&opening.path);
             return Err(Error::unsupported(
                 format!("{}: {path}", first.item),
@@ -258,10 +263,13 @@ fn add(needs: &mut Vec<Need>, index: usize, opening: Opening, number: i32) {
 }
 
 /// How a path has to be opened to take the place of a descriptor.
-fn opening(path: &Arc<[u8]>, descriptor: &Descriptor<'_>) -> Opening {
+///
+/// * `item`: which names it.
+fn opening(item: &Arc<str>, path: &Arc<[u8]>, descriptor: &Descriptor<'_>) -> Opening {
     let access = needs(descriptor);
     let counts = matches!(descriptor.kind, Kind::Reg | Kind::Blk | Kind::Memfd);
     Opening {
+        item: item.clone(),
         path: path.clone(),
         access,
         flags: descriptor.flags & status_flags(descriptor.kind, access),

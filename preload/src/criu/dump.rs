@@ -21,10 +21,12 @@ mod answers;
 mod information;
 mod listings;
 
+use super::files::Opened;
 use ckpt_image::advice::Advice;
-use ckpt_image::criu::{dump as image, record};
+use ckpt_image::criu::{dump as image, moment, record};
 use ckpt_image::listing::Engine;
 use ckpt_image::report::{Outcome, Report};
+use ckpt_restart::regular::OPENS;
 use ckpt_restart::settings::Settings;
 use ckpt_restart::{Error, errno, log, refuse, report, tasks, warn};
 use libc::{c_char, c_int, c_uint, msghdr, ssize_t};
@@ -317,7 +319,10 @@ fn record(directory: c_int, real: &dyn Fn(*const c_char, c_int) -> c_int) -> io:
         }
         // SAFETY: the descriptor was opened just now, for nobody else.
         let mut file = unsafe { File::from_raw_fd(fd) };
-        file.write_all(&record::write(&plan.record()))
+        let open = |name: &CStr| real(name.as_ptr(), OPENS);
+        // Without it, the record counts for every image of these tasks.
+        let dump = moment(&Opened { open: &open }).unwrap_or_default();
+        file.write_all(&record::write(&plan.record(dump)))
     };
     write().map_err(|error| {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);

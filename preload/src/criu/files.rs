@@ -4,7 +4,7 @@
 use ckpt_image::Error;
 use ckpt_image::criu::Directory;
 use ckpt_restart::directory::contents;
-use ckpt_restart::memory;
+use ckpt_restart::{memory, regular};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Seek, Write};
@@ -12,7 +12,7 @@ use std::os::fd::FromRawFd;
 
 /// An image directory that criu has open.
 pub struct Opened<'a> {
-    /// Opens a file of it with [`ckpt_restart::directory::OPENS`] and the real openat(2).
+    /// Opens a file of it with [`regular::OPENS`] and the real openat(2).
     pub open: &'a dyn Fn(&CStr) -> i32,
 }
 
@@ -25,7 +25,7 @@ impl Directory for Opened<'_> {
                 return Err(io::Error::last_os_error());
             }
             // SAFETY: the descriptor was opened just now, for nobody else.
-            Ok(unsafe { File::from_raw_fd(fd) })
+            regular::checked(unsafe { File::from_raw_fd(fd) })
         };
         contents(open(), name)
     }

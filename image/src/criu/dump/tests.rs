@@ -372,8 +372,8 @@ fn marks_are_for_their_task_and_its_whole_table() {
     assert_eq!(asks, [(101, 8), (101, 9)]);
     assert_eq!(plan.left_out.len(), 2);
     assert_eq!(
-        record::read(&record::write(&plan.record())),
-        Ok(plan.record())
+        record::read(&record::write(&plan.record(Some(7)))),
+        Ok(plan.record(Some(7)))
     );
     // Together with advice, which may say the same.
     let plan = model.ignore("*:7,203:8").expect("a plan");
