@@ -530,22 +530,6 @@ fn a_zombie_has_neither_table_nor_threads() {
     assert!(error.to_string().contains("ids-101.img"), "{error}");
 }
 
-/// A task, and `last - 1000` zombies of it.
-fn with_zombies(files: &mut Files, last: u64) {
-    let task = |pid, parent| m().n(1, pid).n(2, parent).n(3, 1).n(4, 1).n(5, pid);
-    let dead = file(CORE, [m().n(1, 1).m(3, m().n(1, 2))]);
-    for pid in 1000..last {
-        files.insert(format!("core-{pid}.img"), dead.clone());
-    }
-    let zombies = (1000..last).map(|pid| task(pid, 100));
-    let tree = std::iter::once(task(100, 0)).chain(zombies);
-    let tree = tree.chain([task(last, 100)]);
-    files.insert("pstree.img".to_owned(), file(PSTREE, tree));
-    // The last task shares the first one's table.
-    let ids = files["ids-100.img"].clone();
-    files.insert(format!("ids-{last}.img"), ids);
-}
-
 /// Of tens of thousands, in an image of as many tasks: whoever looks for each among all of
 /// them is not done in minutes.
 #[test]
@@ -553,7 +537,19 @@ fn a_long_record_is_met_with_a_large_image() {
     const MANY: i32 = 90_000;
     const LAST: u64 = 50_000;
     let mut files = one_task(&[Made::Reg, Made::Reg], &[0, 1]).files();
-    with_zombies(&mut files, LAST);
+    let task = |pid, parent| m().n(1, pid).n(2, parent).n(3, 1).n(4, 1).n(5, pid);
+    let dead = file(CORE, [m().n(1, 1).m(3, m().n(1, 2))]);
+    let zombies = 1000..LAST;
+    for pid in zombies.clone() {
+        files.insert(format!("core-{pid}.img"), dead.clone());
+    }
+    // The last task shares the first one's table.
+    let zombies = zombies.map(|pid| task(pid, 100));
+    let tree = std::iter::once(task(100, 0)).chain(zombies);
+    let tree = file(PSTREE, tree.chain([task(LAST, 100)]));
+    files.insert("pstree.img".to_owned(), tree);
+    let ids = files["ids-100.img"].clone();
+    files.insert(format!("ids-{LAST}.img"), ids);
     let kind = |odd| if odd { Kind::Chr } else { Kind::Reg };
     let left_out = |number| LeftOut {
         task: LAST as i32,
@@ -627,35 +623,6 @@ fn a_record_of_another_dump_does_not_count() {
     assert_eq!(of(&files, second), 0);
     let third = moment(&files).expect("read");
     assert_eq!(of(&files, third), 1);
-}
-
-/// As many paths below the /proc of tasks take hardly longer than as many others.
-#[test]
-fn many_files_of_many_tasks_are_found() {
-    const MANY: u32 = 40_000;
-    const LAST: u64 = 30_000;
-    let mut files = one_task(&[], &[]).files();
-    with_zombies(&mut files, LAST);
-    let slots = (1..=MANY).map(|id| m().n(1, id.into()).n(2, 0).n(3, 1).n(4, id.into()));
-    files.insert("fdinfo-1.img".to_owned(), file(FDINFO, slots));
-    let mut needs_below = |directory: &str| {
-        let path = |id| {
-            let path = format!("{directory}/{LAST}/{id}");
-            let reg = m().n(1, id).n(2, 0).n(3, 0).s(6, path.as_bytes());
-            m().n(1, 1).n(2, id).m(3, reg)
-        };
-        let paths = (1..=u64::from(MANY)).map(path);
-        files.insert("files.img".to_owned(), file(FILES, paths));
-        let image = Image::read(&files).expect("a valid image");
-        let start = std::time::Instant::now();
-        let needs = image.needs(&files).expect("they are told");
-        (needs.descriptions.len(), start.elapsed())
-    };
-    let (others, time) = needs_below("/other");
-    assert_eq!(others, MANY as usize);
-    let (needed, longer) = needs_below("/proc");
-    assert_eq!(needed, 0);
-    assert!(longer < time * 8, "{longer:?}, and {time:?}");
 }
 
 #[test]
