@@ -122,6 +122,8 @@ fn everything_is_where_it_belongs_and_goes_again() {
         "share/man/man2/cradvise_query.2",
         "share/man/man3/cradvise.3",
         "share/man/man3/cradvise_restart.3",
+        "share/man/man5/ckpt_image.5",
+        "share/man/man7/ckpt_advice.7",
         "share/man/man8/libckptadv.8",
         "share/zsh/site-functions/_ckptadv",
     ] {

@@ -5,6 +5,7 @@ use ckpt_restart::settings::VARIABLES;
 use std::collections::BTreeSet;
 use std::process::Command;
 
+const ADVICE: &str = include_str!("../../man/ckpt_advice.7");
 const LIBRARY: &str = include_str!("../../man/libckptadv.8");
 const COMMAND: &str = include_str!("../../man/ckptadv.1");
 
@@ -79,17 +80,19 @@ fn entries(help: &str, heading: &str) -> Vec<String> {
 
 #[test]
 fn the_page_has_every_variable_and_no_other() {
-    let page = plain(LIBRARY);
+    let page = plain(ADVICE);
     let known: BTreeSet<&str> = VARIABLES.iter().copied().collect();
     let environment = section(&page, ".SH", "ENVIRONMENT");
     assert_eq!(variables(&tags(&environment).join("\n")), known);
     assert_eq!(variables(&page), known, "mentioned somewhere");
-    assert!(variables(&plain(COMMAND)).is_subset(&known));
+    for page in [LIBRARY, COMMAND] {
+        assert!(variables(&plain(page)).is_subset(&known));
+    }
 }
 
 #[test]
 fn the_grammar_has_every_kind_and_no_other() {
-    let page = plain(LIBRARY);
+    let page = plain(ADVICE);
     let kinds: BTreeSet<&str> = page
         .lines()
         .skip_while(|line| !line.starts_with("kind    = "))

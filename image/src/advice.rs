@@ -1,7 +1,7 @@
 //! Advice: what somebody wants for which descriptors of the restarted tasks.
 //!
 //! [`list`] reads the LIST grammar of the environment and the options (man page
-//! libckptadv(8)); [`glob`] is its path pattern.
+//! ckpt_advice(7)); [`glob`] is its path pattern.
 
 pub mod glob;
 mod list;

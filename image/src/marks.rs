@@ -1,5 +1,5 @@
 //! Marks: what a running program advises of its own descriptors, as its memory has
-//! them (libckptadv(8), FILES).
+//! them (ckpt_image(5), FILES).
 //!
 //! A program keeps its advice in tables of words, one for each number. A table is a
 //! private anonymous mapping, so that fork(2) copies it and a checkpoint takes it

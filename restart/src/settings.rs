@@ -1,4 +1,4 @@
-//! The CKPT_ variables (libckptadv(8)), read once and never changed.
+//! The CKPT_ variables (ckpt_advice(7)), read once and never changed.
 
 use crate::handshake::Address;
 use crate::log::{self, Level};
@@ -140,7 +140,7 @@ impl Settings {
             return Err(mistake.clone().into());
         }
         for name in &self.unknown {
-            crate::warn!("{name} is no variable of this library: see libckptadv(8)");
+            crate::warn!("{name} is no variable of this library: see ckpt_advice(7)");
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
 //! What a dump left out of an image, and what the dumped program asks whoever restores
-//! it for, as the file beside the image tells it (libckptadv(8), FILES).
+//! it for, as the file beside the image tells it (ckpt_image(5), FILES).
 //!
 //! ```text
 //! {"ckptadv":1,"dump":52881,"left_out":[
