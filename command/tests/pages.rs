@@ -9,9 +9,12 @@ const ADVICE: &str = include_str!("../../man/ckpt_advice.7");
 const LIBRARY: &str = include_str!("../../man/libckptadv.8");
 const COMMAND: &str = include_str!("../../man/ckptadv.1");
 
-/// A page without its fonts: what it calls things, line by line.
+/// A page without its title and fonts: what it calls things, line by line.
 fn plain(page: &str) -> String {
-    let mut text = page.replace("\\-", "-").replace("\\|", "");
+    let below_title = page.split_once("\n.SH ").expect("a page").1;
+    let mut text = format!(".SH {below_title}")
+        .replace("\\-", "-")
+        .replace("\\|", "");
     for font in ["\\fB", "\\fI", "\\fR", "\\fP"] {
         text = text.replace(font, "");
     }
