@@ -1,6 +1,7 @@
 //! An unmodified restart program obeys advice: the C restart program under the library, judged by the model of the
 //! restart call and by the descriptors of the tasks that live afterwards.
 
+use harness::edit;
 use harness::linux_cr::FILES;
 use harness::scratch::Scratch;
 use harness::terminal;
@@ -1204,5 +1205,55 @@ fn a_path_for_one_of_those_that_share_a_table_is_its_alone() {
         outcome.assert_restarted();
         assert_eq!(outcome.link(other, 3), new);
         assert_eq!(outcome.link(one, 3), "/mnt/shared-table/a");
+    }
+}
+
+/// The kernel counts what is left of a message and writes all of it, so that the restart fails; what it counts whole
+/// it takes.
+#[test]
+fn what_had_been_read_of_a_message_does_not_come_back() {
+    const SOCKET_QUEUE: u32 = 702;
+    const SOCKET_BUFFER: u32 = 703;
+    const PAIR: i32 = 465;
+    if !harness::is_root() {
+        return;
+    }
+    let counted = image("edited/data-offset-2");
+    let places = edit::places(&counted);
+    let read = |place: &edit::Place| {
+        place.kind == SOCKET_BUFFER && edit::u32_at(&counted, place.at + 40) == 2
+    };
+    let message = places.iter().position(read).expect("a message");
+    let queue = places[message - 1];
+    assert_eq!(queue.kind, SOCKET_QUEUE);
+    let bytes = edit::u32_at(&counted, queue.at + 12);
+    let mut half_read = counted.clone();
+    edit::set_u32(&mut half_read, queue.at + 12, bytes - 2);
+
+    let mut outcome = Restart::new(&half_read).scenario("socketpair").run();
+    match &outcome.verdict {
+        Verdict::Failed {
+            errno, complaint, ..
+        } if errno == "EINVAL" && complaint == "Buffers exceeded claim" => {}
+        other => panic!("{other:?}"),
+    }
+    outcome.wait();
+    for (image, left) in [
+        (&half_read, "recv 4 \"etwo\""),
+        (&counted, "recv 6 \"onetwo\""),
+    ] {
+        for feed in [Feed::File, Feed::Pipe] {
+            let restart = Restart::new(image).scenario("socketpair").feed(feed);
+            // Whatever it asks for: no task has this one.
+            let restart = restart.preload(library()).env("CKPT_IGNORE", "99");
+            let mut outcome = restart.run();
+            outcome.assert_restarted();
+            let numbers = outcome.numbers(PAIR);
+            let report = outcome.report();
+            outcome.finish();
+            assert_eq!(numbers, [0, 1, 2, 3, 4]);
+            assert!(report.contains("recv 4 \"back\""), "{report}");
+            assert!(report.contains(left), "{report}");
+        }
     }
 }

@@ -413,14 +413,17 @@ proptest! {
         owns in owns(),
     ) {
         let image = build(&recipe);
+        let view = check(&image).map_err(TestCaseError::fail)?;
+        let readable = view.readable(&image, view.records.iter().copied());
         let nobody = [
             Item { preserve: false, task: generator::meaning::Task::Every, from: 50, to: None },
             Item { preserve: true, task: generator::meaning::Task::Pid(99), from: 0, to: None },
         ];
-        for items in [&nobody[..], &[]] {
+        // Whoever gives advice gets an image that can be read.
+        for (items, expected) in [(&nobody[..], &readable), (&[], &image)] {
             let rewritten = rewrite(&image, items, &caller(&owns), false, &pieces);
             prop_assert_eq!(&rewritten.error, &None);
-            prop_assert!(rewritten.out == image);
+            prop_assert!(rewritten.out == *expected);
         }
     }
 
@@ -1322,6 +1325,43 @@ fn one_of_those_that_share_a_table_leaves_it() {
                 assert_eq!(has, right, "{meant}: {}", task.pid);
             }
         }
+    }
+}
+
+/// A message that is cut into pieces, with one behind it, where something is told of the
+/// queue in other ways.
+#[test]
+fn what_had_been_read_of_a_message_goes() {
+    const TWO_AND_TWO_READ: u8 = 2 + 2 * 3;
+    const COUNTED: u8 = 9;
+    let image = |queued, late| {
+        let files = vec![Is::Socket(0, false, queued), Is::Socket(0, true, 1)];
+        build(&Recipe {
+            late,
+            ..one_task(files)
+        })
+    };
+    for late in [false, true] {
+        let whole = image(TWO_AND_TWO_READ, late);
+        let before = check(&whole).unwrap();
+        assert_eq!(before.half_read.len(), 1);
+        let expected = before.readable(&whole, before.records.iter().copied());
+        assert_eq!(expected.len() + 2, whole.len());
+        let nobodys = [of_every_task("99")];
+        for pieces in [&[][..], &[1], &[4096, 7]] {
+            let once = rewrite(&whole, &nobodys, &Caller::default(), false, pieces);
+            assert_eq!(once.error, None);
+            assert!(once.out == expected);
+            let twice = rewrite(&once.out, &nobodys, &Caller::default(), true, pieces);
+            assert!(twice.out == expected);
+            let none = rewrite(&whole, &[], &Caller::default(), false, pieces);
+            assert!(none.out == whole);
+        }
+        // A kernel takes what is counted.
+        let whole = image(TWO_AND_TWO_READ + COUNTED, late);
+        let same = rewrite(&whole, &nobodys, &Caller::default(), false, &[]);
+        assert_eq!(same.error, None);
+        assert!(same.out == whole);
     }
 }
 

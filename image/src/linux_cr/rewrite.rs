@@ -5,7 +5,8 @@
 //! were all dropped stays as an orphan, or is held back until somebody needs it
 //! (a later table, a mapping, an epoll set) and goes out where the kernel will
 //! read it, before the record that refers to it: [`dropping`] says which.
-//! Everything else is passed on as it is, in order.
+//! Everything else is passed on as it is, in order, but for what no kernel reads back: some
+//! queues ([`dropping`]) and what had been read of a message ([`half_read`]).
 //!
 //! Where the caller's file is given, the kernel opens it by name: a FILE block
 //! for it goes before the FILE_TABLE record, where the task that reads it still
@@ -15,6 +16,7 @@ mod buffered;
 mod deferred;
 mod dropping;
 mod giving;
+mod half_read;
 mod sharing;
 mod table;
 mod terminals;
@@ -32,6 +34,7 @@ use crate::plan::{Change, Origin, Planner};
 use crate::report::{Outcome, Report};
 use buffered::{Buffered, Role};
 use deferred::Deferred;
+use half_read::HalfRead;
 use sharing::Own;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -51,7 +54,7 @@ impl Rewriter {
     ///
     /// * `offsets`: asked for a caller's file when its table goes out.
     pub fn new(planner: Planner, offsets: Offsets) -> Self {
-        let soundness = (!planner.is_idle()).then(Soundness::default);
+        let is_advised = !planner.is_idle();
         Rewriter {
             splitter: Splitter::default(),
             editor: Editor {
@@ -72,7 +75,8 @@ impl Rewriter {
                 mended: BTreeSet::new(),
                 own: Own::default(),
                 deferred: Deferred::default(),
-                soundness,
+                soundness: is_advised.then(Soundness::default),
+                half_read: is_advised.then(HalfRead::default),
                 foreknowledge: None,
                 terminals: Terminals::default(),
                 replaced: BTreeMap::new(),
@@ -239,6 +243,8 @@ struct Editor {
     deferred: Deferred,
     /// Where there is advice: what asks for nothing changes nothing.
     soundness: Option<Soundness>,
+    /// Likewise.
+    half_read: Option<HalfRead>,
     foreknowledge: Option<Foreknowledge>,
     terminals: Terminals,
     /// What took the place of a file's numbers, by its objref and the number.
@@ -259,7 +265,9 @@ impl Sink for Editor {
         if let Some(soundness) = &mut self.soundness {
             soundness.prefix(prefix, layout)?;
         }
-        let wanted = self.interest.wants(prefix, self.layout.as_ref()) || self.buffered.is_some();
+        let waits = self.half_read.as_ref().is_some_and(HalfRead::waits);
+        let wanted = self.interest.wants(prefix, self.layout.as_ref());
+        let wanted = wanted || waits || self.buffered.is_some();
         if !wanted {
             self.deferred.passes(prefix);
         }
@@ -312,6 +320,25 @@ impl Editor {
         if let Some(soundness) = &mut self.soundness {
             soundness.record(record, layout)?;
         }
+        if let Some(half_read) = &mut self.half_read {
+            let taken = half_read.takes(record, layout.version, &self.survey)?;
+            for (prefix, bytes) in half_read.due() {
+                let waited = Record {
+                    prefix,
+                    bytes: &bytes,
+                    ..*record
+                };
+                self.follow(&waited, layout)?;
+            }
+            if taken {
+                return Ok(());
+            }
+        }
+        self.follow(record, layout)
+    }
+
+    /// A record that is what it says it is.
+    fn follow(&mut self, record: &Record<'_>, layout: &Layout) -> Result<(), Error> {
         if record.prefix.kind == fixed::OBJREF {
             self.refuse_given(record.i32(12)?)?;
         }

@@ -121,7 +121,7 @@ pub enum Kind {
     Eventfd(u32),
     /// Watches: a file, and the number it had.
     Epoll(Vec<(usize, i32)>),
-    /// One half of one of four socket pairs, and messages for it: a stream, one
+    /// One half of one of four socket pairs, and [`Queued`] for it: a stream, one
     /// of which the second half was accepted, packets in order, datagrams.
     Socket(u8, bool, u8),
     /// A listening unix socket.
@@ -140,6 +140,26 @@ pub enum Kind {
     Terminal(u8),
     /// Its master.
     Master(u8),
+}
+
+/// Messages for one half of a socket pair, as a number of two digits to base 3 and a third
+/// one: how many there are; of a stream, how many bytes of the first have been read, and
+/// whether the queue counts them all the same, which no kernel does that writes them.
+#[derive(Clone, Copy)]
+struct Queued(u8);
+
+impl Queued {
+    fn messages(&self) -> usize {
+        usize::from(self.0 % 3)
+    }
+
+    fn read(&self) -> u32 {
+        u32::from(self.0 / 3 % 3)
+    }
+
+    fn counted(&self) -> u32 {
+        self.read() * u32::from(self.0 / 9 % 2)
+    }
 }
 
 /// What a unix socket is bound to.
@@ -1043,21 +1063,33 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// The file of a socket, where it has one.
+    fn kind_of(&self, end: End) -> Option<&'a Kind> {
+        let mut files = 0..self.recipe.files.len();
+        let file = files.find(|&file| self.end(file) == Some(end))?;
+        Some(&self.recipe.files[file].kind)
+    }
+
+    /// What has been read of the first message of a stream.
+    fn half_read(&self, end: End) -> Option<Queued> {
+        match (self.kind_of(end), end) {
+            (Some(&Kind::Socket(_, _, queued)), End::Pair(0 | 1, _)) => Some(Queued(queued)),
+            _ => None,
+        }
+        .filter(|queued| queued.messages() > 0 && queued.read() > 0)
+    }
+
     /// Who sent what waits for a socket.
     fn messages(&mut self, end: End) -> Vec<Option<End>> {
-        let of_file = self.recipe.files.iter().enumerate();
-        let file = of_file
-            .map(|(file, _)| file)
-            .find(|&file| self.end(file) == Some(end));
-        let Some(file) = file else {
+        let Some(kind) = self.kind_of(end) else {
             return Vec::new();
         };
-        match &self.recipe.files[file].kind {
-            Kind::Socket(pair, second, count) => {
+        match kind {
+            Kind::Socket(pair, second, queued) => {
                 let from = End::Pair(pair % 4, !second);
                 // Nobody can send a datagram again to what has no name.
                 let can = pair % 4 != 3 || self.is_alive(from);
-                vec![Some(from); if can { usize::from(count % 3) } else { 0 }]
+                vec![Some(from); if can { Queued(*queued).messages() } else { 0 }]
             }
             Kind::Connection(_, _, count) | Kind::Udp(_, count) => {
                 vec![None; usize::from(count % 3)]
@@ -1095,23 +1127,35 @@ impl<'a> Writer<'a> {
             None => u32::try_from(at).unwrap() * 2,
             Some(_) => 0,
         };
+        let half_read = self.half_read(end);
+        let last = messages.len().saturating_sub(1);
+        // Some are longer than what is put together without need.
+        let linear = |at: usize| match half_read {
+            Some(_) if at == last => 5000,
+            _ => 5,
+        };
+        let (read, counted) = half_read.map_or((0, 0), |queued| (queued.read(), queued.counted()));
         let all = messages.iter().enumerate();
-        let total: u32 = all.map(|(at, from)| 5 + 3 * fragments(at, from)).sum();
+        let total: u32 = all
+            .map(|(at, from)| linear(at) + 3 * fragments(at, from))
+            .sum();
         let count = u32::try_from(messages.len()).unwrap();
-        self.rec(702, body().u32(count).u32(total));
+        self.rec(702, body().u32(count).u32(total - read + counted));
         for (at, from) in messages.into_iter().enumerate() {
             let fragments = fragments(at, &from);
             // A closed sender is announced here, once.
             let from = from.map_or(0, |from| self.sock(from));
+            let (linear, read) = (linear(at), if at == 0 { read } else { 0 });
             let message = body()
                 .to(20)
-                .u32(5)
+                .u32(linear)
                 .u32(3 * fragments)
-                .u32(5 + 3 * fragments);
-            let message = message.to(44).i32(from).i32(to).to(54);
+                .u32(linear - read + 3 * fragments);
+            let message = message.to(40).u32(read).i32(from).i32(to).to(54);
             let message = message.u16(u16::try_from(fragments).unwrap());
             self.rec(703, message.to(104));
-            self.rec(4, body().bytes(b"hell").bytes(&[b'0' + at as u8]));
+            let text = body().bytes(b"hell").bytes(&[b'0' + at as u8]);
+            self.rec(4, text.to(8 + linear as usize));
             for fragment in 0..fragments {
                 self.rec(704, body().u32(3).u32(fragment));
                 // As if records stood in it.

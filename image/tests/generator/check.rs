@@ -50,6 +50,9 @@ pub struct View {
     /// Tables behind which stand queues that the kernel which wrote them cannot
     /// read.
     pub unreadable: BTreeSet<i32>,
+    /// Messages of which the program had read a part that their queue does not count, so
+    /// that the kernel which wrote them refuses them: where they stand, and how much.
+    pub half_read: BTreeMap<usize, u32>,
     /// Records of tables, watches, sockets and queues: whoever compares two
     /// images compares them by what they say.
     pub apart: BTreeSet<usize>,
@@ -115,7 +118,7 @@ pub struct Sock {
     pub peer_name: Vec<u8>,
     /// Its records, without those of others between them.
     pub block: Vec<u8>,
-    /// Its queues, likewise; nothing where it has none.
+    /// Its queues, likewise, as they can be read; nothing where it has none.
     pub queues: Vec<u8>,
     /// Who sent what is in them.
     pub senders: BTreeSet<i32>,
@@ -618,9 +621,10 @@ impl<'a> Reader<'a> {
         // Announcements in between are not the queue's.
         let own = self.view.records[first..].iter().enumerate();
         let own = own.filter(|(index, _)| self.view.apart.contains(&(first + index)));
-        let ranges = own.map(|(_, &(at, len))| &self.bytes[at..at + len]);
-        let kinds = ranges.filter(|record| matches!(self.rec(record).u32(0), 4 | 702..=704));
-        let bytes = kinds.flatten().copied().collect();
+        let kind = |at: usize| self.rec(&self.bytes[at..]).u32(0);
+        let of_queue = |&(at, _): &(usize, usize)| matches!(kind(at), 4 | 702..=704);
+        let records = own.map(|(_, record)| *record).filter(of_queue);
+        let bytes = self.view.readable(self.bytes, records);
         self.view.socks.entry(sock).or_default().queues = bytes;
         Ok(())
     }
@@ -637,11 +641,15 @@ impl<'a> Reader<'a> {
         }
         let queue = self.exact(702, 16)?;
         self.apart();
-        let (count, mut room) = (queue.u32(8), queue.u32(12));
+        let (count, room) = (queue.u32(8), u64::from(queue.u32(12)));
         demand(receive || count == 0, "messages in a send queue")?;
+        let mut sum = 0;
+        let mut first = None;
         for _ in 0..count {
             let rec = self.exact(703, 104)?;
             self.apart();
+            let at = self.at - 104;
+            first.get_or_insert((at, rec.u32(40)));
             let (from, to) = (rec.i32(44), rec.i32(48));
             demand(to == sock, "a message for another socket")?;
             if from != 0 || unix {
@@ -656,10 +664,7 @@ impl<'a> Reader<'a> {
             let (linear, spread) = (rec.u32(20), rec.u32(24));
             self.exact(4, 8 + linear as usize)?;
             self.apart();
-            let len = linear
-                .checked_add(spread)
-                .ok_or("more than the queue holds")?;
-            room = room.checked_sub(len).ok_or("more than the queue holds")?;
+            sum += u64::from(linear) + u64::from(spread);
             let fragments = rec.u16(54);
             demand(!unix || fragments == 0, "fragments of a unix message")?;
             demand(fragments < 18, "number of fragments")?;
@@ -676,7 +681,13 @@ impl<'a> Reader<'a> {
                 self.sent_again(&of, sock, from)?;
             }
         }
-        Ok(())
+        match first {
+            Some((at, read)) if unix && sum > room && sum - u64::from(read) == room => {
+                self.view.half_read.insert(at, read);
+                Ok(())
+            }
+            _ => demand(sum <= room, "more than the queue holds"),
+        }
     }
 
     /// A unix message is sent again by its sender, to the name of a socket that
@@ -1010,6 +1021,37 @@ impl View {
             big_endian,
         }
         .u32(at)
+    }
+
+    /// Records one behind the other, without what had been read of messages that a kernel
+    /// refuses for it.
+    pub fn readable(
+        &self,
+        image: &[u8],
+        records: impl IntoIterator<Item = (usize, usize)>,
+    ) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut cut = 0;
+        for (at, len) in records {
+            let mut record = image[at..at + len].to_vec();
+            let mut less = |at: usize, by: u32| {
+                let left = self.number(&record, at) - by;
+                record[at..at + 4].copy_from_slice(&match self.big_endian {
+                    true => left.to_be_bytes(),
+                    false => left.to_le_bytes(),
+                });
+            };
+            if let Some(&read) = self.half_read.get(&at) {
+                less(20, read);
+                less(40, read);
+                cut = read;
+            } else if cut > 0 {
+                less(4, cut);
+                record.drain(8..8 + std::mem::take(&mut cut) as usize);
+            }
+            out.extend(record);
+        }
+        out
     }
 
     /// One process has everything.

@@ -306,8 +306,13 @@ impl Comparison<'_> {
     }
 
     /// Queues that no kernel reads are where they were, or gone where advice
-    /// changed the table.
+    /// changed the table. What had been read of a message is gone.
     fn unreadable(&self) -> Result {
+        prop_assert!(
+            self.after.half_read.is_empty(),
+            "{:?}",
+            self.after.half_read
+        );
         for table in &self.after.unreadable {
             prop_assert!(self.before.unreadable.contains(table));
             let (had, has) = (&self.before.tables[table], &self.after.tables[table]);

@@ -175,7 +175,7 @@ fn socket() -> impl Strategy<Value = Kind> {
         vec(sender, 0..4),
     );
     prop_oneof![
-        2 => (0u8..4, any::<bool>(), 0u8..3).prop_map(|(a, b, c)| Kind::Socket(a, b, c)),
+        2 => (0u8..4, any::<bool>(), 0u8..18).prop_map(|(a, b, c)| Kind::Socket(a, b, c)),
         1 => name().prop_map(Kind::Listener),
         2 => datagram.prop_map(|(name, unlinked, to, messages)| Kind::Datagram(Datagram {
             name,
