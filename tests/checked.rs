@@ -21,11 +21,9 @@ const OF_THE_PLACE: [&str; 4] = [
 ];
 
 /// A kernel may write it, and only what becomes of it tells.
-const OF_ITS_OWN: [&str; 2] = [
+const OF_ITS_OWN: [&str; 1] = [
     // Some file systems give a file such a bit.
     "mode-exotic",
-    // A datagram socket whose path was removed, and messages for it.
-    "dgram-not-linked",
 ];
 
 /// Taken by the kernel, and nothing that one ever wrote.

@@ -1257,3 +1257,29 @@ fn what_had_been_read_of_a_message_does_not_come_back() {
         }
     }
 }
+
+/// What waits for a socket whose path was removed is sent there again, which fails.
+#[test]
+fn messages_for_a_path_that_was_removed_are_refused_unless_they_go() {
+    if !harness::is_root() {
+        return;
+    }
+    let image = image("edited/dgram-not-linked");
+    for feed in [Feed::File, Feed::Pipe] {
+        let restart = |ignored: &str| {
+            let restart = Restart::new(&image).scenario("unix-dgram").feed(feed);
+            restart.preload(library()).env("CKPT_IGNORE", ignored).run()
+        };
+        let mut outcome = restart("4");
+        outcome.wait();
+        assert_eq!(outcome.verdict == Verdict::NoRestart, feed == Feed::File);
+        let said = outcome.stderr();
+        let refusal = "task 604 descriptor 3: a unix socket whose path was removed";
+        assert!(said.contains(refusal), "{said}");
+        let mut outcome = restart("3");
+        outcome.assert_restarted();
+        assert_eq!(outcome.numbers(604), [0, 1, 2, 4]);
+        outcome.report();
+        assert_eq!(exit_code(outcome.finish()), 0);
+    }
+}

@@ -436,6 +436,7 @@ impl Editor {
                 self.need(file)?;
             }
             fixed::TTY => self.release_end(record.i32(12)?),
+            fixed::SOCKET_BUFFER => self.refuse_unreceivable(record)?,
             kind if kind == version.task_objs => {
                 if !self.deferred.is_idle() {
                     self.deferred.finish(record, layout, &mut self.out)?;

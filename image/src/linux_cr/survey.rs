@@ -220,6 +220,11 @@ impl Socket {
         let named = matches!(self.name, Name::Path | Name::Abstract);
         named && self.state != TCP_ESTABLISHED
     }
+
+    /// Whether its path was removed: a kernel cannot send again what it was to receive.
+    pub fn has_lost_its_name(&self) -> bool {
+        self.name == Name::Unlinked && self.is_closed()
+    }
 }
 
 /// The files behind which something is.
@@ -407,7 +412,8 @@ impl Survey {
             let users = self.users.get(id);
             // A socket with two files was never written.
             let unneeded = |users: &Users| users.count == 1 && !needed.contains(&users.first);
-            socket.takes_a_name() && users.is_some_and(unneeded)
+            let named = socket.takes_a_name() || socket.has_lost_its_name();
+            named && users.is_some_and(unneeded)
         });
         Kept {
             unnamed: unnamed.map(|(id, _)| *id).collect(),

@@ -164,8 +164,9 @@ impl Editor {
             let announced_here = socket.inside.is_some_and(|file| here.contains(&file));
             if socket.unread || (without_file && socket.kind == Kind::Inet) {
                 queues.insert(id, Queues::Gone);
-            } else if socket.takes_a_name() && announced_here && nobodys {
-                queues.insert(id, Queues::Emptied);
+            } else if announced_here && nobodys {
+                let named = socket.takes_a_name() || socket.has_lost_its_name();
+                queues.extend(named.then_some((id, Queues::Emptied)));
             }
         }
         queues

@@ -325,7 +325,7 @@ fn records(order: Order, mut bytes: &[u8]) -> impl Iterator<Item = (u32, &[u8])>
     })
 }
 
-fn of_task(task: i32, desc: &Desc) -> String {
+pub(super) fn of_task(task: i32, desc: &Desc) -> String {
     format!("task {task} descriptor {}", desc.number)
 }
 

@@ -2,10 +2,12 @@
 //! fail when tasks are there.
 
 use super::Editor;
+use super::table::of_task;
 use crate::Error;
 use crate::linux_cr::delivery::PIPE;
 use crate::linux_cr::layout::file_type;
-use crate::linux_cr::survey::{FMODE_LSEEK, File};
+use crate::linux_cr::records::Record;
+use crate::linux_cr::survey::{FMODE_LSEEK, File, Socket};
 
 const READS: u32 = 1;
 const WRITES: u32 = 2;
@@ -26,6 +28,37 @@ impl Editor {
             Some((what, why)) => Err(Error::unsupported(format!("{}: {what}", who()), why)),
             None => Ok(()),
         }
+    }
+
+    /// Refuses a message that goes out for a socket whose path was removed: a kernel sends it
+    /// there again.
+    pub(super) fn refuse_unreceivable(&self, record: &Record<'_>) -> Result<(), Error> {
+        let survey = &self.survey;
+        let id = record.i32(48)?;
+        let lost = survey.sockets.get(&id).map(Socket::has_lost_its_name);
+        // A pass that only plans does not know yet what nobody receives.
+        let is_known = !self.only_plans() || survey.is_last_process();
+        if lost != Some(true) || !is_known {
+            return Ok(());
+        }
+        let file = survey.users.get(&id).map_or(0, |users| users.first);
+        let holder = survey.tables.values().find_map(|table| {
+            let mut descriptors = table.descriptors.iter();
+            let desc = descriptors.find(|desc| desc.file == file)?;
+            Some(of_task(table.owner, desc))
+        });
+        let whose = holder.unwrap_or_else(|| format!("image: object {id}"));
+        let all = match self.is_told() {
+            true => "",
+            false => "give the image as a file and ",
+        };
+        Err(Error::unsupported(
+            format!("{whose}: a unix socket whose path was removed, with messages in it"),
+            format!(
+                "a Linux-CR kernel sends them to that path again, and fails: {all}ignore every \
+                 descriptor of it, or receive them before the checkpoint"
+            ),
+        ))
     }
 
     /// A pipe that has more in it than a new one holds.
