@@ -105,7 +105,8 @@ int cradvise_status(struct cradvise_status *status, size_t size);
  * flags: RESTART_ flags of Linux-CR's <linux/checkpoint.h>.
  * log_fd: where the kernel reports problems, or -1.
  *
- * Errors: ENOSYS, EINVAL, ESTALE, EEXIST, EACCES, ENOTSUP, those of the call.
+ * Errors: ENOSYS, EINVAL, EBADF, ESTALE, EEXIST, EACCES, ENOTSUP, those of the
+ * call.
  */
 long cradvise_restart(pid_t pid, int image_fd, unsigned long flags, int log_fd);
 

@@ -136,9 +136,19 @@ pub unsafe fn unmap(memory: *mut u8, length: usize) {
     unsafe { libc::munmap(memory.wrapping_sub(PAGE).cast(), PAGE + length) };
 }
 
-/// A descriptor of the program's, for the length of its call.
-pub fn borrow<'a>(fd: i32) -> BorrowedFd<'a> {
-    // SAFETY: the program that makes the call has it open, and whoever uses it
-    // here only asks the kernel about it or duplicates it.
-    unsafe { BorrowedFd::borrow_raw(fd.max(0)) }
+/// A descriptor of the program's that can be read, for the length of its call.
+///
+/// # Errors
+/// EBADF, where read(2) would give that.
+pub fn readable<'a>(fd: i32) -> Result<BorrowedFd<'a>, i32> {
+    // SAFETY: takes integers.
+    match unsafe { libc::fcntl(fd, libc::F_GETFL) } {
+        -1 => Err(errno()),
+        flags if flags & libc::O_PATH != 0 || flags & libc::O_ACCMODE == libc::O_WRONLY => {
+            Err(libc::EBADF)
+        }
+        // SAFETY: it is open, and so no negative number; whoever uses it here only asks the
+        // kernel about it or duplicates it.
+        _ => Ok(unsafe { BorrowedFd::borrow_raw(fd) }),
+    }
 }
