@@ -33,12 +33,6 @@ pub fn keep_over_exec(fd: RawFd) -> Result<(), i32> {
     }
 }
 
-/// The number of this process. Not cached: fork(2) changes it.
-pub fn process() -> i32 {
-    // SAFETY: takes nothing.
-    unsafe { libc::getpid() }
-}
-
 /// Where a symbol is that some object of the process exports.
 pub fn symbol(name: &CStr) -> Option<*mut u8> {
     // SAFETY: name ends in a zero byte.
@@ -73,8 +67,7 @@ pub fn descriptor_limit() -> u64 {
 /// The kernel forgets a task's robust futex list at clone(2). The C library
 /// registers one for every thread, and for every child of fork(2), and cannot do
 /// so for a child of vfork(2). Asking costs one call and keeps no state, so that
-/// there is none that a vfork child could set wrong; comparing process ids would
-/// have to know at the first call whether it comes from such a child.
+/// there is none that a vfork child could set wrong.
 pub fn may_share_memory() -> bool {
     let mut head: usize = 0;
     let mut length: usize = 0;

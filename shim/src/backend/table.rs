@@ -13,7 +13,7 @@ use std::ffi::c_int;
 use std::os::fd::RawFd;
 use std::ptr::null_mut;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 
 const ADVICE: u64 = PRESERVE | IGNORE;
 
@@ -34,8 +34,8 @@ pub struct Table {
     watched: u32,
     /// Not 0 once there was advice.
     used: AtomicU32,
-    /// The process that made the last change.
-    owner: AtomicI32,
+    /// Keeps the layout, which had something here.
+    unused: u64,
     words: Radix,
 }
 
@@ -111,7 +111,7 @@ impl Table {
             size: size_of::<Table>() as u32,
             watched: 0,
             used: AtomicU32::new(0),
-            owner: AtomicI32::new(0),
+            unused: 0,
             words: Radix::new(),
         }
     }
@@ -143,19 +143,13 @@ impl Table {
     /// Refuses a change by a task that is not the process: a vfork(2) child has
     /// its parent's memory, and would change its parent's advice.
     ///
-    /// A process of its own is told from such a child by a call that costs more
-    /// than getpid(2), so it is asked once for each process. The first process of
-    /// a pid namespace has its number twice, if it starts another one.
+    /// Asked each time. No pid is kept to tell the process by: the number comes again, and is
+    /// another's in another pid namespace.
     fn may_change(&self) -> Result<(), Error> {
-        let pid = sys::process();
-        if pid != 1 && self.owner.load(Relaxed) == pid {
-            return Ok(());
+        match sys::may_share_memory() {
+            true => Err(Error::SharedMemory),
+            false => Ok(()),
         }
-        if sys::may_share_memory() {
-            return Err(Error::SharedMemory);
-        }
-        self.owner.store(pid, Relaxed);
-        Ok(())
     }
 
     fn word(&self, fd: RawFd) -> Result<&AtomicU64, Error> {
