@@ -5,8 +5,9 @@ use harness::build;
 use harness::linux_cr::{Feed, Restart, Verdict, image};
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -186,6 +187,53 @@ fn the_shared_library_has_its_name() {
         text.contains("Library soname: [libcradvise.so.0]"),
         "{text}"
     );
+}
+
+#[test]
+fn the_shared_library_is_never_unloaded() {
+    let mut readelf = Command::new("readelf");
+    readelf.args(["-d"]).arg(PREFIX.join("lib/libcradvise.so"));
+    let text = text(succeeds(&mut readelf).stdout);
+    assert!(text.contains("NODELETE"), "{text}");
+}
+
+/// What a host says that unloads a plugin and loads it again, and whether something is marked in between.
+fn unloaded(name: &str, libraries: &[String]) -> (String, bool) {
+    let mut shared = vec!["-shared".to_owned(), "-fPIC".to_owned()];
+    shared.extend_from_slice(libraries);
+    let plugin = compiled(name, &["cc", "-std=c99"], &source("plugin.c"), &shared);
+    let host = compiled(
+        &format!("host-of-{name}"),
+        &["cc", "-std=c99"],
+        &source("host.c"),
+        &[],
+    );
+    let mut child = command(&host)
+        .arg(&plugin)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    output.read_line(&mut said).unwrap();
+    let mut show = Command::new(build::command());
+    let shown = text(succeeds(show.args(["show", &child.id().to_string()])).stdout);
+    drop(child.stdin.take());
+    output.read_to_string(&mut said).unwrap();
+    assert!(child.wait().unwrap().success());
+    (said, !shown.starts_with("No descriptor of task "))
+}
+
+#[test]
+fn a_plugin_that_is_unloaded_takes_its_marks_along_or_can_take_them_back() {
+    let mut part: Vec<String> = vec!["-l:libcradvise.a".into()];
+    let shared = pkg_config(&["--libs"]);
+    part.extend(shared.iter().filter(|word| word.starts_with("-L")).cloned());
+    let own = unloaded("plugin-static.so", &part);
+    assert_eq!(own, ("0 gone\n0 gone\n".to_owned(), false));
+    let common = unloaded("plugin-shared.so", &shared);
+    assert_eq!(common, ("0 gone\n2 gone\n".to_owned(), true));
 }
 
 const WORDS: &[&str] = &["0=1", "7=2", "2=3", "1=4", "900=1", "900=2", "-1=0"];

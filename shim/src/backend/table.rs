@@ -72,6 +72,17 @@ pub fn settle() {
     current();
 }
 
+/// Clears a table that only this copy of the crate knows. Where that is in a plugin that is
+/// unloaded, nobody else could, and its marks would be found by whoever dumps the process. At
+/// exit others may still use it: nothing of it is unmapped.
+pub fn leave() {
+    let table = current();
+    if std::ptr::eq(table, &OWN) && table.is_used() {
+        // Refused to a vfork(2) child that calls exit(3): the table is its parent's.
+        let _ = table.reset();
+    }
+}
+
 fn advice_of(mark: u64) -> c_int {
     (mark & ADVICE) as c_int
 }
