@@ -56,6 +56,8 @@ fn pkg_config(options: &[&str]) -> Vec<String> {
     words.split_whitespace().map(str::to_owned).collect()
 }
 
+const C99: &[&str] = &["cc", "-std=c99"];
+
 /// Builds a program from the installed files.
 fn compiled(name: &str, compiler: &[&str], source: &Path, libraries: &[String]) -> PathBuf {
     let program = PREFIX.join(name);
@@ -201,13 +203,8 @@ fn the_shared_library_is_never_unloaded() {
 fn unloaded(name: &str, libraries: &[String]) -> (String, bool) {
     let mut shared = vec!["-shared".to_owned(), "-fPIC".to_owned()];
     shared.extend_from_slice(libraries);
-    let plugin = compiled(name, &["cc", "-std=c99"], &source("plugin.c"), &shared);
-    let host = compiled(
-        &format!("host-of-{name}"),
-        &["cc", "-std=c99"],
-        &source("host.c"),
-        &[],
-    );
+    let plugin = compiled(name, C99, &source("plugin.c"), &shared);
+    let host = compiled(&format!("host-of-{name}"), C99, &source("host.c"), &[]);
     let mut child = command(&host)
         .arg(&plugin)
         .stdin(Stdio::piped())
@@ -297,6 +294,19 @@ fn the_program_of_the_page_compiles_and_says_what_is_missing() {
 }
 
 #[test]
+fn the_program_of_the_call_prints_what_its_page_says() {
+    let source = example("man2/cradvise.2", "advise", "advise.c");
+    let libraries = pkg_config(&["--libs"]);
+    let program = compiled("advise-c", C99, &source, &libraries);
+    let output = succeeds(command(&program).arg(PREFIX.join("advise.log")));
+    let said = text(output.stdout) + &text(output.stderr);
+    let page = fs::read_to_string(PREFIX.join("share/man/man2/cradvise.2")).unwrap();
+    let (_, shown) = page.split_once("./advise /tmp/log\\fP\n").expect("a call");
+    let (shown, _) = shown.split_once(".EE\n").expect("its end");
+    assert_eq!(said, shown);
+}
+
+#[test]
 fn every_program_of_the_pages_compiles() {
     let libraries = pkg_config(&["--libs"]);
     let mut count = 0;
@@ -308,7 +318,7 @@ fn every_program_of_the_pages_compiles() {
         for program in blocks.filter(|block| block.contains("#include <cradvise.h>")) {
             let file = PREFIX.join(format!("example-{count}.c"));
             fs::write(&file, plain(program)).unwrap();
-            compiled("example-c", &["cc", "-std=c11"], &file, &libraries);
+            compiled("example-c", C99, &file, &libraries);
             compiled(
                 "example-cxx",
                 &["c++", "-x", "c++", "-std=c++17"],
@@ -318,7 +328,7 @@ fn every_program_of_the_pages_compiles() {
             count += 1;
         }
     }
-    assert!(count > 0);
+    assert_eq!(count, 2);
 }
 
 #[test]
