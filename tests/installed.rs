@@ -5,8 +5,9 @@ use harness::build;
 use harness::linux_cr::{Feed, Restart, Verdict, image};
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -54,6 +55,8 @@ fn pkg_config(options: &[&str]) -> Vec<String> {
     let words = text(succeeds(&mut command).stdout);
     words.split_whitespace().map(str::to_owned).collect()
 }
+
+const C99: &[&str] = &["cc", "-std=c99"];
 
 /// Builds a program from the installed files.
 fn compiled(name: &str, compiler: &[&str], source: &Path, libraries: &[String]) -> PathBuf {
@@ -188,6 +191,48 @@ fn the_shared_library_has_its_name() {
     );
 }
 
+#[test]
+fn the_shared_library_is_never_unloaded() {
+    let mut readelf = Command::new("readelf");
+    readelf.args(["-d"]).arg(PREFIX.join("lib/libcradvise.so"));
+    let text = text(succeeds(&mut readelf).stdout);
+    assert!(text.contains("NODELETE"), "{text}");
+}
+
+/// What a host says that unloads a plugin and loads it again, and whether something is marked in between.
+fn unloaded(name: &str, libraries: &[String]) -> (String, bool) {
+    let mut shared = vec!["-shared".to_owned(), "-fPIC".to_owned()];
+    shared.extend_from_slice(libraries);
+    let plugin = compiled(name, C99, &source("plugin.c"), &shared);
+    let host = compiled(&format!("host-of-{name}"), C99, &source("host.c"), &[]);
+    let mut child = command(&host)
+        .arg(&plugin)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    output.read_line(&mut said).unwrap();
+    let mut show = Command::new(build::command());
+    let shown = text(succeeds(show.args(["show", &child.id().to_string()])).stdout);
+    drop(child.stdin.take());
+    output.read_to_string(&mut said).unwrap();
+    assert!(child.wait().unwrap().success());
+    (said, !shown.starts_with("No descriptor of task "))
+}
+
+#[test]
+fn a_plugin_that_is_unloaded_takes_its_marks_along_or_can_take_them_back() {
+    let mut part: Vec<String> = vec!["-l:libcradvise.a".into()];
+    let shared = pkg_config(&["--libs"]);
+    part.extend(shared.iter().filter(|word| word.starts_with("-L")).cloned());
+    let own = unloaded("plugin-static.so", &part);
+    assert_eq!(own, ("0 gone\n0 gone\n".to_owned(), false));
+    let common = unloaded("plugin-shared.so", &shared);
+    assert_eq!(common, ("0 gone\n2 gone\n".to_owned(), true));
+}
+
 const WORDS: &[&str] = &["0=1", "7=2", "2=3", "1=4", "900=1", "900=2", "-1=0"];
 const ANSWERS: &str = "1: Invalid argument\n900: Bad file descriptor\n-1: Bad file descriptor\n\
     0: 1\n7: 2\n2: 3\n900: 2\nuserspace table: CRADVISE_NR is not set\n";
@@ -249,6 +294,19 @@ fn the_program_of_the_page_compiles_and_says_what_is_missing() {
 }
 
 #[test]
+fn the_program_of_the_call_prints_what_its_page_says() {
+    let source = example("man2/cradvise.2", "advise", "advise.c");
+    let libraries = pkg_config(&["--libs"]);
+    let program = compiled("advise-c", C99, &source, &libraries);
+    let output = succeeds(command(&program).arg(PREFIX.join("advise.log")));
+    let said = text(output.stdout) + &text(output.stderr);
+    let page = fs::read_to_string(PREFIX.join("share/man/man2/cradvise.2")).unwrap();
+    let (_, shown) = page.split_once("./advise /tmp/log\\fP\n").expect("a call");
+    let (shown, _) = shown.split_once(".EE\n").expect("its end");
+    assert_eq!(said, shown);
+}
+
+#[test]
 fn every_program_of_the_pages_compiles() {
     let libraries = pkg_config(&["--libs"]);
     let mut count = 0;
@@ -260,7 +318,7 @@ fn every_program_of_the_pages_compiles() {
         for program in blocks.filter(|block| block.contains("#include <cradvise.h>")) {
             let file = PREFIX.join(format!("example-{count}.c"));
             fs::write(&file, plain(program)).unwrap();
-            compiled("example-c", &["cc", "-std=c11"], &file, &libraries);
+            compiled("example-c", C99, &file, &libraries);
             compiled(
                 "example-cxx",
                 &["c++", "-x", "c++", "-std=c++17"],
@@ -270,7 +328,7 @@ fn every_program_of_the_pages_compiles() {
             count += 1;
         }
     }
-    assert!(count > 0);
+    assert_eq!(count, 2);
 }
 
 #[test]

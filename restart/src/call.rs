@@ -16,7 +16,7 @@ use ckpt_image::linux_cr::delivery::Medium;
 use ckpt_image::listing::Engine;
 use ckpt_image::report::{Failure, Outcome, Report};
 use std::fs::File;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// The numbers of restart(2) in the x86_64 kernels that had it: of December
 /// 2009, of v19-rc3 to v21, of v23-rc2 and of the port to 3.0.
@@ -258,11 +258,9 @@ pub fn outcome_of_check(dry_run: bool) -> Outcome {
 
 /// A descriptor of our own for the program's.
 fn borrowed(fd: i32) -> Result<File, Error> {
-    // SAFETY: the program has it open for the length of its call.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    fd.try_clone_to_owned()
-        .map(File::from)
-        .map_err(|e| Error::system("the image's descriptor", e))
+    let copy = caller::copy_above(fd, 3).map_err(|e| Error::system("the image's descriptor", e))?;
+    // SAFETY: it is new, and belongs to nobody else.
+    Ok(unsafe { File::from_raw_fd(copy) })
 }
 
 /// Whether a Linux-CR image comes next on a descriptor. Nothing is taken from
@@ -348,6 +346,13 @@ mod tests {
             Some(Shape::Coordinator { root: 1, image: 0 })
         );
         assert_eq!(shape(302, [1, 9999, 0, -1], None), None);
+    }
+
+    #[test]
+    fn a_number_that_is_not_open_is_no_image() {
+        for fd in [-1, i32::MIN, i32::MAX] {
+            assert_eq!(borrowed(fd).unwrap_err().errno(), libc::EBADF);
+        }
     }
 
     #[test]

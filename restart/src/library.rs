@@ -1,11 +1,12 @@
 //! Where libckptadv.so is, and how a program is given it.
 
 use crate::elf::{self, Program, X86_64};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 const NAME: &str = "libckptadv.so";
@@ -23,12 +24,7 @@ const DIRECTORIES: [&str; 3] = ["lib/x86_64-linux-gnu", "lib64", "lib"];
 /// Why it cannot be loaded, and what to do.
 pub fn preload(library: &Path, otherwise: &str) -> Result<OsString, String> {
     let shown = library.display();
-    if library
-        .as_os_str()
-        .as_bytes()
-        .iter()
-        .any(|b| b" :\t\n".contains(b))
-    {
+    if is_separated(library.as_os_str()) {
         return Err(format!(
             "{shown}: LD_PRELOAD cannot name a path with a space or a colon: move the library, or \
              make a link to it elsewhere"
@@ -37,12 +33,54 @@ pub fn preload(library: &Path, otherwise: &str) -> Result<OsString, String> {
     let mut files = expanded(library);
     let there = files.find(|path| path.exists());
     let there = there.unwrap_or(library.to_owned());
-    can_be_loaded(&there, otherwise).map_err(|why| format!("{}: {why}", there.display()))?;
+    open(&there)
+        .map_err(|error| error.to_string())
+        .and_then(|file| can_be_loaded(&file, otherwise))
+        .map_err(|why| format!("{}: {why}", there.display()))?;
     let mut value = std::env::var_os("LD_PRELOAD").unwrap_or_default();
     if !value.is_empty() {
         value.push(":");
     }
     value.push(library);
+    Ok(value)
+}
+
+/// Whether LD_PRELOAD would take a name for several.
+fn is_separated(name: &OsStr) -> bool {
+    name.as_bytes().iter().any(|byte| b" :\t\n".contains(byte))
+}
+
+/// What LD_PRELOAD is to be called in a child, so that a library is loaded first.
+///
+/// * `library`: a path, or a name for which the dynamic loader looks.
+/// * `others`: what it would be called otherwise.
+/// * `directory`: where the child starts, if not here.
+///
+/// # Errors
+/// EINVAL where LD_PRELOAD cannot name it: it is empty, or has a space or a colon in it. Of a
+/// path without the loader's `$`: what open(2) says, and ELIBBAD where it is no library for
+/// this machine.
+pub fn first(
+    library: &OsStr,
+    others: Option<&OsStr>,
+    directory: Option<&Path>,
+) -> Result<OsString, i32> {
+    let name = library.as_bytes();
+    if name.is_empty() || is_separated(library) {
+        return Err(libc::EINVAL);
+    }
+    if name.contains(&b'/') && !name.contains(&b'$') {
+        let path = directory.unwrap_or(Path::new("")).join(library);
+        let file = open(&path).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
+        can_be_loaded(&file, "").map_err(|_| libc::ELIBBAD)?;
+    }
+    let others = others.map_or(&[][..], OsStr::as_bytes);
+    let others = others.split(|byte| b" :".contains(byte));
+    let mut value = library.to_owned();
+    for other in others.filter(|other| !other.is_empty() && *other != name) {
+        value.push(":");
+        value.push(OsStr::from_bytes(other));
+    }
     Ok(value)
 }
 
@@ -98,16 +136,22 @@ fn expanded(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     })
 }
 
-fn can_be_loaded(path: &Path, otherwise: &str) -> Result<(), String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let elf = match elf::read(&file).map_err(|error| error.to_string())? {
+/// Does not wait where it is a fifo.
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.custom_flags(libc::O_NONBLOCK);
+    options.read(true).open(path)
+}
+
+fn can_be_loaded(file: &File, otherwise: &str) -> Result<(), String> {
+    let elf = match elf::read(file).map_err(|error| error.to_string())? {
         Program::Elf(elf) if elf.shared => elf,
         _ => return Err("this is no library".to_owned()),
     };
     if elf.machine != X86_64 {
         return Err("this library is not for x86_64".to_owned());
     }
-    if mount_flags(&file).is_ok_and(|flags| flags & libc::ST_NOEXEC != 0) {
+    if mount_flags(file).is_ok_and(|flags| flags & libc::ST_NOEXEC != 0) {
         return Err(format!(
             "it lies on a file system that is mounted noexec, and cannot be loaded: copy it \
              elsewhere, and {otherwise}"
@@ -159,10 +203,10 @@ mod tests {
         let path = std::env::temp_dir().join(format!("ckptadv-library-{}", std::process::id()));
         let mut bytes = std::fs::read("/proc/self/exe").unwrap();
         std::fs::write(&path, &bytes).unwrap();
-        let relocatable = can_be_loaded(&path, "");
+        let relocatable = can_be_loaded(&open(&path).unwrap(), "");
         bytes[16..18].copy_from_slice(&ET_EXEC.to_le_bytes());
         std::fs::write(&path, &bytes).unwrap();
-        let fixed = can_be_loaded(&path, "");
+        let fixed = can_be_loaded(&open(&path).unwrap(), "");
         std::fs::remove_file(&path).unwrap();
         assert_eq!(relocatable, Ok(()));
         assert_eq!(fixed, Err("this is no library".to_owned()));

@@ -105,7 +105,8 @@ int cradvise_status(struct cradvise_status *status, size_t size);
  * flags: RESTART_ flags of Linux-CR's <linux/checkpoint.h>.
  * log_fd: where the kernel reports problems, or -1.
  *
- * Errors: ENOSYS, EINVAL, ESTALE, EEXIST, EACCES, ENOTSUP, those of the call.
+ * Errors: ENOSYS, EINVAL, EBADF, ESTALE, EEXIST, EACCES, ENOTSUP, those of the
+ * call.
  */
 long cradvise_restart(pid_t pid, int image_fd, unsigned long flags, int log_fd);
 
@@ -116,11 +117,12 @@ long cradvise_restart(pid_t pid, int image_fd, unsigned long flags, int log_fd);
  * advice out. Usually called in a child of fork(2). Does not return where it
  * succeeds.
  *
- * library: libckptadv.so, by its path, or NULL where the loader finds it.
+ * library: libckptadv.so, by its path, in which there is no space or colon; or
+ * NULL where the loader finds it.
  * file, argv: as for execvp(3).
  *
  * Errors: EFAULT (file, argv or argv[0] is NULL), EBADF, ESTALE, EINVAL, ENOSYS,
- * those of execve(2).
+ * ENOENT, EACCES, ELIBBAD (of the library), those of execve(2).
  */
 int cradvise_exec(const char *library, const char *file, char *const argv[]);
 

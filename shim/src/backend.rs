@@ -4,7 +4,7 @@
 mod kernel;
 mod table;
 
-pub use table::{Table, current, settle};
+pub use table::{Table, current, leave, settle};
 
 use crate::Error;
 use crate::environment::{CRADVISE_BACKEND, CRADVISE_NR, KERNEL, TABLE};

@@ -2,7 +2,7 @@
 
 use crate::handover::{self, CRADVISE_TABLE};
 use crate::{CR_ADV_PRESERVE, Error, backend, sys};
-use ckpt_restart::file;
+use ckpt_restart::{file, library};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::RawFd;
@@ -18,13 +18,19 @@ pub trait Advised {
     /// * `library`: libckptadv.so, by its path, or by its name where the loader finds
     ///   it (ld.so(8)). It comes before what `LD_PRELOAD` has already.
     ///
-    /// To be called after the command's environment is set. Descriptors that are
+    /// To be called after the command's environment and directory are set. Descriptors that are
     /// preserved lose close-on-exec in the child alone, between fork(2) and execve(2):
-    /// a child that another thread starts meanwhile does not get them, and this one
-    /// gets no others.
+    /// a child that another thread starts meanwhile does not get them. Close-on-exec is
+    /// taken off no others.
     ///
     /// # Errors
-    /// As for [`advice`](crate::advice). The command itself fails to start with EBADF
+    /// As for [`advice`](crate::advice). EINVAL where `LD_PRELOAD` cannot name the library:
+    /// it is empty, or has a space or a colon in it; make a link to it elsewhere. ENOENT,
+    /// EACCES and others of open(2) where the path of the library cannot be opened, and
+    /// ELIBBAD where it is no library that can be loaded. (What has no slash, or a `$`, only
+    /// the loader can find: where it does not, it says so, and the program runs without.)
+    ///
+    /// The command itself fails to start with EBADF
     /// where a descriptor to preserve is closed by then, and with ESTALE where it
     /// holds another file, as 0, 1 and 2 do that the command redirects.
     ///
@@ -45,6 +51,10 @@ pub trait Advised {
 
 impl Advised for Command {
     fn advised(&mut self, library: impl AsRef<OsStr>) -> io::Result<&mut Self> {
+        let others = inherited(self, "LD_PRELOAD");
+        let directory = self.get_current_dir();
+        let libraries = library::first(library.as_ref(), others.as_deref(), directory)
+            .map_err(Error::NotLoadable)?;
         let mut preserved = Vec::new();
         let mut refused = Ok(());
         backend::for_each(|fd, advice| {
@@ -62,11 +72,6 @@ impl Advised for Command {
             true => self.env_remove(CRADVISE_TABLE),
             false => self.env(CRADVISE_TABLE, table),
         };
-        let mut libraries = OsString::from(library.as_ref());
-        if let Some(others) = inherited(self, "LD_PRELOAD").filter(|others| !others.is_empty()) {
-            libraries.push(":");
-            libraries.push(others);
-        }
         self.env("LD_PRELOAD", libraries);
         let hand_on = move || {
             preserved

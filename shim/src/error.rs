@@ -33,6 +33,8 @@ pub enum Error {
     NoCall(&'static str),
     /// The advice cannot be carried out on this image; the errno says why.
     Refused(i32),
+    /// The library that a command is to be given cannot be loaded; the errno says why.
+    NotLoadable(i32),
     /// What the kernel answered.
     Kernel(i32),
 }
@@ -47,7 +49,7 @@ impl Error {
             Error::SharedMemory => libc::ENOTSUP,
             Error::NoMemory => libc::ENOMEM,
             Error::NoCall(_) => libc::ENOSYS,
-            Error::Kernel(errno) | Error::Refused(errno) => errno,
+            Error::Kernel(errno) | Error::Refused(errno) | Error::NotLoadable(errno) => errno,
         }
     }
 }
@@ -95,6 +97,17 @@ impl fmt::Display for Error {
             Error::Refused(errno) => write!(
                 f,
                 "the advice cannot be carried out on this image: {}",
+                io::Error::from_raw_os_error(errno)
+            ),
+            Error::NotLoadable(libc::EINVAL) => write!(
+                f,
+                "LD_PRELOAD cannot name the library: give its path without a space or a colon, by \
+                 a link if need be"
+            ),
+            Error::NotLoadable(errno) => write!(
+                f,
+                "the library cannot be loaded ({}): give the path of libckptadv.so, or its name \
+                 where the loader finds it",
                 io::Error::from_raw_os_error(errno)
             ),
             Error::Kernel(errno) => io::Error::from_raw_os_error(errno).fmt(f),

@@ -33,9 +33,9 @@ mod command;
 mod environment;
 mod error;
 mod handover;
+mod life;
 mod radix;
 mod restart;
-mod start;
 mod sys;
 #[doc(hidden)]
 pub mod upkeep;

@@ -7,7 +7,7 @@ use ckpt_image::advice::{Action, Advice, Item, Target};
 use ckpt_restart::call::{self, Shape};
 use ckpt_restart::request::{self, Naming, Request, Sources};
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 const RESTART_TASKSELF: u64 = 1;
 
@@ -31,6 +31,8 @@ const RESTART_TASKSELF: u64 = 1;
 /// # Errors
 /// * ENOSYS: CKPT_RESTART_NR is not set.
 /// * EINVAL: CKPT_RESTART_NR is not a number, or as for [`crate::cradvise`].
+/// * EBADF: `image_fd` is not open for reading; or a descriptor to preserve is not below
+///   RLIMIT_NOFILE.
 /// * ESTALE: as for [`advice`].
 /// * EEXIST: a descriptor is advised CR_ADV_PRESERVE alone, and a task of the
 ///   image has that number.
@@ -53,8 +55,12 @@ pub fn restart(pid: libc::pid_t, image_fd: RawFd, flags: u64, log_fd: RawFd) -> 
         let arguments = [pid.into(), image_fd.into(), flags as i64, log_fd.into()];
         sys::call(number, arguments).map_err(Error::Kernel)
     };
+    if pid == 0 {
+        return Ok(call(image_fd)?);
+    }
+    let image = sys::readable(image_fd).map_err(Error::Kernel)?;
     // A library that is loaded knows the table, and carries it out at the call.
-    if pid == 0 || backend::current().is_watched() {
+    if backend::current().is_watched() {
         return Ok(call(image_fd)?);
     }
     let items = advice()?;
@@ -68,13 +74,13 @@ pub fn restart(pid: libc::pid_t, image_fd: RawFd, flags: u64, log_fd: RawFd) -> 
             image: image_fd,
         },
     };
-    Ok(carry(items, image_fd, shape, call)?)
+    Ok(carry(items, image, shape, call)?)
 }
 
 /// Makes the call with a descriptor from which the rewritten image comes.
 fn carry(
     items: Vec<Item>,
-    image_fd: RawFd,
+    image: BorrowedFd<'_>,
     shape: Shape,
     call: impl Fn(RawFd) -> Result<i64, Error>,
 ) -> Result<i64, Error> {
@@ -92,8 +98,7 @@ fn carry(
         ..Advice::default()
     };
     let mut request =
-        Request::new(&advice, sources, Naming::Had, Some(image_fd)).map_err(refused)?;
-    let image = sys::borrow(image_fd);
+        Request::new(&advice, sources, Naming::Had, Some(image.as_raw_fd())).map_err(refused)?;
     if let Some(start) = request::regular_at(image) {
         request.check(image, start).map_err(refused)?;
     }

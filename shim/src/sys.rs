@@ -33,12 +33,6 @@ pub fn keep_over_exec(fd: RawFd) -> Result<(), i32> {
     }
 }
 
-/// The number of this process. Not cached: fork(2) changes it.
-pub fn process() -> i32 {
-    // SAFETY: takes nothing.
-    unsafe { libc::getpid() }
-}
-
 /// Where a symbol is that some object of the process exports.
 pub fn symbol(name: &CStr) -> Option<*mut u8> {
     // SAFETY: name ends in a zero byte.
@@ -73,8 +67,7 @@ pub fn descriptor_limit() -> u64 {
 /// The kernel forgets a task's robust futex list at clone(2). The C library
 /// registers one for every thread, and for every child of fork(2), and cannot do
 /// so for a child of vfork(2). Asking costs one call and keeps no state, so that
-/// there is none that a vfork child could set wrong; comparing process ids would
-/// have to know at the first call whether it comes from such a child.
+/// there is none that a vfork child could set wrong.
 pub fn may_share_memory() -> bool {
     let mut head: usize = 0;
     let mut length: usize = 0;
@@ -136,9 +129,19 @@ pub unsafe fn unmap(memory: *mut u8, length: usize) {
     unsafe { libc::munmap(memory.wrapping_sub(PAGE).cast(), PAGE + length) };
 }
 
-/// A descriptor of the program's, for the length of its call.
-pub fn borrow<'a>(fd: i32) -> BorrowedFd<'a> {
-    // SAFETY: the program that makes the call has it open, and whoever uses it
-    // here only asks the kernel about it or duplicates it.
-    unsafe { BorrowedFd::borrow_raw(fd.max(0)) }
+/// A descriptor of the program's that can be read, for the length of its call.
+///
+/// # Errors
+/// EBADF, where read(2) would give that.
+pub fn readable<'a>(fd: i32) -> Result<BorrowedFd<'a>, i32> {
+    // SAFETY: takes integers.
+    match unsafe { libc::fcntl(fd, libc::F_GETFL) } {
+        -1 => Err(errno()),
+        flags if flags & libc::O_PATH != 0 || flags & libc::O_ACCMODE == libc::O_WRONLY => {
+            Err(libc::EBADF)
+        }
+        // SAFETY: it is open, and so no negative number; whoever uses it here only asks the
+        // kernel about it or duplicates it.
+        _ => Ok(unsafe { BorrowedFd::borrow_raw(fd) }),
+    }
 }

@@ -5,7 +5,7 @@ mod support;
 use cradvise::{
     CR_ADV_IGNORE, CR_ADV_PRESERVE, cradvise, cradvise_query, cradvise_reset, restart, status,
 };
-use libc::{EINVAL, ENOSYS, ENOTSUP, ESTALE};
+use libc::{EBADF, EINVAL, ENOSYS, ENOTSUP, ESTALE};
 use std::os::fd::AsRawFd;
 use support::{errno, open_at, run_alone};
 
@@ -138,6 +138,24 @@ fn some_restart_call() {
         "advice is checked against the image first"
     );
     assert_eq!(restart(0, 0, 0, -1).unwrap(), me, "a task reads no image");
+    assert_eq!(restart(0, -1, 0, -1).unwrap(), me, "and has none");
+
+    // As read(2) would refuse them.
+    open_at("/dev/null", 701);
+    // SAFETY: new numbers, and one that is closed again.
+    let (write_only, path_only) = unsafe {
+        libc::close(701);
+        (
+            libc::open(c"/dev/null".as_ptr(), libc::O_WRONLY),
+            libc::open(c"/dev/null".as_ptr(), libc::O_PATH),
+        )
+    };
+    for advised in [true, false] {
+        for image in [-1, -2, i32::MIN, 701, i32::MAX, write_only, path_only] {
+            assert_eq!(errno(restart(1, image, 0, -1)), EBADF, "{image} {advised}");
+        }
+        cradvise_reset().unwrap();
+    }
 
     // The tasks are there already, and nobody can hand them an end of a relay.
     cradvise_reset().unwrap();

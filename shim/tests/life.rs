@@ -39,23 +39,30 @@ extern "C" fn child_that_shares_memory(_: *mut libc::c_void) -> libc::c_int {
     0
 }
 
+/// The exit status of a child as of vfork(2). That itself cannot be called from Rust, where
+/// a function must not return twice; this is the same child on a stack of its own.
+fn sharing_memory(child: extern "C" fn(*mut libc::c_void) -> libc::c_int) -> i32 {
+    // Not of the heap: the caller may be a child of fork(2).
+    let mut stack = [0u8; 64 * 1024];
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let mut status = 0;
+    // SAFETY: the stack outlives the child, for which CLONE_VFORK waits, and the child is ours.
+    unsafe {
+        let top = stack.as_mut_ptr().add(stack.len());
+        let top = top.sub(top as usize % 16);
+        let pid = libc::clone(child, top.cast(), flags, std::ptr::null_mut());
+        assert!(pid > 0);
+        assert_eq!(libc::waitpid(pid, &mut status, 0), pid);
+    }
+    libc::WEXITSTATUS(status)
+}
+
 #[test]
 fn a_vfork_child_changes_nothing_of_its_parents() {
     open_at("/dev/null", 611);
     cradvise(611, CR_ADV_PRESERVE).unwrap();
     cradvise(612, CR_ADV_IGNORE).unwrap();
-    let mut stack = vec![0u8; 256 * 1024];
-    // vfork(2) itself cannot be called from Rust, where a function must not
-    // return twice; this is the same child on a stack of its own.
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: the stack outlives the child, for which CLONE_VFORK waits.
-    let pid = unsafe {
-        let top = stack.as_mut_ptr().add(stack.len() - 16).cast();
-        libc::clone(child_that_shares_memory, top, flags, std::ptr::null_mut())
-    };
-    assert!(pid > 0);
-    // SAFETY: the child is ours.
-    assert_eq!(unsafe { libc::waitpid(pid, &mut 0, 0) }, pid);
+    sharing_memory(child_that_shares_memory);
 
     let answers = ANSWERS.each_ref().map(|answer| answer.load(SeqCst));
     assert_eq!(answers, [ENOTSUP, ENOTSUP, 0, CR_ADV_IGNORE]);
@@ -64,6 +71,44 @@ fn a_vfork_child_changes_nothing_of_its_parents() {
     assert_eq!(cradvise_query(612).unwrap(), CR_ADV_IGNORE);
     // And the parent goes on as before.
     cradvise(610, CR_ADV_IGNORE).unwrap();
+}
+
+/// Who has number 2 in its pid namespace, as its parent has in its own.
+extern "C" fn child_of_the_same_number(_: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: takes nothing.
+    let second = unsafe { libc::getpid() } == 2;
+    i32::from(!second || errno(cradvise(660, 0)) != ENOTSUP || errno(cradvise_reset()) != ENOTSUP)
+}
+
+#[test]
+fn a_pid_that_comes_again_does_not_make_a_vfork_child_its_parent() {
+    const NOT_ALLOWED: i32 = 2;
+    // SAFETY: takes integers.
+    let new_pids = || unsafe {
+        libc::unshare(libc::CLONE_NEWPID) == 0
+            || libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWPID) == 0
+    };
+    let parent_with_number_2 = || {
+        if cradvise(660, CR_ADV_IGNORE).is_err() || !new_pids() {
+            return 1;
+        }
+        // Number 1 has to live as long as there are to be others.
+        // SAFETY: the child waits for its end, which its parent makes.
+        let first = unsafe { libc::fork() };
+        if first == 0 {
+            // SAFETY: takes nothing.
+            unsafe { libc::pause() };
+        }
+        let wrong = sharing_memory(child_of_the_same_number);
+        // SAFETY: the child is ours.
+        unsafe { libc::kill(first, libc::SIGKILL) };
+        i32::from(wrong != 0 || cradvise_query(660).ok() != Some(CR_ADV_IGNORE))
+    };
+    let status = forked(|| match new_pids() {
+        false => NOT_ALLOWED,
+        true => forked(|| forked(parent_with_number_2)),
+    });
+    assert!(matches!(status, 0 | NOT_ALLOWED), "{status}");
 }
 
 #[test]

@@ -44,6 +44,7 @@ fn errnos(text: &str) -> Names<'_> {
         "EINTR",
         "EINVAL",
         "EIO",
+        "ELIBBAD",
         "EMFILE",
         "ENOENT",
         "ENOMEM",

@@ -102,8 +102,8 @@ mod tests {
     fn exec(arguments: &[&CStr]) -> Option<i32> {
         let mut array: Vec<*const c_char> = arguments.iter().map(|text| text.as_ptr()).collect();
         array.push(ptr::null());
-        // SAFETY: every string ends in a zero byte, and the array in NULL. No library, so that none need be there.
-        let answer = unsafe { cradvise_exec(c"".as_ptr(), array[0], array.as_ptr()) };
+        // SAFETY: every string ends in a zero byte, and the array in NULL. A library that every program has anyway.
+        let answer = unsafe { cradvise_exec(c"libc.so.6".as_ptr(), array[0], array.as_ptr()) };
         assert_eq!(answer, -1);
         io::Error::last_os_error().raw_os_error()
     }
@@ -181,6 +181,18 @@ mod tests {
         assert_eq!(crate::cradvise(500, cradvise::CR_ADV_PRESERVE), 0);
         open_at("/dev/zero", 500);
         assert_eq!(exec(&[c"/bin/true"]), Some(libc::ESTALE));
+        for (library, expected) in [
+            (c"", libc::EINVAL),
+            (c"/a b.so", libc::EINVAL),
+            (c"/none.so", libc::ENOENT),
+        ] {
+            let arguments = [c"true".as_ptr(), ptr::null()];
+            // SAFETY: as in `exec`.
+            let answer =
+                unsafe { cradvise_exec(library.as_ptr(), arguments[0], arguments.as_ptr()) };
+            assert_eq!(answer, -1);
+            assert_eq!(io::Error::last_os_error().raw_os_error(), Some(expected));
+        }
         let none = ptr::null();
         for (file, arguments) in [
             (ptr::null(), &[c"true".as_ptr(), none]),

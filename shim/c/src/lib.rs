@@ -16,6 +16,7 @@ pub use status::cradvise_status;
 
 use std::ffi::{c_int, c_long, c_ulong};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// [`cradvise::cradvise`].
 #[unsafe(no_mangle)]
@@ -46,15 +47,17 @@ pub extern "C" fn cradvise_restart(
     answer(|| cradvise::restart(pid, image_fd, flags, log_fd))
 }
 
-/// As C wants it: the answer, or -1 and errno. A success leaves errno as it was.
+/// As C wants it: the answer, or -1 and errno. A success leaves errno as it was. What fails in here must not end
+/// the program: a panic is EIO.
 fn answer<T: From<i8>>(call: impl FnOnce() -> io::Result<T>) -> T {
     // SAFETY: always a valid pointer to the errno of this thread.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
     let before = unsafe { *errno };
-    let (value, after) = match call() {
-        Ok(value) => (value, before),
-        Err(error) => (T::from(-1), error.raw_os_error().unwrap_or(libc::EIO)),
+    let (value, after) = match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => (value, before),
+        Ok(Err(error)) => (T::from(-1), error.raw_os_error().unwrap_or(libc::EIO)),
+        Err(_) => (T::from(-1), libc::EIO),
     };
     // SAFETY: as above.
     unsafe { *errno = after };
@@ -77,6 +80,14 @@ mod tests {
         assert_eq!(
             (cradvise_restart(0, -1, 0, -1), errno()),
             (-1, libc::ENOSYS)
+        );
+    }
+
+    #[test]
+    fn a_panic_ends_the_call_and_not_the_program() {
+        assert_eq!(
+            (answer::<c_int>(|| panic!("a fault")), errno()),
+            (-1, libc::EIO)
         );
     }
 

@@ -13,7 +13,7 @@ use std::ffi::c_int;
 use std::os::fd::RawFd;
 use std::ptr::null_mut;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 
 const ADVICE: u64 = PRESERVE | IGNORE;
 
@@ -34,8 +34,8 @@ pub struct Table {
     watched: u32,
     /// Not 0 once there was advice.
     used: AtomicU32,
-    /// The process that made the last change.
-    owner: AtomicI32,
+    /// Keeps the layout, which had something here.
+    unused: u64,
     words: Radix,
 }
 
@@ -70,6 +70,17 @@ fn find() -> &'static Table {
 /// Looks for the table before main, where the search may use the heap.
 pub fn settle() {
     current();
+}
+
+/// Clears a table that only this copy of the crate knows. Where that is in a plugin that is
+/// unloaded, nobody else could, and its marks would be found by whoever dumps the process. At
+/// exit others may still use it: nothing of it is unmapped.
+pub fn leave() {
+    let table = current();
+    if std::ptr::eq(table, &OWN) && table.is_used() {
+        // Refused to a vfork(2) child that calls exit(3): the table is its parent's.
+        let _ = table.reset();
+    }
 }
 
 fn advice_of(mark: u64) -> c_int {
@@ -111,7 +122,7 @@ impl Table {
             size: size_of::<Table>() as u32,
             watched: 0,
             used: AtomicU32::new(0),
-            owner: AtomicI32::new(0),
+            unused: 0,
             words: Radix::new(),
         }
     }
@@ -143,19 +154,13 @@ impl Table {
     /// Refuses a change by a task that is not the process: a vfork(2) child has
     /// its parent's memory, and would change its parent's advice.
     ///
-    /// A process of its own is told from such a child by a call that costs more
-    /// than getpid(2), so it is asked once for each process. The first process of
-    /// a pid namespace has its number twice, if it starts another one.
+    /// Asked each time. No pid is kept to tell the process by: the number comes again, and is
+    /// another's in another pid namespace.
     fn may_change(&self) -> Result<(), Error> {
-        let pid = sys::process();
-        if pid != 1 && self.owner.load(Relaxed) == pid {
-            return Ok(());
+        match sys::may_share_memory() {
+            true => Err(Error::SharedMemory),
+            false => Ok(()),
         }
-        if sys::may_share_memory() {
-            return Err(Error::SharedMemory);
-        }
-        self.owner.store(pid, Relaxed);
-        Ok(())
     }
 
     fn word(&self, fd: RawFd) -> Result<&AtomicU64, Error> {
