@@ -253,6 +253,24 @@ fn threads_that_mark_close_fork_and_exec_at_once_do_not_disturb_each_other() {
     assert_eq!(on_a_kernel(true, "torture 20"), "0");
 }
 
+/// What a hook does first when there is advice takes long here: a signal handler and a
+/// forked child come to it meanwhile.
+#[test]
+fn nobody_waits_for_a_hook_that_he_has_interrupted_or_was_forked_from() {
+    for who in ["handler", "child"] {
+        let output = Command::new("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-E"])
+            .arg(format!("LD_PRELOAD={}", library().display()))
+            .args(["-e", "inject=fstat,newfstatat:delay_enter=200ms"])
+            .arg(program("interrupted"))
+            .arg(who)
+            .stdin(Stdio::null())
+            .output()
+            .expect("strace");
+        assert!(output.status.success(), "{who}: {output:?}");
+    }
+}
+
 #[test]
 fn advice_lives_over_exec_where_the_descriptor_does() {
     let advised = binary("advised");

@@ -50,6 +50,11 @@ lean_hooks! {
         table::on_fcntl(fd, command, argument, || unsafe { real(fd, command, argument) })
     };
 
+    // Called between fork(2) and execve(2), too. Of glibc 2.34: nobody calls it before.
+    fn closefrom(least: c_int) -> (), quiet is_quiet(), |real| {
+        linux_cr::on_closefrom(least, || unsafe { real(least) })
+    };
+
     fn fclose(stream: *mut FILE) -> c_int, quiet is_quiet(), |real| {
         table::closing(unsafe { libc::fileno(stream) });
         unsafe { real(stream) }
@@ -74,12 +79,6 @@ hook! {
         linux_cr::on_close_range(first, last, closes, |first, last| unsafe {
             libc::syscall(libc::SYS_close_range, first, last, flags) as c_int
         })
-    }
-}
-
-hook! {
-    unsafe fn closefrom(least: c_int) => on_closefrom {
-        linux_cr::on_closefrom(least, || unsafe { real!(closefrom)(least) })
     }
 }
 
