@@ -137,9 +137,18 @@ hook! {
 
 hook! {
     unsafe fn closedir(listing: *mut DIR) -> c_int => on_closedir {
-        table::closing(unsafe { libc::dirfd(listing) });
+        if !listing.is_null() {
+            table::closing(unsafe { libc::dirfd(listing) });
+        }
         criu::dump::on_closedir(listing);
         unsafe { real!(closedir)(listing) }
+    }
+}
+
+// Of librt before glibc 2.34: a close, made as libc makes it, and not looked up.
+hook! {
+    unsafe fn mq_close(queue: c_int) -> c_int => on_mq_close {
+        linux_cr::on_close(queue, || unsafe { libc::syscall(libc::SYS_close, queue) as c_int })
     }
 }
 
