@@ -269,6 +269,57 @@ fn a_task_that_shares_memory_is_looked_at_as_it_is() {
     );
 }
 
+/// As after close(2), so that a number that is used anew is not marked.
+#[test]
+fn a_mark_of_what_is_dropped_is_for_its_number_only() {
+    let Some(world) = World::new() else { return };
+    world.open("log");
+    let words = "open 7 /dev/fuse set 7 2 open 8 /dev/fuse set 8 3 open 5 @log set 5 1 \
+                 open 6 @log set 6 3 hold";
+    let held = world.advise(true, words);
+    let root = held.root();
+    let before = shown(root);
+    // Whoever goes on goes on as it was.
+    let running = held
+        .checkpoint("running")
+        .library()
+        .options(&["--leave-running"])
+        .run();
+    assert_eq!(running.status, Some(0), "{}", running.said);
+    assert_eq!(shown(root), before);
+    let image = dumped(held, "image");
+    assert_eq!(recorded(&image, "left_out"), [6, 7, 8]);
+
+    let number_only = Some((IGNORE, "number".to_owned()));
+    let restored = image.restore().library().run().restored();
+    let marks = shown(root);
+    for number in [6, 7, 8] {
+        assert_eq!(
+            marks.get(&number).cloned(),
+            number_only,
+            "{number}: {marks:?}"
+        );
+    }
+    assert_eq!(marks.get(&5).cloned(), in_force(1));
+    drop(restored);
+    // What the restorer drops, too.
+    let restored = image.restore().advice("IGNORE", "5,7").run().restored();
+    let marks = shown(root);
+    assert_eq!(marks.get(&5), None, "{marks:?}");
+    assert_eq!(marks.get(&7).cloned(), number_only);
+    drop(restored);
+    // What is given for it is what it is for.
+    let mine = world.open("mine");
+    let restored = image
+        .restore()
+        .advice("ACCEPT", "6")
+        .fd(6, &mine)
+        .run()
+        .restored();
+    assert_eq!(shown(root).get(&6).cloned(), in_force(3));
+    drop(restored);
+}
+
 #[test]
 fn each_process_has_its_own() {
     let Some(world) = World::new() else { return };
