@@ -437,10 +437,10 @@ fn tell(files: &Opened<'_>, strictness: Strictness) -> Result<(), Error> {
         }
     };
     record.left_out.iter().for_each(|entry| info!("{entry}"));
-    let unmatched = record
-        .asks
-        .iter()
-        .map(|ask| format!("{}: {}", ask.item(), ask.not_offered()));
+    let unmatched = record.asks.iter().map(|ask| {
+        let left_out = record.left_out.iter().filter(|it| it.task == ask.task);
+        format!("{}: {}", ask.item(), ask.not_offered(left_out))
+    });
     match strictness {
         Strictness::BestEffort => {}
         Strictness::Warn => unmatched.for_each(|line| warn!("{line}")),
