@@ -48,10 +48,10 @@ pub fn state() -> Option<&'static State> {
     if let state @ Some(_) = STATE.get() {
         return state;
     }
-    if !SPEAKS.load(Ordering::Relaxed) {
+    if !SPEAKS.load(Ordering::Acquire) {
         // Who comes meanwhile does the same.
         errno::keeping(|| log::start(log::Level::Warn));
-        SPEAKS.store(true, Ordering::Relaxed);
+        SPEAKS.store(true, Ordering::Release);
     }
     Some(&UNTOLD)
 }
