@@ -71,6 +71,11 @@ const CALLS: &[(&str, &str, &str)] = &[
         "0 0 0",
     ),
     (
+        "open 50 /dev/null set 50 1 mq-close 50 query 50",
+        "0 0 0",
+        "0 0 0",
+    ),
+    (
         "open 50 /dev/null set 50 1 open 50 /dev/null query 50",
         "0 1",
         "0 0",
@@ -116,6 +121,13 @@ const CALLS: &[(&str, &str, &str)] = &[
         "0 0 1",
         "0 0 1",
     ),
+    // Nor does what fails.
+    (
+        "open 50 /dev/null set 50 3 dup3 50 50 query 50 dup3 99 50 query 50",
+        "0 EINVAL 3 EBADF 3",
+        "0 EINVAL 3 EBADF 3",
+    ),
+    ("closedir-null 0", "EINVAL", "EINVAL"),
     // A duplicate has none.
     (
         "open 50 /dev/null set 50 3 dup2 50 51 query 51 getfd 51",
@@ -253,6 +265,24 @@ fn threads_that_mark_close_fork_and_exec_at_once_do_not_disturb_each_other() {
     assert_eq!(on_a_kernel(true, "torture 20"), "0");
 }
 
+/// What a hook does first when there is advice takes long here: a signal handler and a
+/// forked child come to it meanwhile.
+#[test]
+fn nobody_waits_for_a_hook_that_he_has_interrupted_or_was_forked_from() {
+    for who in ["handler", "child"] {
+        let output = Command::new("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-E"])
+            .arg(format!("LD_PRELOAD={}", library().display()))
+            .args(["-e", "inject=fstat,newfstatat:delay_enter=200ms"])
+            .arg(program("interrupted"))
+            .arg(who)
+            .stdin(Stdio::null())
+            .output()
+            .expect("strace");
+        assert!(output.status.success(), "{who}: {output:?}");
+    }
+}
+
 #[test]
 fn advice_lives_over_exec_where_the_descriptor_does() {
     let advised = binary("advised");
@@ -277,6 +307,26 @@ fn advice_lives_over_exec_where_the_descriptor_does() {
     // And a child by functions that are libc's inside finds none.
     let words = format!("set 7 2 exec {advised} exec /usr/bin/env");
     assert!(!say(true, &words).contains("CRADVISE_TABLE"));
+}
+
+/// Flags that nobody knows, no range; and as a kernel before 5.9 does it, and the filters of some containers.
+#[test]
+fn a_close_range_that_fails_ends_nothing() {
+    let words =
+        "open 50 /dev/null set 50 3 unknown-range 40 60 query 50 close-range 60 40 query 50";
+    assert_eq!(say(true, words), "0 EINVAL 3 EINVAL 3");
+    let words = "open 50 /dev/null set 50 1 close-range 40 60 query 50 closefrom 50 query 50";
+    let output = Command::new("strace")
+        .args(["-qq", "-o", "/dev/null", "-E"])
+        .arg(format!("LD_PRELOAD={}", library().display()))
+        .args(["-e", "inject=close_range:error=EPERM"])
+        .arg(binary("advised"))
+        .args(words.split_whitespace())
+        .stdin(Stdio::null())
+        .output()
+        .expect("strace");
+    let said = String::from_utf8_lossy(&output.stdout).replace('\n', " ");
+    assert_eq!(said, "0 EPERM 1 0 0 ", "{output:?}");
 }
 
 #[test]

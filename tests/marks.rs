@@ -189,6 +189,59 @@ fn what_cannot_be_honoured_is_refused() {
     assert!(task.contains("CKPT_ACCEPT"), "{task}");
 }
 
+/// What the program asks for, and what it left out, nobody loses by PRESERVE alone.
+#[test]
+fn preserve_alone_is_enough_where_the_program_asks_or_left_it_out() {
+    let Some(world) = World::new() else { return };
+    world.open("log");
+    let words = "open 5 @log set 5 1 open 6 @log set 6 3 open 7 @log set 7 2 open 8 @log hold";
+    let image = dumped(world.advise(false, words), "image");
+    let mine = world.open("mine");
+    let directory = image.directory.display().to_string();
+    let criu = harness::criu::program().display().to_string();
+    let restore = |number: i32| {
+        let mut command = Command::new(harness::build::binary("advised"));
+        let (n, one) = (number.to_string(), "1".to_owned());
+        command.args([
+            "set", &n, &one, "exec", &criu, "restore", "-d", "-D", &directory,
+        ]);
+        image.restore().library().fd(number, &mine).run_as(command)
+    };
+    for number in [5, 6, 7] {
+        let outcome = restore(number);
+        assert!(
+            !outcome.said.contains(&format!("CKPT_ACCEPT={number}")),
+            "{}",
+            outcome.said
+        );
+        assert!(
+            outcome.restored().shares(image.root, number, &mine),
+            "{number}"
+        );
+    }
+    let refused = restore(8).refused();
+    assert!(
+        refused.contains("has a descriptor 8 in the image"),
+        "{refused}"
+    );
+    // Where nothing is offered, what happens is said.
+    let nothing = image.restore().library().run();
+    assert!(
+        nothing
+            .said
+            .contains(&format!("it gets the image's (reg {})", world.path("log")))
+    );
+    assert!(
+        nothing.said.contains("it is without one"),
+        "{}",
+        nothing.said
+    );
+    let links = nothing.restored().links(image.root);
+    assert!(links.contains_key(&5) && !links.contains_key(&6));
+    let other = image.restore().advice("ACCEPT", "5").fd(5, &mine).run();
+    assert!(other.said.contains("it is without one"), "{}", other.said);
+}
+
 #[test]
 fn marks_go_on_from_restore_to_restore() {
     let Some(world) = World::new() else { return };
@@ -229,6 +282,57 @@ fn marks_go_on_from_restore_to_restore() {
     let restored = accept(&image);
     assert!(restored.shares(root, 5, &mine) && restored.shares(root, 23, &device));
     assert!(!restored.links(root).contains_key(&7));
+}
+
+/// As after close(2), so that a number that is used anew is not marked.
+#[test]
+fn a_mark_of_what_is_dropped_is_for_its_number_only() {
+    let Some(world) = World::new() else { return };
+    world.open("log");
+    let words = "open 7 /dev/fuse set 7 2 open 8 /dev/fuse set 8 3 open 5 @log set 5 1 \
+                 open 6 @log set 6 3 hold";
+    let held = world.advise(true, words);
+    let root = held.root();
+    let before = shown(root);
+    // Whoever goes on goes on as it was.
+    let running = held
+        .checkpoint("running")
+        .library()
+        .options(&["--leave-running"])
+        .run();
+    assert_eq!(running.status, Some(0), "{}", running.said);
+    assert_eq!(shown(root), before);
+    let image = dumped(held, "image");
+    assert_eq!(recorded(&image, "left_out"), [6, 7, 8]);
+
+    let number_only = Some((IGNORE, "number".to_owned()));
+    let restored = image.restore().library().run().restored();
+    let marks = shown(root);
+    for number in [6, 7, 8] {
+        assert_eq!(
+            marks.get(&number).cloned(),
+            number_only,
+            "{number}: {marks:?}"
+        );
+    }
+    assert_eq!(marks.get(&5).cloned(), in_force(1));
+    drop(restored);
+    // What the restorer drops, too.
+    let restored = image.restore().advice("IGNORE", "5,7").run().restored();
+    let marks = shown(root);
+    assert_eq!(marks.get(&5), None, "{marks:?}");
+    assert_eq!(marks.get(&7).cloned(), number_only);
+    drop(restored);
+    // What is given for it is what it is for.
+    let mine = world.open("mine");
+    let restored = image
+        .restore()
+        .advice("ACCEPT", "6")
+        .fd(6, &mine)
+        .run()
+        .restored();
+    assert_eq!(shown(root).get(&6).cloned(), in_force(3));
+    drop(restored);
 }
 
 #[test]

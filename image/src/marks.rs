@@ -151,6 +151,15 @@ pub fn identity_of(word: u64) -> Option<u64> {
     (word & (PRESERVE | OF_FILE) != 0).then_some(word >> BITS)
 }
 
+/// What stays of a word when its number is closed: what is for the number alone, or a note
+/// of what a kernel keeps.
+pub fn of_number(word: u64) -> u64 {
+    match identity_of(word) {
+        None | Some(0) => word,
+        Some(_) => word & IGNORE,
+    }
+}
+
 /// A file as stat(2) and /proc tell it from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct File<'a> {
@@ -391,6 +400,20 @@ what is this
         // Noted where a kernel keeps the advice; nonsense.
         assert_eq!(state(PRESERVE | IGNORE, Some(0)), None);
         assert_eq!(state(5 << BITS, Some(5)), None);
+    }
+
+    #[test]
+    fn what_is_for_the_number_outlives_its_file() {
+        for (before, after) in [
+            (word(Some(5), IGNORE), IGNORE),
+            (word(Some(5), PRESERVE), 0),
+            (word(Some(5), PRESERVE | IGNORE), IGNORE),
+            (word(None, IGNORE), IGNORE),
+            (PRESERVE | IGNORE, PRESERVE | IGNORE),
+            (0, 0),
+        ] {
+            assert_eq!(of_number(before), after, "{before:#x}");
+        }
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct Descriptor<'a> {
     pub flags: i32,
     /// Its offset in bytes, where the image has one.
     pub position: Option<u64>,
+    /// The task had it, and the image lacks it: whoever adds one takes nothing away.
+    pub is_missing: bool,
 }
 
 impl Descriptor<'_> {
@@ -387,10 +389,15 @@ impl Planner {
             let place = chosen.binary_search_by_key(&number, |choice| choice.number);
             let caller = &self.caller;
             let is_offered = caller.offered.contains(&number) && caller.files.contains_key(&number);
-            let gets = is_offered && by_number.get(number).is_some();
+            let is_there = by_number.get(number).is_some();
+            let gets = is_offered && is_there;
             self.bound[index].matched |= gets || place.is_ok();
-            if let (true, Err(place)) = (gets, place) {
-                chosen.insert(place, Choice { number, index });
+            let choice = Choice { number, index };
+            match place {
+                Err(place) if gets => chosen.insert(place, choice),
+                // Preserved by whoever restores it, who need not say that the image's goes.
+                Ok(place) if is_there && self.adds(chosen[place].index) => chosen[place] = choice,
+                _ => {}
             }
         }
     }
@@ -440,6 +447,11 @@ impl Planner {
             Action::Substitute(Source::Descriptor(from)) => Some(Wanted::Number(*from)),
             Action::Substitute(Source::Path(path)) => Some(Wanted::Path(path)),
         }
+    }
+
+    /// Whether an item is PRESERVE alone.
+    fn adds(&self, index: usize) -> bool {
+        self.bound[index].item.action == Action::Add
     }
 
     /// Whether two items that select one number cannot both be meant: one
@@ -518,6 +530,7 @@ mod tests {
                 access: Access::of_flags(libc::O_RDWR),
                 flags: 0,
                 position: None,
+                is_missing: false,
             })
             .collect()
     }
@@ -879,6 +892,23 @@ mod tests {
         assert_eq!(plan("5", "", &[5], &asked), (Fate::Drop, vec![], nothing()));
         assert_eq!(plan("5", "", &[], &asked), (Fate::Drop, vec![], nothing()));
         assert_eq!(plan("", "5", &[5], &asked), (gives(5), vec![], nothing()));
+        // PRESERVE alone is refused, but of what is asked for, and of what is missing.
+        let add = |number: i32, is_missing: bool, asked: &[Asked]| {
+            let mut advice = advice("", &number.to_string());
+            advice.items[0].action = Action::Add;
+            let planner = Planner::new(&advice, caller(&[5], libc::O_RDWR), true).unwrap();
+            let mut planner = planner.with_asked(asked.iter().cloned());
+            planner.foresee(BTreeSet::new());
+            let mut there = descriptors(&[(5, 1)]);
+            there[0].is_missing = is_missing;
+            let plan = planner.table(&[10], true, &there);
+            plan.map(|plan| (plan.fates[0], planner.finish().unwrap()))
+                .map_err(|error| error.errno())
+        };
+        assert_eq!(add(5, false, &[]), Err(libc::EEXIST));
+        assert_eq!(add(5, false, &[ask(11, 5)]), Err(libc::EEXIST));
+        assert_eq!(add(5, false, &asked), Ok((gives(5), nothing())));
+        assert_eq!(add(5, true, &[]), Ok((gives(5), nothing())));
         // Of a number that is not there, of one that is not open here, of another task.
         for (asked, offered) in [(ask(10, 6), 6), (ask(10, 7), 7), (ask(11, 5), 5)] {
             let (fate, added, unmatched) = plan("", "", &[offered], &[asked]);

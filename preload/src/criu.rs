@@ -24,7 +24,7 @@ use ckpt_image::advice::{Advice, Strictness};
 use ckpt_image::caller::{Caller, Opening, Paths};
 use ckpt_image::criu::{self as image, Image, Naming, What};
 use ckpt_image::listing::Engine;
-use ckpt_image::plan::Planner;
+use ckpt_image::plan::{Fate, Planner};
 use ckpt_restart::below::Below;
 use ckpt_restart::call::outcome_of_check;
 use ckpt_restart::log;
@@ -35,7 +35,7 @@ use files::{Opened, in_memory};
 use libc::{c_char, c_int};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::fmt::Write as _;
 use std::io;
@@ -377,7 +377,7 @@ impl Advised {
             paths,
             Naming::Inherited,
         )?;
-        marks::asked(&image.asks);
+        marks::restored(&image.asks, lacking(&image, &rewrite));
         let planned = rewrite.report(outcome_of_check(self.dry_run));
         log::report(&planned);
         rewrite.missing.iter().for_each(|entry| info!("{entry}"));
@@ -414,6 +414,16 @@ impl Advised {
     }
 }
 
+/// The tasks that come back without a descriptor that they had.
+fn lacking(image: &Image, rewrite: &image::Rewrite) -> Vec<i32> {
+    let left_out = image.left_out.values().flatten().map(|it| it.task);
+    let dropped = rewrite.changes.iter().filter(|it| it.fate == Fate::Drop);
+    let lack: BTreeSet<i32> = left_out.chain(dropped.map(|it| it.task)).collect();
+    let tables = image.tables.values().map(|table| &table.tasks);
+    let of_those = tables.filter(|tasks| tasks.iter().any(|task| lack.contains(task)));
+    of_those.flatten().copied().collect()
+}
+
 /// Says what a dump left out and what the program asks for, where there is no advice for
 /// the image. It is the image's program that asks: without advice a record that cannot be
 /// read is no reason to refuse it.
@@ -427,10 +437,10 @@ fn tell(files: &Opened<'_>, strictness: Strictness) -> Result<(), Error> {
         }
     };
     record.left_out.iter().for_each(|entry| info!("{entry}"));
-    let unmatched = record
-        .asks
-        .iter()
-        .map(|ask| format!("{}: {}", ask.item(), ask.not_offered()));
+    let unmatched = record.asks.iter().map(|ask| {
+        let left_out = record.left_out.iter().filter(|it| it.task == ask.task);
+        format!("{}: {}", ask.item(), ask.not_offered(left_out))
+    });
     match strictness {
         Strictness::BestEffort => {}
         Strictness::Warn => unmatched.for_each(|line| warn!("{line}")),
@@ -440,7 +450,7 @@ fn tell(files: &Opened<'_>, strictness: Strictness) -> Result<(), Error> {
             return Err(ckpt_image::Error::Unmatched { items }.into());
         }
     }
-    marks::asked(&record.asks);
+    marks::restored(&record.asks, record.left_out.iter().map(|it| it.task));
     Ok(())
 }
 

@@ -50,6 +50,11 @@ lean_hooks! {
         table::on_fcntl(fd, command, argument, || unsafe { real(fd, command, argument) })
     };
 
+    // Called between fork(2) and execve(2), too. Of glibc 2.34: nobody calls it before.
+    fn closefrom(least: c_int) -> (), quiet is_quiet(), |real| {
+        linux_cr::on_closefrom(least, || unsafe { real(least) })
+    };
+
     fn fclose(stream: *mut FILE) -> c_int, quiet is_quiet(), |real| {
         table::closing(unsafe { libc::fileno(stream) });
         unsafe { real(stream) }
@@ -74,12 +79,6 @@ hook! {
         linux_cr::on_close_range(first, last, closes, |first, last| unsafe {
             libc::syscall(libc::SYS_close_range, first, last, flags) as c_int
         })
-    }
-}
-
-hook! {
-    unsafe fn closefrom(least: c_int) => on_closefrom {
-        linux_cr::on_closefrom(least, || unsafe { real!(closefrom)(least) })
     }
 }
 
@@ -138,9 +137,18 @@ hook! {
 
 hook! {
     unsafe fn closedir(listing: *mut DIR) -> c_int => on_closedir {
-        table::closing(unsafe { libc::dirfd(listing) });
+        if !listing.is_null() {
+            table::closing(unsafe { libc::dirfd(listing) });
+        }
         criu::dump::on_closedir(listing);
         unsafe { real!(closedir)(listing) }
+    }
+}
+
+// Of librt before glibc 2.34: a close, made as libc makes it, and not looked up.
+hook! {
+    unsafe fn mq_close(queue: c_int) -> c_int => on_mq_close {
+        linux_cr::on_close(queue, || unsafe { libc::syscall(libc::SYS_close, queue) as c_int })
     }
 }
 

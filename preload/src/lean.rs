@@ -40,7 +40,9 @@ impl Real {
         // SAFETY: the name is NUL-terminated.
         let mut address = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
         if address.is_null() {
-            // An older libc: nobody was linked with the name.
+            // An older libc: nobody was linked with the name, and no program shall be told.
+            // SAFETY: takes nothing, and gives a string that is not looked at.
+            unsafe { libc::dlerror() };
             address = missing as *mut c_void;
         }
         self.address.store(address, Relaxed);

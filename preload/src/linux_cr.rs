@@ -27,6 +27,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
+use std::time::Duration;
 
 /// Descriptors that advice takes, as they were when the program started.
 static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
@@ -36,6 +37,9 @@ static KEEPING: AtomicBool = AtomicBool::new(false);
 static BEGINNING: Mutex<Option<Beginning>> = Mutex::new(None);
 /// An image was seen, and the request looked at: what came of it.
 static REQUEST: OnceCell<Result<Option<Request>, c_int>> = OnceCell::new();
+/// The process that looks or has looked at it, as opposed to its forked children: 0
+/// before.
+static LOOKER: AtomicI32 = AtomicI32::new(0);
 /// The head of an image that comes through a pipe, while it is read from this
 /// descriptor.
 static HEAD: Mutex<Option<Surveyor>> = Mutex::new(None);
@@ -49,6 +53,8 @@ static SEEN: AtomicPtr<AtomicBool> = AtomicPtr::new(std::ptr::null_mut());
 /// The first record of an image, little-endian and big-endian: its type and length.
 const PREFIXES: [[u8; 8]; 2] = [[1, 0, 0, 0, 72, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 72]];
 const FIRST_RECORD: usize = 72;
+/// Above what the kernel lets fs.nr_open be.
+const NEVER_OPEN: c_uint = c_int::MAX.cast_unsigned();
 /// How many bytes tell an image: the prefix and the magic number.
 const TELLING: usize = 16;
 
@@ -111,6 +117,9 @@ struct Kept {
     copy: Option<i32>,
 }
 
+/// How long it takes to copy one, at most.
+const A_COPY: Duration = Duration::from_secs(1);
+
 /// Before main: notes which descriptors advice takes.
 pub fn start(state: &State) {
     let mut kept = KEPT.lock();
@@ -127,11 +136,9 @@ pub fn start(state: &State) {
 }
 
 /// At exit: says so where an image was read and nothing came of it.
-pub fn end(state: &State) {
+pub fn end() {
     let seen = SEEN.load(Ordering::Acquire);
-    // SAFETY: getpid takes nothing.
-    let itself = state.pid == unsafe { libc::getpid() };
-    if !itself || seen.is_null() || !matches!(REQUEST.get(), Some(Ok(Some(_)))) {
+    if is_forked() || seen.is_null() || !matches!(REQUEST.get(), Some(Ok(Some(_)))) {
         return;
     }
     // SAFETY: the page was mapped by us and is never unmapped.
@@ -182,7 +189,10 @@ pub fn on_read(fd: c_int, buffer: *const c_void, count: size_t, result: ssize_t)
                 IMAGE.store(fd, Ordering::Relaxed);
             }
             if request.is_some_and(|request| !request.is_checked()) {
-                *HEAD.lock() = Some(Surveyor::default());
+                // Nobody has it: it is looked at from now on.
+                if let Some(mut head) = HEAD.try_lock() {
+                    *head = Some(Surveyor::default());
+                }
                 HEAD_FD.store(fd, Ordering::Relaxed);
                 head(fd, || &earlier);
                 head(fd, || bytes);
@@ -241,7 +251,11 @@ pub fn on_close_range(
     real: impl Fn(c_uint, c_uint) -> c_int,
 ) -> c_int {
     if closes {
-        table::closing_all(first, last);
+        // Where it fails, it does so for a number that is never open, too.
+        let succeeds = || first <= last && real(NEVER_OPEN, NEVER_OPEN) == 0;
+        if table::is_used() && succeeds() {
+            table::closing_all(first, last);
+        }
         before_closing_all(first, last);
     }
     reserved::around(first, last, real)
@@ -341,7 +355,7 @@ fn before_closing(fd: c_int) {
 /// ever: it gets the image on 0.
 pub fn before_feeding(from: c_int, to: c_int) {
     let image = IMAGE.load(Ordering::Relaxed);
-    if to != 1 || image <= 0 || !state().is_some_and(is_forked) || !caller::is_pipe(from) {
+    if to != 1 || image <= 0 || !is_forked() || !caller::is_pipe(from) {
         return;
     }
     errno::keeping(|| {
@@ -353,9 +367,14 @@ pub fn before_feeding(from: c_int, to: c_int) {
     });
 }
 
-fn is_forked(state: &State) -> bool {
+/// Whether this is a child of the process that looked at the image.
+fn is_forked() -> bool {
+    LOOKER.load(Ordering::Relaxed) != process()
+}
+
+fn process() -> c_int {
     // SAFETY: getpid takes nothing.
-    state.pid != unsafe { libc::getpid() }
+    unsafe { libc::getpid() }
 }
 
 /// A call through syscall(2), which may be a restart.
@@ -404,7 +423,9 @@ pub fn on_syscall(
     }
 }
 
-/// Looks at the request once; gives it, or the errno of the refusal.
+/// Looks at the request once; gives it, or the errno of the refusal. Who comes while that
+/// is under way is refused and does not wait: it may be a signal handler that has
+/// interrupted it, or a forked child that will never see the end of it.
 ///
 /// * `inherits`: what is opened now the restarting tasks will have.
 fn look_at(
@@ -413,13 +434,21 @@ fn look_at(
     start: Option<u64>,
     inherits: bool,
 ) -> Result<Option<&'static Request>, c_int> {
-    let looked = REQUEST.get_or_init(|| {
+    let mine = || {
+        let looker = LOOKER.compare_exchange(0, process(), Ordering::AcqRel, Ordering::Acquire);
+        looker.is_ok()
+    };
+    if REQUEST.get().is_none() && mine() {
         map_seen();
-        prepare(state, fd, start, inherits).map_err(|error| {
+        let looked = prepare(state, fd, start, inherits).map_err(|error| {
             report::refused(Engine::LinuxCr, &error);
             error.errno()
-        })
-    });
+        });
+        let _ = REQUEST.set(looked);
+    }
+    let Some(looked) = REQUEST.get() else {
+        return Err(libc::EBUSY);
+    };
     match looked {
         Ok(request) => Ok(request.as_ref()),
         Err(errno) => Err(*errno),
@@ -446,7 +475,12 @@ fn prepare(
         return Ok(None);
     }
     let mut sources = Sources::new();
-    for kept in KEPT.lock().iter_mut() {
+    // Another thread that has it copies one and is done, unless it was not forked along.
+    let mut kept = KEPT.try_lock_for(A_COPY).ok_or_else(|| {
+        let busy = std::io::Error::from_raw_os_error(libc::EBUSY);
+        Error::system("descriptors are being closed while the image is read", busy)
+    })?;
+    for kept in kept.iter_mut() {
         let copy = kept
             .copy_away()
             .ok_or_else(|| could_not_keep(kept.number))?;

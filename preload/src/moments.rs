@@ -94,7 +94,7 @@ fn adopt_table(envp: *const *const c_char) -> Result<(), ckpt_image::Error> {
 /// Runs at exit(3).
 extern "C" fn end() {
     if let Some(state) = state::state() {
-        crate::linux_cr::end(state);
+        crate::linux_cr::end();
         crate::criu::end(state);
     }
 }

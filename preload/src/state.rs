@@ -1,8 +1,8 @@
 //! What the process was started with.
 
 use crate::table;
-use ckpt_restart::log;
 use ckpt_restart::settings::Settings;
+use ckpt_restart::{errno, log};
 use once_cell::sync::OnceCell;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct State {
     /// The CKPT_ variables.
     pub settings: Settings,
-    /// The process that was started, as opposed to its forked children.
+    /// Its pid where a variable is set, as opposed to those of its forked children.
     pub pid: c_int,
-    /// Its arguments, the program's name first.
+    /// Its arguments then, the program's name first.
     pub arguments: Vec<Vec<u8>>,
 }
 
@@ -21,7 +21,17 @@ pub struct State {
 static ACTIVE: AtomicBool = AtomicBool::new(false);
 /// The variables have been looked at.
 static STARTED: AtomicBool = AtomicBool::new(false);
+/// Set before main or never: whoever waits for another to fill it later may be a signal
+/// handler in that one's way, or a forked child without it.
 static STATE: OnceCell<State> = OnceCell::new();
+/// Where there is only advice of cradvise(2): not made, but there.
+static UNTOLD: State = State {
+    settings: Settings::NONE,
+    pid: 0,
+    arguments: Vec::new(),
+};
+/// Messages go to what standard error is.
+static SPEAKS: AtomicBool = AtomicBool::new(false);
 
 /// Whether there is nothing to do: no variable is set, and no advice was ever given.
 #[inline]
@@ -30,23 +40,23 @@ pub fn is_quiet() -> bool {
 }
 
 /// The state, where a variable is set or advice was given; `None` and next to no
-/// cost where neither is.
+/// cost where neither is. Waits for nobody.
 pub fn state() -> Option<&'static State> {
     if is_quiet() || !STARTED.load(Ordering::Acquire) {
         return None;
     }
-    Some(STATE.get_or_init(|| {
-        log::start(log::Level::Warn);
-        State {
-            settings: Settings::default(),
-            // SAFETY: getpid takes nothing.
-            pid: unsafe { libc::getpid() },
-            arguments: Vec::new(),
-        }
-    }))
+    if let state @ Some(_) = STATE.get() {
+        return state;
+    }
+    if !SPEAKS.load(Ordering::Acquire) {
+        // Who comes meanwhile does the same.
+        errno::keeping(|| log::start(log::Level::Warn));
+        SPEAKS.store(true, Ordering::Release);
+    }
+    Some(&UNTOLD)
 }
 
-/// Keeps the state, from now on to be found; once.
+/// Keeps the state, from now on to be found; once, before main.
 pub fn keep(state: State) -> Option<&'static State> {
     STATE.set(state).ok()?;
     ACTIVE.store(true, Ordering::Release);

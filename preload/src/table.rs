@@ -19,14 +19,16 @@ pub fn is_used() -> bool {
     cradvise_table_1.is_used()
 }
 
-/// Before a number is closed: it is advised PRESERVE no longer.
+/// Before a number is closed, which ends what it is marked for. After it another thread
+/// may have the number with the same file and mark. A close(2) that fails (EBADF) is of a
+/// number that is not open, and has no file to be marked for.
 pub fn closing(fd: c_int) {
     if is_used() {
         errno::keeping(|| cradvise_table_1.end(fd, cradvise_table_1.mark(fd)));
     }
 }
 
-/// Before numbers are closed.
+/// Before numbers are closed by a call that is going to succeed.
 pub fn closing_all(first: c_uint, last: c_uint) {
     if !is_used() {
         return;

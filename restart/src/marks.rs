@@ -30,8 +30,8 @@ pub fn of(pid: i32) -> io::Result<Vec<Mark>> {
     Ok(marks.into_vec())
 }
 
-/// Makes marks of a process that was restored be for what their numbers have now. It
-/// must be stopped.
+/// Makes marks of a process that was restored be for what their numbers have now, and ends
+/// what was for a file where a number has none. It must be stopped.
 ///
 /// * `made`: numbers, each with the word that it must still have.
 ///
@@ -43,16 +43,18 @@ pub fn renew(pid: i32, made: &[(i32, u64)]) -> io::Result<()> {
     };
     for (address, table) in memory.tables {
         for (number, word, at) in marks::words(&table) {
-            let is_made = |&(n, w): &(i32, u64)| (n, w) == (number, word);
-            let now = made
-                .iter()
-                .find(|made| is_made(made))
-                .and_then(|_| file::of_process(pid, number).ok());
-            let Some(now) = now else { continue };
-            let new = now << marks::BITS | word & marks::FLAGS;
-            memory
-                .file
-                .write_all_at(&new.to_ne_bytes(), address + at as u64)?;
+            let new = match file::of_process(pid, number) {
+                Ok(now) if made.contains(&(number, word)) => {
+                    now << marks::BITS | word & marks::FLAGS
+                }
+                Err(libc::ENOENT) => marks::of_number(word),
+                _ => continue,
+            };
+            if new != word {
+                memory
+                    .file
+                    .write_all_at(&new.to_ne_bytes(), address + at as u64)?;
+            }
         }
     }
     Ok(())

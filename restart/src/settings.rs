@@ -8,7 +8,7 @@ use ckpt_image::advice::{Action, Advice, Item, Source, Strictness, parse_list};
 use std::path::PathBuf;
 
 /// What the environment asks for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// The advice, and what an unmatched item does.
     pub advice: Advice,
@@ -52,6 +52,24 @@ pub const VARIABLES: &[&str] = &[
 ];
 
 impl Settings {
+    /// Nothing is asked for.
+    pub const NONE: Settings = Settings {
+        advice: Advice {
+            items: Vec::new(),
+            strictness: Strictness::Warn,
+        },
+        accept: Vec::new(),
+        dry_run: false,
+        log: None,
+        log_file: None,
+        report: None,
+        source_root: None,
+        restart_nr: None,
+        run: None,
+        unknown: Vec::new(),
+        mistake: None,
+    };
+
     /// Reads the settings out of an environment.
     ///
     /// * `environment`: names and values; those that do not begin with `CKPT_`
@@ -61,7 +79,7 @@ impl Settings {
     /// All are read also where one has a mistake, so that the mistake is told
     /// where CKPT_LOG_FILE wants it.
     pub fn read(environment: impl Iterator<Item = (Vec<u8>, Vec<u8>)>, limit: u64) -> Self {
-        let mut settings = Settings::default();
+        let mut settings = Settings::NONE;
         let mut ignore: Vec<Item> = Vec::new();
         for (name, value) in environment {
             if !name.starts_with(b"CKPT_") || value.is_empty() {

@@ -4,7 +4,8 @@
 //! set FD ADVICE | query FD | reset | status          the crate's calls
 //! setfd FD FLAGS | getfd FD                          fcntl(2)
 //! open FD PATH | close FD | raw-close FD | dup2 A B | dup3 A B | dup A | dupfd A B
-//! close-range A B | cloexec-range A B | closefrom A | fclose FD
+//! close-range A B | cloexec-range A B | unknown-range A B | closefrom A | fclose FD | mq-close FD
+//! closedir-null 0                                    of no stream
 //! fork … end | vfork … end                           a child does what stands between
 //! beside … end                                       the same, and it is not waited for
 //! hold FILE                                          adds its pid to FILE, and sleeps for ever
@@ -104,6 +105,7 @@ fn name(errno: i32) -> String {
         libc::EEXIST => "EEXIST".to_owned(),
         libc::EINVAL => "EINVAL".to_owned(),
         libc::ENOSYS => "ENOSYS".to_owned(),
+        libc::EPERM => "EPERM".to_owned(),
         libc::ENOTSUP => "ENOTSUP".to_owned(),
         libc::ESTALE => "ESTALE".to_owned(),
         other => format!("errno {other}"),
@@ -135,6 +137,8 @@ fn numbers(verb: &str, words: &mut Words) -> io::Result<c_int> {
             "getfd" => libc::fcntl(a, libc::F_GETFD),
             "close" => libc::close(a),
             "raw-close" => libc::syscall(libc::SYS_close, a) as c_int,
+            "closedir-null" => libc::closedir(std::ptr::null_mut()),
+            "mq-close" => libc::mq_close(a),
             "fclose" => libc::fclose(libc::fdopen(a, c"r".as_ptr())),
             "dup" => libc::dup(a),
             "dup2" => libc::dup2(a, b()),
@@ -144,6 +148,7 @@ fn numbers(verb: &str, words: &mut Words) -> io::Result<c_int> {
             "cloexec-range" => {
                 libc::close_range(a as u32, b() as u32, libc::CLOSE_RANGE_CLOEXEC as c_int)
             }
+            "unknown-range" => libc::close_range(a as u32, b() as u32, 0x100),
             "eventfd" => libc::dup3(libc::eventfd(0, libc::EFD_CLOEXEC), a, 0),
             "closefrom" => {
                 closefrom(a);

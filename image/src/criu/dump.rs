@@ -231,6 +231,7 @@ pub fn plan(tasks: &[Task], advice: &Advice, kernel: &dyn Kernel) -> Result<Plan
                 access: Access::default(),
                 flags: 0,
                 position: None,
+                is_missing: false,
             })
             .collect();
         let is_root = table.tasks[0].pid == tasks[0].pid;

@@ -5,7 +5,7 @@ use super::entry::{
 };
 use super::holders::Holders;
 use super::image::{Directory, Image, Table};
-use super::record::{Ask, LeftOut};
+use super::record::LeftOut;
 use super::sockets::{self, Sockets};
 use super::split::split;
 use super::wire::{File, Splices, Writer};
@@ -152,7 +152,7 @@ pub fn rewrite(
     };
     let mut planner = Planner::new(advice, caller, true)?
         .with_paths(paths)
-        .with_asked(asks.iter().map(Ask::asked));
+        .with_asked(asks.iter().map(|ask| ask.asked(image.missing_of(ask.task))));
     planner.foresee(elsewhere);
     let mut plans = BTreeMap::new();
     let mut missing = Missing::default();
@@ -174,6 +174,7 @@ pub fn rewrite(
                     access: description.access(),
                     flags: description.flags.cast_signed(),
                     position: description.position,
+                    is_missing: false,
                 })
             })
             .chain(left_out.iter().map(LeftOut::descriptor))
@@ -220,6 +221,7 @@ impl LeftOut {
             access: Access::of_flags(self.flags),
             flags: self.flags,
             position: None,
+            is_missing: true,
         }
     }
 }
@@ -265,6 +267,12 @@ impl Missing {
 impl Image {
     fn missing(&self, table: u32) -> &[LeftOut] {
         self.left_out.get(&table).map_or(&[], Vec::as_slice)
+    }
+
+    fn missing_of(&self, task: i32) -> &[LeftOut] {
+        let task = self.tasks.iter().find(|it| it.pid == task);
+        task.and_then(|task| task.table)
+            .map_or(&[], |table| self.missing(table))
     }
 
     /// The tasks that have a table, each followed by its threads.

@@ -98,21 +98,29 @@ impl Ask {
         mark_item(Action::Preserve, self.task, self.number)
     }
 
-    pub(super) fn asked(&self) -> Asked {
+    /// * `left_out`: what the dump left out.
+    pub(super) fn asked<'a>(&self, left_out: impl IntoIterator<Item = &'a LeftOut>) -> Asked {
         Asked {
             item: self.item(),
-            not_offered: self.not_offered(),
+            not_offered: self.not_offered(left_out),
         }
     }
 
     /// Why it comes to nothing, where it was not offered.
-    pub fn not_offered(&self) -> String {
+    ///
+    /// * `left_out`: what the dump left out of the task's file table.
+    pub fn not_offered<'a>(&self, left_out: impl IntoIterator<Item = &'a LeftOut>) -> String {
         let Ask {
             number, kind, file, ..
         } = self;
+        let is_missing = left_out.into_iter().any(|it| it.number == *number);
+        let instead = match is_missing {
+            true => format!("it is without one ({kind} {file} was left out of the image)"),
+            false => format!("it gets the image's ({kind} {file})"),
+        };
         format!(
             "the program asks for the {number} of whoever restores it, and that is not offered \
-             (CKPT_ACCEPT={number}): it gets the image's ({kind} {file})"
+             (CKPT_ACCEPT={number}): {instead}"
         )
     }
 }

@@ -492,6 +492,7 @@ impl Survey {
             position: file
                 .filter(|file| file.mode & FMODE_LSEEK != 0)
                 .map(|file| file.position),
+            is_missing: false,
         }
     }
 

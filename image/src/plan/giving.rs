@@ -132,7 +132,7 @@ impl Planner {
         descriptor: &Descriptor<'_>,
         from: i32,
     ) -> Result<(), Error> {
-        if item.action == Action::Add {
+        if item.action == Action::Add && !descriptor.is_missing {
             return Err(Error::Exists {
                 item: item.to_string(),
                 task,
