@@ -437,9 +437,11 @@ fn tell(files: &Opened<'_>, strictness: Strictness) -> Result<(), Error> {
         }
     };
     record.left_out.iter().for_each(|entry| info!("{entry}"));
+    let left_out = record.left_out.iter();
+    let left_out: BTreeSet<(i32, i32)> = left_out.map(|it| (it.task, it.number)).collect();
     let unmatched = record.asks.iter().map(|ask| {
-        let left_out = record.left_out.iter().filter(|it| it.task == ask.task);
-        format!("{}: {}", ask.item(), ask.not_offered(left_out))
+        let is_missing = left_out.contains(&(ask.task, ask.number));
+        format!("{}: {}", ask.item(), ask.not_offered(is_missing))
     });
     match strictness {
         Strictness::BestEffort => {}

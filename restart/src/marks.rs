@@ -5,6 +5,7 @@
 
 use crate::file;
 use ckpt_image::marks::{self, Mark, Marks};
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -37,7 +38,7 @@ pub fn of(pid: i32) -> io::Result<Vec<Mark>> {
 ///
 /// # Errors
 /// As [`of`].
-pub fn renew(pid: i32, made: &[(i32, u64)]) -> io::Result<()> {
+pub fn renew(pid: i32, made: &BTreeSet<(i32, u64)>) -> io::Result<()> {
     let Some(memory) = memory(pid, File::options().read(true).write(true))? else {
         return Ok(());
     };

@@ -150,9 +150,19 @@ pub fn rewrite(
         Naming::Inherited => image.asks.as_slice(),
         Naming::ByPath => &[],
     };
+    let tables_of = image.tasks.iter();
+    let tables_of = tables_of.filter_map(|task| Some((task.pid, task.table?)));
+    let tables_of: BTreeMap<i32, u32> = tables_of.collect();
+    let left_out = image.left_out.iter();
+    let left_out: BTreeSet<(u32, i32)> = left_out
+        .flat_map(|(&table, missing)| missing.iter().map(move |it| (table, it.number)))
+        .collect();
     let mut planner = Planner::new(advice, caller, true)?
         .with_paths(paths)
-        .with_asked(asks.iter().map(|ask| ask.asked(image.missing_of(ask.task))));
+        .with_asked(asks.iter().map(|ask| {
+            let table = tables_of.get(&ask.task);
+            ask.asked(table.is_some_and(|&table| left_out.contains(&(table, ask.number))))
+        }));
     planner.foresee(elsewhere);
     let mut plans = BTreeMap::new();
     let mut missing = Missing::default();
@@ -267,12 +277,6 @@ impl Missing {
 impl Image {
     fn missing(&self, table: u32) -> &[LeftOut] {
         self.left_out.get(&table).map_or(&[], Vec::as_slice)
-    }
-
-    fn missing_of(&self, task: i32) -> &[LeftOut] {
-        let task = self.tasks.iter().find(|it| it.pid == task);
-        task.and_then(|task| task.table)
-            .map_or(&[], |table| self.missing(table))
     }
 
     /// The tasks that have a table, each followed by its threads.

@@ -98,22 +98,21 @@ impl Ask {
         mark_item(Action::Preserve, self.task, self.number)
     }
 
-    /// * `left_out`: what the dump left out.
-    pub(super) fn asked<'a>(&self, left_out: impl IntoIterator<Item = &'a LeftOut>) -> Asked {
+    /// * `is_missing`: the dump left it out.
+    pub(super) fn asked(&self, is_missing: bool) -> Asked {
         Asked {
             item: self.item(),
-            not_offered: self.not_offered(left_out),
+            not_offered: self.not_offered(is_missing),
         }
     }
 
     /// Why it comes to nothing, where it was not offered.
     ///
-    /// * `left_out`: what the dump left out of the task's file table.
-    pub fn not_offered<'a>(&self, left_out: impl IntoIterator<Item = &'a LeftOut>) -> String {
+    /// * `is_missing`: the dump left it out.
+    pub fn not_offered(&self, is_missing: bool) -> String {
         let Ask {
             number, kind, file, ..
         } = self;
-        let is_missing = left_out.into_iter().any(|it| it.number == *number);
         let instead = match is_missing {
             true => format!("it is without one ({kind} {file} was left out of the image)"),
             false => format!("it gets the image's ({kind} {file})"),

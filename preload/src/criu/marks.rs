@@ -11,11 +11,11 @@ use ckpt_image::criu::record::Ask;
 use ckpt_restart::{errno, marks, tasks, warn};
 use libc::{c_int, c_uint};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Tasks whose marks are to be looked at, by their pids in the image: the numbers that they
 /// ask for, each with the word that does.
-static RESTORED: Mutex<BTreeMap<i32, Vec<(i32, u64)>>> = Mutex::new(BTreeMap::new());
+static RESTORED: Mutex<BTreeMap<i32, BTreeSet<(i32, u64)>>> = Mutex::new(BTreeMap::new());
 
 /// What is going to be restored.
 ///
@@ -23,12 +23,15 @@ static RESTORED: Mutex<BTreeMap<i32, Vec<(i32, u64)>>> = Mutex::new(BTreeMap::ne
 /// * `lacking`: the tasks that come back without some of their descriptors.
 pub fn restored(asks: &[Ask], lacking: impl IntoIterator<Item = i32>) {
     let mut restored = RESTORED.lock();
-    *restored = lacking.into_iter().map(|task| (task, Vec::new())).collect();
+    *restored = lacking
+        .into_iter()
+        .map(|task| (task, BTreeSet::new()))
+        .collect();
     for ask in asks {
         restored
             .entry(ask.task)
             .or_default()
-            .push((ask.number, ask.mark));
+            .insert((ask.number, ask.mark));
     }
 }
 
