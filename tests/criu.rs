@@ -515,8 +515,11 @@ fn what_criu_starts_is_without_the_library() {
     fs::write(&script, text).expect("a script");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a program");
     let restore = image.restore().options(&["--action-script", &script]);
-    let restored = restore.advice("IGNORE", "7").run().restored();
-    assert!(!restored.links(image.root).contains_key(&7));
+    // What is given takes a variable for criu, too.
+    let restore = restore.advice("IGNORE", "7").advice("PRESERVE", "8");
+    let restored = restore.fd(8, &world.open("eight")).run().restored();
+    let links = restored.links(image.root);
+    assert!(!links.contains_key(&7) && links.contains_key(&8));
     let told = fs::read_to_string(told).expect("the script was called");
     assert!(told.lines().all(|line| line == "<>"), "{told}");
 }

@@ -15,7 +15,7 @@ use crate::standard;
 use crate::table::{printable, room, wrap};
 use ckpt_image::listing::Engine;
 use ckpt_restart::{Error, report};
-use finding::{Findings, Verdict};
+use finding::{Finding, Findings, Verdict};
 use here::Here;
 use machine::Machine;
 use restore::Restore;
@@ -59,7 +59,8 @@ pub fn image(
     let machine = Machine::new(restore.root.as_deref());
     let given = |description: &_| advised.is_given(description);
     let (listing, needs) = (&advised.listing, &advised.needs);
-    let findings = judge::judge(listing, needs, &machine, &restore, given);
+    let mut findings = judge::judge(listing, needs, &machine, &restore, given);
+    findings.extend(advised.unrestorable.clone().map(Finding::of_image));
     let status = match findings.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::from(FOUND),

@@ -44,6 +44,35 @@ fn what_advice_takes_away_is_not_judged() {
     assert!(!text.contains("tty") && text.contains("data.txt"), "{text}");
 }
 
+/// The first regular file of a task at an offset on which a kernel crashes.
+fn far_off() -> PathBuf {
+    const FILE: [u8; 8] = [48, 1, 0, 0, 48, 0, 0, 0];
+    let mut bytes = fs::read(image("files")).unwrap();
+    let files = bytes.windows(32).enumerate();
+    let mut files = files.filter(|(_, record)| record[..8] == FILE && record[24] == 5);
+    let (at, _) = files.next().expect("a file at offset 5");
+    bytes[at + 24..at + 32].copy_from_slice(&(3u64 << 30).to_le_bytes());
+    let path = std::env::temp_dir().join(format!("ckptadv-check-far-{}", std::process::id()));
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn what_no_kernel_restores_is_found_without_advice() {
+    let image = far_off();
+    let output = check(&[image.to_str().unwrap()], Path::new("/dev/null"));
+    let without = check(&["--ignore=type=reg", image.to_str().unwrap()], &image);
+    fs::remove_file(&image).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let words = text(&output)
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    let expected = "fails: task 534 descriptor 3: offset 0xc0000000: a Linux-CR kernel would crash";
+    assert!(words.contains(expected), "{words}");
+    assert!(!text(&without).contains("offset"), "{without:?}");
+}
+
 #[test]
 fn an_image_may_come_on_standard_input() {
     let file = check(&[image("files").to_str().unwrap()], Path::new("/dev/null"));

@@ -100,14 +100,10 @@ static SEEN: AtomicBool = AtomicBool::new(false);
 /// refusal. Forked tasks inherit it.
 static SERVED: Mutex<Option<Result<Served, c_int>>> = Mutex::new(None);
 
-/// Runs before main, where a variable of ours is set: prepares a criu that restores.
-/// False where the process is no criu at all.
-pub fn start(state: &State) -> bool {
-    if !is_criu() {
-        return false;
-    }
+/// Runs before main in a criu: prepares one that restores, dumps or serves.
+pub fn start(state: &State) {
     let Some(invocation) = arguments::parse(&state.arguments) else {
-        return true;
+        return;
     };
     let begun = state.settings.begin().map_err(Arc::new);
     if invocation.verb != Verb::Restore {
@@ -118,7 +114,7 @@ pub fn start(state: &State) -> bool {
             dump::refused(error);
             give_up();
         }
-        return true;
+        return;
     }
     let prepare = || prepare(&state.settings, invocation).map_err(Arc::new);
     let prepared = begun.and_then(|()| clock::counted(prepare));
@@ -133,7 +129,6 @@ pub fn start(state: &State) -> bool {
     if let Some(request) = request {
         let _ = REQUEST.set(request);
     }
-    true
 }
 
 fn give_up() -> ! {

@@ -59,11 +59,13 @@ fn begin(argc: c_int, argv: *const *const c_char, envp: *const *const c_char) {
     let Some(state) = state::keep(state) else {
         return;
     };
-    match crate::criu::start(state) {
-        // It starts iptables, and scripts.
+    if crate::criu::is_criu() {
+        // It starts iptables, and scripts. First: to set a variable is to leave this array.
         // SAFETY: there are no threads yet.
-        true => unsafe { environment::leave_preload(envp) },
-        false => crate::linux_cr::start(state),
+        unsafe { environment::leave_preload(envp) };
+        crate::criu::start(state);
+    } else {
+        crate::linux_cr::start(state);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::advice::Options;
 use crate::image;
+use ckpt_image::advice::{Action, Advice, parse_list};
 use ckpt_image::criu::{Directory, Image};
 use ckpt_image::linux_cr::survey::Surveyor;
 use ckpt_image::listing::{Description, Listing};
@@ -10,9 +11,10 @@ use ckpt_image::plan::{Change, Fate};
 use ckpt_image::report::Outcome;
 use ckpt_restart::Error;
 use ckpt_restart::directory::{self, Stored};
-use ckpt_restart::request::{self, Through};
+use ckpt_restart::request::{self, Naming, Request, Sources, Through};
 use std::collections::{BTreeMap, HashSet};
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 /// An image after advice.
@@ -23,6 +25,8 @@ pub struct Advised {
     given: HashSet<(i32, i32)>,
     /// What advice has to say.
     pub warnings: Vec<String>,
+    /// What a kernel would not restore of it, where no advice was asked for.
+    pub unrestorable: Option<String>,
 }
 
 impl Advised {
@@ -83,7 +87,28 @@ pub fn criu(options: &Options, path: &Path) -> Result<Advised, Error> {
         needs: image.needs(&overlay)?,
         given,
         warnings,
+        unrestorable: None,
     })
+}
+
+/// What advice that selects nothing is refused for: it is no fault of the advice.
+fn unrestorable(input: &File, start: u64) -> Result<Option<String>, Error> {
+    // No object has that number.
+    let nothing = Advice {
+        items: parse_list("", b"id=0", &Action::Ignore, 0)?,
+        ..Advice::default()
+    };
+    let mut request = Request::new(
+        &nothing,
+        Sources::new(),
+        Naming::Inherited,
+        Some(input.as_raw_fd()),
+    )?;
+    match request.check(input.as_fd(), start) {
+        Ok(_) => Ok(None),
+        Err(refusal @ Error::Advice(_)) => Ok(Some(refusal.to_string())),
+        Err(error) => Err(error),
+    }
 }
 
 /// A Linux-CR image.
@@ -94,11 +119,13 @@ pub fn linux_cr(options: &Options, path: &Path) -> Result<Advised, Error> {
     let input = image::open(path)?;
     let mut surveyor = Surveyor::default();
     let (mut gifts, mut warnings) = (HashSet::new(), Vec::new());
-    if options.advice()?.is_empty() {
+    let start = request::regular_at(input.as_fd());
+    let is_advised = !options.advice()?.is_empty();
+    if !is_advised {
         image::read(&input, &mut surveyor)?;
     } else {
-        let mut request = options.request(&input, request::Naming::Inherited)?;
-        if let Some(start) = request::regular_at(input.as_fd()) {
+        let mut request = options.request(&input, Naming::Inherited)?;
+        if let Some(start) = start {
             request.check(input.as_fd(), start)?;
         }
         let mut through = Through {
@@ -113,10 +140,17 @@ pub fn linux_cr(options: &Options, path: &Path) -> Result<Advised, Error> {
         surveyor = through.reader;
     }
     let (survey, layout) = surveyor.finish()?;
+    let unrestorable = match (start, &layout) {
+        (Some(start), Some(layout)) if !is_advised && layout.is_editable() => {
+            unrestorable(&input, start)?
+        }
+        _ => None,
+    };
     Ok(Advised {
         listing: survey.listing(layout.as_ref()),
         needs: survey.needs(),
         given: gifts,
         warnings,
+        unrestorable,
     })
 }

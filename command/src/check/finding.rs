@@ -99,6 +99,21 @@ pub struct About {
     pub held: String,
 }
 
+impl Finding {
+    /// Of the image as a whole.
+    ///
+    /// * `why`: what fails, and what to do.
+    pub fn of_image(why: String) -> Self {
+        Finding {
+            verdict: Verdict::Fails,
+            what: "image",
+            about: None,
+            why,
+            cures: Vec::new(),
+        }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.verdict.name())?;

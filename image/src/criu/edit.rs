@@ -344,6 +344,7 @@ impl Edit<'_> {
         }
         let watches = watches::edited(&self.holders, given.planner, &mut self.warnings)?;
         let sockets = sockets::edited(&self.holders, self.directory)?;
+        self.warnings.extend(sockets.warnings.iter().cloned());
         let ghosts = ghosts::gone(&self.holders, self.directory)?;
         let mut splices = self.without_gone(&ghosts.descriptions);
         self.put_in(&mut splices, &watches, &sockets)?;

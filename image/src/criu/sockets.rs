@@ -1,7 +1,9 @@
 //! Sockets that are connected with each other: what the loss of one end means for
 //! the other, and which task CRIU makes a pair in.
 
-use super::entry::{CLOSE_WAIT, Description, End, FileType, Link, hung_up, in_state, with_fin};
+use super::entry::{
+    CLOSE_WAIT, Connection, Description, End, FileType, Link, hung_up, in_state, with_fin,
+};
 use super::holders::{Holder, Holders};
 use super::image::{Directory, optional};
 use super::wire::{File, Magic, Message, Splices};
@@ -22,6 +24,8 @@ pub(super) struct Sockets {
     pub before: BTreeMap<u32, u32>,
     /// Other files that change, by name.
     pub files: BTreeMap<String, Vec<u8>>,
+    /// What is left of sockets that go, outside the image.
+    pub warnings: Vec<String>,
 }
 
 /// Hangs up what is connected to sockets that go, and sees to it that CRIU can make
@@ -51,6 +55,15 @@ pub(super) fn edited(holders: &Holders<'_>, directory: &dyn Directory) -> Result
             }
             Link::Unix { inode, peer, .. } => ends.arrange(id, *inode, *peer, &mut sockets)?,
             Link::Inet(one) if one.here.protocol == TCP && holders.is_gone(id) => {
+                let locked = optional(directory, stream_of(one))?.is_some();
+                if let (true, Some(released)) = (locked, holders.of(id).first()) {
+                    sockets.warnings.push(format!(
+                        "{}: criu dump locked the connection by rules of the firewall (iptables \
+                         or nft, with the mark 0xc114), and restore takes off those of sockets \
+                         that it makes: where they are, remove them",
+                        holders.name(released)
+                    ));
+                }
                 if let Some(other) = ends.connections.get(&(&one.there, &one.here))
                     && !holders.is_gone(other.id)
                 {
@@ -69,6 +82,11 @@ fn entry<'a>(holders: &Holders<'a>, description: &Description) -> Message<'a> {
         bytes: &holders.image.files,
     };
     file.message(&description.span)
+}
+
+/// The file of a connection that was dumped as one: --tcp-close makes none.
+fn stream_of(connection: &Connection) -> String {
+    format!("tcp-stream-{:x}.img", connection.inode)
 }
 
 /// As if the FIN of the end that goes had just arrived at the other.
@@ -96,7 +114,7 @@ fn close_other_end(
         }
         _ => return Ok(()),
     }
-    let name = format!("tcp-stream-{:x}.img", connection.inode);
+    let name = stream_of(connection);
     // A dump that cuts connections (--tcp-close) has none.
     let Some(file) = optional(directory, &name)? else {
         return Ok(());
