@@ -90,12 +90,12 @@ impl Editor {
 fn not_as_it_was(file: &File) -> Option<(String, String)> {
     let moved = file.mode & FMODE_LSEEK != 0;
     Some(match file.file_type {
-        // The kernel keeps the result of the seek in an int, and takes such a one for an
-        // error: the restart fails with the last 4095, and the kernel crashes on the others.
-        _ if moved && file.position as u32 >= 0x8000_0000 => (
+        // The kernel keeps the result of the seek in an int, takes such a one for an error
+        // code and crashes.
+        _ if moved && (0x8000_0000..=0xffff_f000).contains(&(file.position as u32)) => (
             format!("offset {:#x}", file.position),
             format!(
-                "a Linux-CR kernel would crash on it, or fail (bit 31 is set): {}",
+                "a Linux-CR kernel would crash on it (bit 31 is set): {}",
                 remedy(file)
             ),
         ),
