@@ -1,6 +1,7 @@
 //! The array of the environment, as exec(2) made it: changed before main only, and not by
 //! setenv(3), which shells replace.
 
+use ckpt_restart::library::named;
 use std::ffi::{CStr, CString, c_char};
 
 /// The strings of a NULL-terminated array.
@@ -67,9 +68,7 @@ const PRELOAD: &[u8] = b"LD_PRELOAD=";
 
 /// A list as ld.so(8) takes it, without one name; `None` where that leaves nothing.
 fn without(list: &[u8], name: &[u8]) -> Option<Vec<u8>> {
-    let items = list.split(|b| b": ".contains(b));
-    let rest =
-        items.filter(|item| !item.is_empty() && item.rsplit(|&b| b == b'/').next() != Some(name));
+    let rest = named(list).filter(|item| item.rsplit(|&b| b == b'/').next() != Some(name));
     let rest = rest.collect::<Vec<_>>().join(&b':');
     (!rest.is_empty()).then_some(rest)
 }

@@ -1,6 +1,7 @@
 //! Where libckptadv.so is, and how a program is given it.
 
 use crate::elf::{self, Program, X86_64};
+use crate::regular::OPENS;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -45,6 +46,12 @@ pub fn preload(library: &Path, otherwise: &str) -> Result<OsString, String> {
     Ok(value)
 }
 
+/// The libraries that LD_PRELOAD names, as ld.so(8) takes its value.
+pub fn named(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let names = value.split(|byte| b" :".contains(byte));
+    names.filter(|name| !name.is_empty())
+}
+
 /// Whether LD_PRELOAD would take a name for several.
 fn is_separated(name: &OsStr) -> bool {
     name.as_bytes().iter().any(|byte| b" :\t\n".contains(byte))
@@ -74,10 +81,9 @@ pub fn first(
         let file = open(&path).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
         can_be_loaded(&file, "").map_err(|_| libc::ELIBBAD)?;
     }
-    let others = others.map_or(&[][..], OsStr::as_bytes);
-    let others = others.split(|byte| b" :".contains(byte));
+    let others = named(others.map_or(&[][..], OsStr::as_bytes));
     let mut value = library.to_owned();
-    for other in others.filter(|other| !other.is_empty() && *other != name) {
+    for other in others.filter(|other| *other != name) {
         value.push(":");
         value.push(OsStr::from_bytes(other));
     }
@@ -139,8 +145,7 @@ fn expanded(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 /// Does not wait where it is a fifo.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = File::options();
-    options.custom_flags(libc::O_NONBLOCK);
-    options.read(true).open(path)
+    options.read(true).custom_flags(OPENS).open(path)
 }
 
 fn can_be_loaded(file: &File, otherwise: &str) -> Result<(), String> {

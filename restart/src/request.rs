@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::paths::{self, Holding, Looking, Making, Own};
 use crate::relay::{self, Relay};
 use crate::reserved;
-use crate::stream::{self, CHUNK, LITTLE};
+use crate::stream::{self, CHUNK, LITTLE, WORTH_PASSING};
 use ckpt_image::advice::Advice;
 use ckpt_image::caller::{Caller, Opening, Paths};
 use ckpt_image::linux_cr::delivery::{Delivery, Medium};
@@ -448,7 +448,7 @@ pub fn scan(file: &File, start: u64, reader: &mut dyn Reader) -> Result<(), Erro
     let mut at = start;
     while at < size {
         let skip = reader.passing().min(size - at);
-        if skip > 2 * LITTLE as u64 {
+        if skip > WORTH_PASSING as u64 {
             reader.passed(skip);
             at += skip;
             // Pages follow pages, a few records apart.

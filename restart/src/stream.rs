@@ -14,9 +14,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub(crate) const CHUNK: usize = 64 << 10;
-/// What is read of a file where little is expected before what passes, and half of
-/// what is worth passing otherwise.
+/// What is read of a file where little is expected before what passes.
 pub(crate) const LITTLE: usize = 4 << 10;
+/// More than so many bytes of a file are not read, but pass or are skipped.
+pub(crate) const WORTH_PASSING: usize = 2 * LITTLE;
 /// How large the pipes are made, in bytes, where the system allows.
 const LARGE: i32 = 1 << 20;
 /// How long a pipe with little in it may fill.
@@ -76,7 +77,7 @@ impl Outlet<'_> {
         // Bytes of a file are copied into a pipe once only, even where there are few of them.
         let (least, after) = match few {
             Some(_) => (CHUNK, CHUNK),
-            None => (2 * LITTLE, LITTLE),
+            None => (WORTH_PASSING, LITTLE),
         };
         let mut next = CHUNK;
         if self.delivery.is_none() {

@@ -153,15 +153,12 @@ pub fn rewrite(
     let tables_of = image.tasks.iter();
     let tables_of = tables_of.filter_map(|task| Some((task.pid, task.table?)));
     let tables_of: BTreeMap<i32, u32> = tables_of.collect();
-    let left_out = image.left_out.iter();
-    let left_out: BTreeSet<(u32, i32)> = left_out
-        .flat_map(|(&table, missing)| missing.iter().map(move |it| (table, it.number)))
-        .collect();
     let mut planner = Planner::new(advice, caller, true)?
         .with_paths(paths)
         .with_asked(asks.iter().map(|ask| {
-            let table = tables_of.get(&ask.task);
-            ask.asked(table.is_some_and(|&table| left_out.contains(&(table, ask.number))))
+            // What a table lacks and is asked for was left out.
+            let table = tables_of.get(&ask.task).map(|id| &image.tables[id]);
+            ask.asked(table.is_some_and(|table| table.slot(ask.number).is_none()))
         }));
     planner.foresee(elsewhere);
     let mut plans = BTreeMap::new();

@@ -4,17 +4,14 @@
 //! only) is not among them: whoever has it may be dropped.
 
 use super::forms::{Field, Form, Values};
-use super::layout::{Version, file_type};
+use super::layout::{FMODE_LSEEK, FMODE_READ, FMODE_WRITE, Version, file_type};
 use super::records::Record;
-use super::survey::FMODE_LSEEK;
 use crate::Error;
 
 /// The flags with which a kernel refuses to open a file again: to create it, to fail
 /// where it is there, to take no terminal, to truncate it.
 const REFUSED_FLAGS: u32 = 0o100 | 0o200 | 0o400 | 0o1000;
-const READ: u32 = 1;
-const WRITE: u32 = 2;
-const ACCESS: u32 = READ | WRITE;
+const ACCESS: u32 = FMODE_READ | FMODE_WRITE;
 /// The bits of a file with offsets: it can be moved, and read and written at one.
 const SEEKS: u32 = FMODE_LSEEK | 8 | 0x10;
 /// Of eventfd2(2): it is a semaphore, or has flags of its descriptor.
@@ -91,8 +88,8 @@ pub fn check_file(record: &Record<'_>, version: &Version) -> Result<(), Error> {
     let (saved, opened) = (mode & ACCESS, flags.wrapping_add(1) & ACCESS);
     let agrees = match of {
         // A file system that was made read-only takes the writing from files that are open.
-        file_type::GENERIC if opened & WRITE != 0 && saved & WRITE == 0 => {
-            saved == (opened & READ) | (saved & READ)
+        file_type::GENERIC if opened & FMODE_WRITE != 0 && saved & FMODE_WRITE == 0 => {
+            saved == (opened & FMODE_READ) | (saved & FMODE_READ)
         }
         file_type::GENERIC | file_type::PIPE | file_type::FIFO => saved == opened,
         file_type::TTY => saved != 0,

@@ -1,7 +1,7 @@
 //! The records of the versions that are edited: what each is called, how long it is and
 //! which objects it refers to, in one table. [`super::soundness`] holds images against it.
 
-use super::layout::Version;
+use super::layout::{SOCKADDR_IN, Version};
 
 /// How long a record is, its prefix included, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,7 +266,6 @@ const TTY_BUFFER: i64 = 4096;
 /// A kernel takes no more fragments of one message.
 const MOST_FRAGMENTS: i64 = 17;
 const MOST_ERRNO: i64 = 4095;
-const SOCKADDR_IN: i64 = 16;
 /// Being closed, or emptied: what a kernel waits for before it writes one.
 const TTY_IN_TRANSIT: u64 = 1 << 7 | 1 << 19;
 /// What kernels up to 3.0 know of FMODE_ and of socket flags, and what the next ones added.
@@ -410,13 +409,13 @@ static FORMS: &[Form] = &[
             "bytes of its address",
             288,
             4,
-            Values::Within(0, SOCKADDR_IN),
+            Values::Within(0, SOCKADDR_IN as i64),
         ),
         field(
             "bytes of its peer's",
             292,
             4,
-            Values::Within(0, SOCKADDR_IN),
+            Values::Within(0, SOCKADDR_IN as i64),
         ),
     ]),
     form(9001, "TAIL", Exactly(16)),

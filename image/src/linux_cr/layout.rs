@@ -53,6 +53,28 @@ pub mod fixed {
     pub const ERROR: u32 = 9999;
 }
 
+/// The bits of f_mode that tell what a file may be used for.
+pub const FMODE_READ: u32 = 1;
+/// As [`FMODE_READ`].
+pub const FMODE_WRITE: u32 = 2;
+/// It has an offset.
+pub const FMODE_LSEEK: u32 = 4;
+
+/// What state a socket is in, whatever its family.
+#[allow(missing_docs)] // The names are those of the kernel.
+pub mod state {
+    pub const TCP_ESTABLISHED: u8 = 1;
+    pub const TCP_CLOSE: u8 = 7;
+    pub const TCP_LISTEN: u8 = 10;
+}
+
+/// Bytes of a unix socket's address that has no name.
+pub const SUN_FAMILY: u32 = 2;
+/// Bytes that there are for a unix socket's address.
+pub const SOCKADDR_UN: u32 = 110;
+/// Bytes that there are for an internet socket's address.
+pub const SOCKADDR_IN: u32 = 16;
+
 /// What a FILE record is, by its f_type.
 #[allow(missing_docs)] // The names are those of the format.
 pub mod file_type {

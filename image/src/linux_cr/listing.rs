@@ -1,7 +1,7 @@
 //! What an image holds, for people.
 
-use super::layout::{Layout, file_type};
-use super::survey::{FMODE_LSEEK, File, Socket, Survey, Tty};
+use super::layout::{FMODE_LSEEK, Layout, file_type};
+use super::survey::{File, Socket, Survey, Tty};
 use crate::advice::Kind;
 use crate::listing::{self, Description, Engine, Listing, Reference};
 use std::collections::{BTreeMap, HashMap};

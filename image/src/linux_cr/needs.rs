@@ -1,7 +1,7 @@
 //! What a restart needs of the machine, as the kernel goes about it.
 
-use super::layout::file_type;
-use super::survey::{self, File, Name, Socket, Survey};
+use super::layout::{FMODE_LSEEK, file_type};
+use super::survey::{File, Name, O_APPEND, Socket, Survey};
 use crate::advice::Kind;
 use crate::needs::{self, InTheWay, Need, Needs, Port, Protocol};
 use std::collections::HashMap;
@@ -42,8 +42,8 @@ impl Survey {
 /// * `kind`: what must be there; `None` where the image does not tell.
 fn opened(file: &File, kind: Option<u32>) -> Option<Need> {
     let directory = file.kind(None) == Kind::Dir;
-    let appends = file.flags & survey::O_APPEND != 0;
-    let seeks = file.mode & survey::FMODE_LSEEK != 0 && !appends && !directory;
+    let appends = file.flags & O_APPEND != 0;
+    let seeks = file.mode & FMODE_LSEEK != 0 && !appends && !directory;
     Some(Need::File(needs::File {
         kind: kind.or(directory.then_some(libc::S_IFDIR)),
         least: if seeks { file.position } else { 0 },

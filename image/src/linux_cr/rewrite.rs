@@ -494,20 +494,15 @@ impl Editor {
         self.refuse_given(file)?;
         self.refuse_unrestorable(file, || format!("image: object {file}"))?;
         // A terminal stands inside the announcement, as a kernel writes it.
-        let announced = announced(self.order(), &bytes);
-        let (announcement, rest) = bytes.split_at(announced.min(bytes.len()));
+        let announcement = table::records(self.order(), &bytes).next();
+        let announced = announcement.map_or(0, |(_, record)| record.len());
+        let (announcement, rest) = bytes.split_at(announced);
         self.out.extend_from_slice(announcement);
         self.release_terminal(file);
         self.out.extend_from_slice(rest);
         self.release_contents(file);
         Ok(())
     }
-}
-
-/// Bytes of the first record.
-fn announced(order: Order, records: &[u8]) -> usize {
-    let len = records.get(4..).and_then(|rest| rest.first_chunk());
-    len.map_or(0, |bytes| order.u32(*bytes) as usize)
 }
 
 fn put(order: Order, record: &mut [u8], at: usize, value: i32) {

@@ -1,24 +1,19 @@
 //! Sockets and their queues, as a restarting kernel reads them: the address behind each
 //! socket, and two queues for each that has some, at the end of a file table.
 
-use super::layout::{SOCKET_DEAD, Version, fixed};
+use super::layout::state::{TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN};
+use super::layout::{SOCKADDR_UN, SOCKET_DEAD, SUN_FAMILY, Version, fixed};
 use super::records::{Prefix, Record};
 use crate::Error;
 use std::collections::HashSet;
 
 const AF_UNIX: u16 = 1;
 const SOCK_DGRAM: u16 = 2;
-const TCP_ESTABLISHED: u8 = 1;
-const TCP_CLOSE: u8 = 7;
-const TCP_LISTEN: u8 = 10;
 /// States of the file of a socket.
 const SS_UNCONNECTED: u8 = 1;
 const SS_CONNECTED: u8 = 3;
 /// Where SOCKET has its state in v20.
 const STATE: usize = 97;
-/// Bytes of a unix socket's address, and of one without a name.
-const SOCKADDR_UN: u32 = 110;
-const SUN_FAMILY: u32 = 2;
 
 /// A socket whose address has not come.
 struct Half {

@@ -4,8 +4,10 @@
 //! has read as far knows. Memory grows with descriptors, never with pages.
 
 use super::forms;
+use super::layout::state::{TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN};
 use super::layout::{
-    Layout, SIGNAL_TTY, SOCKET_DEAD, TREE_ENTRY, UNIX_LINKED, Version, WATCH, file_type, fixed,
+    FMODE_LSEEK, FMODE_READ, FMODE_WRITE, Layout, SIGNAL_TTY, SOCKADDR_IN, SOCKADDR_UN,
+    SOCKET_DEAD, SUN_FAMILY, TREE_ENTRY, UNIX_LINKED, Version, WATCH, file_type, fixed,
 };
 use super::records::{Prefix, Record, Sink, Splitter};
 use crate::Error;
@@ -18,14 +20,6 @@ use std::ops::Range;
 
 const O_DIRECTORY: u32 = 0x10000;
 pub(super) const O_APPEND: u32 = 0x400;
-pub(super) const FMODE_LSEEK: u32 = 4;
-const TCP_ESTABLISHED: u8 = 1;
-const TCP_CLOSE: u8 = 7;
-const TCP_LISTEN: u8 = 10;
-/// Bytes of a unix socket's address that has no name.
-const SUN_FAMILY: u32 = 2;
-const SOCKADDR_UN: usize = 110;
-const SOCKADDR_IN: usize = 16;
 /// For some weeks of March 2010, between v20 and v21.
 const LONG_TREE_ENTRY: usize = 32;
 
@@ -101,8 +95,8 @@ impl File {
     /// What it may be used for.
     pub fn access(&self) -> Access {
         Access {
-            read: self.mode & 1 != 0,
-            write: self.mode & 2 != 0,
+            read: self.mode & FMODE_READ != 0,
+            write: self.mode & FMODE_WRITE != 0,
         }
     }
 
@@ -644,7 +638,7 @@ impl Survey {
             }
             kind if kind == version.socket_unix => {
                 let lengths = version.unix_name_len;
-                let [local, _] = addresses(record, lengths, SOCKADDR_UN)?;
+                let [local, _] = addresses(record, lengths, SOCKADDR_UN as usize)?;
                 let name = unix_name(record, version, &local)?;
                 let peer = record.i32(12)?;
                 if self
@@ -665,8 +659,11 @@ impl Survey {
                 self.relative = id.filter(|_| relative);
             }
             kind if kind == version.socket_unix + 1 => {
-                let lengths = record.bytes.len().saturating_sub(8 + 2 * SOCKADDR_IN);
-                let [local, remote] = addresses(record, lengths, SOCKADDR_IN)?;
+                let lengths = record
+                    .bytes
+                    .len()
+                    .saturating_sub(8 + 2 * SOCKADDR_IN as usize);
+                let [local, remote] = addresses(record, lengths, SOCKADDR_IN as usize)?;
                 self.socket(version, |socket| Socket {
                     kind: Kind::Inet,
                     local,

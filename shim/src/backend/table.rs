@@ -250,11 +250,12 @@ impl Table {
     /// of it in a vfork(2) child, nor where the mark is for no file: for a number alone, or
     /// a note of what a kernel keeps.
     pub fn end(&self, fd: RawFd, seen: u64) {
-        if matches!(identity_of(seen), None | Some(0)) || self.may_change().is_err() {
+        let left = marks::of_number(seen);
+        if left == seen || self.may_change().is_err() {
             return;
         }
         if let Some(word) = self.words.get(fd) {
-            let _ = word.compare_exchange(seen, seen & IGNORE, Release, Acquire);
+            let _ = word.compare_exchange(seen, left, Release, Acquire);
         }
     }
 

@@ -4,8 +4,8 @@
 use super::Editor;
 use crate::Error;
 use crate::advice::Kind;
-use crate::linux_cr::layout::{Order, file_type, fixed};
-use crate::linux_cr::survey::{FMODE_LSEEK, Survey};
+use crate::linux_cr::layout::{FMODE_LSEEK, Order, file_type, fixed};
+use crate::linux_cr::survey::Survey;
 use crate::plan::Origin;
 use std::collections::BTreeSet;
 

@@ -315,7 +315,7 @@ impl Editor {
 }
 
 /// Whole records one behind the other, and what they are.
-fn records(order: Order, mut bytes: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
+pub(super) fn records(order: Order, mut bytes: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
     std::iter::from_fn(move || {
         let (kind, rest) = bytes.split_first_chunk()?;
         let len = order.u32(*rest.first_chunk()?) as usize;

@@ -5,12 +5,9 @@ use super::Editor;
 use super::table::of_task;
 use crate::Error;
 use crate::linux_cr::delivery::PIPE;
-use crate::linux_cr::layout::file_type;
+use crate::linux_cr::layout::{FMODE_LSEEK, FMODE_READ, FMODE_WRITE, file_type};
 use crate::linux_cr::records::Record;
-use crate::linux_cr::survey::{FMODE_LSEEK, File, Socket};
-
-const READS: u32 = 1;
-const WRITES: u32 = 2;
+use crate::linux_cr::survey::{File, Socket};
 
 impl Editor {
     /// Refuses a file that goes out and is not restored.
@@ -103,13 +100,13 @@ fn not_as_it_was(file: &File) -> Option<(String, String)> {
             format!("offset {}", file.position.cast_signed()),
             format!("no kernel moves a file there: {}", remedy(file)),
         ),
-        file_type::TTY if file.mode & (READS | WRITES) == WRITES => (
+        file_type::TTY if file.mode & (FMODE_READ | FMODE_WRITE) == FMODE_WRITE => (
             "a terminal that is open for writing only".to_owned(),
             "a Linux-CR kernel opens it for both, and fails: ignore the descriptor, or give \
              another terminal in its place"
                 .to_owned(),
         ),
-        file_type::PIPE if !matches!(file.mode, READS | WRITES) => (
+        file_type::PIPE if !matches!(file.mode, FMODE_READ | FMODE_WRITE) => (
             "a pipe that was opened by a path in /proc".to_owned(),
             "a Linux-CR kernel cannot open it so again, and fails: ignore both ends of it"
                 .to_owned(),
